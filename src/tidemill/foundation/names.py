@@ -1,0 +1,38 @@
+"""Names and identifiers: one pattern for everything that may touch a path, a URL or a metric."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from tidemill.foundation.errors import InvalidInput
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
+
+
+def check_name(kind: str, value: str) -> str:
+    """Returns the name if it may be used as one, else says what a name looks like.
+
+    Args:
+        kind: what is named ("model", "dataset"), for the error.
+        value: the name.
+
+    Raises:
+        InvalidInput: the name does not match ``[A-Za-z0-9][A-Za-z0-9_.-]{0,99}``.
+
+    Example:
+        >>> check_name("model", "flights")
+        'flights'
+    """
+    if not NAME.match(value) or ".." in value:
+        raise InvalidInput(
+            f"{kind} name {value[:120]!r} is not allowed",
+            remedy="Use letters, digits, '_', '-' and '.', at most 100, starting with a letter "
+            "or a digit, without '..'.",
+        )
+    return value
+
+
+def new_id() -> str:
+    """Returns a random identifier of 128 bits as 32 hexadecimal digits."""
+    return secrets.token_hex(16)
