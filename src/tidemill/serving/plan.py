@@ -1,0 +1,88 @@
+"""What is live and how it is to be served: records only.
+
+A ``Deployment`` is the one record that says what an application answers with. The supervisor turns
+every deployment into an ``Assignment`` (the same facts, with folders and sockets of this machine)
+and hands it to the gateways.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an application is served; every bound that keeps it inside its promise.
+
+    ``placement`` says where the model runs: in the gateway process (compiled models that take
+    microseconds), in worker processes, or ``auto``: in the gateway if a batch of one was measured
+    below ``inline_below_ms``.
+    """
+
+    placement: Literal["auto", "gateway", "worker"] = "auto"
+    replicas: int = 1
+    max_batch: int = 64
+    max_queue: int = 4096
+    max_queue_bytes: int = 64 << 20
+    cache_bytes: int = 16 << 20
+    cache_ttl_s: float | None = None
+    inline_below_ms: float = 0.5
+    threads: int = 1
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model version of a deployment, its share of the queries and its table, if it has one."""
+
+    model: str
+    version: int
+    table: str | None = None
+    weight: float = 1.0
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one application answers with. ``revision`` grows with every change, over all applications.
+
+    ``key`` names the input columns that determine a table's key. ``default`` is the answer (one
+    value per output, for one row) that is given instead of an error when the promise cannot be
+    kept; without one, such a query gets a typed error.
+    """
+
+    application: str
+    revision: int
+    versions: tuple[Live, ...]
+    slo_ms: float = 100.0
+    default: dict[str, Any] | None = None
+    key: tuple[str, ...] = ()
+    plan: ServingPlan = ServingPlan()
+
+
+class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one replica of a version is: ``gateway`` loads it itself, ``worker`` has a socket."""
+
+    kind: Literal["gateway", "worker"]
+    socket: str | None = None
+
+
+class VersionAssignment(msgspec.Struct, frozen=True, kw_only=True):
+    """A version with this machine's paths; ``folder`` and ``table`` are verified local copies."""
+
+    live: Live
+    folder: str
+    replicas: tuple[ReplicaSpec, ...]
+    table: str | None = None
+    trust_code: bool = False
+
+
+class ApplicationAssignment(msgspec.Struct, frozen=True, kw_only=True):
+    """One application's deployment with its versions' places."""
+
+    deployment: Deployment
+    versions: tuple[VersionAssignment, ...]
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a gateway serves, at one revision."""
+
+    revision: int
+    applications: tuple[ApplicationAssignment, ...]

@@ -1,0 +1,44 @@
+"""What a replica promises to the batcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tidemill.foundation.errors import TidemillError
+from tidemill.models.signature import Batch
+
+Done = Callable[[Batch | TidemillError], None]
+"""Called exactly once per batch, on the event loop's thread: the answers, or what went wrong."""
+
+
+class Replica(Protocol):
+    """One loaded copy of a model version. All methods are called on the event loop's thread."""
+
+    @property
+    def alive(self) -> bool:
+        """Says whether it can take a batch; a dead replica never comes back to life."""
+
+    @property
+    def capacity(self) -> int:
+        """How many batches may be out at once."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches are out now."""
+
+    async def start(self) -> None:
+        """Loads or connects; ready for batches on return.
+
+        Raises:
+            TidemillError: it could not be loaded or reached.
+        """
+
+    def submit(self, batch: Batch, done: Done) -> None:
+        """Takes a batch of arrays (n, …); ``done`` may be called before this returns.
+
+        A replica that dies calls every outstanding ``done`` with ``WorkerLost``, at once.
+        """
+
+    async def aclose(self) -> None:
+        """Lets what is in flight finish, then gives everything back."""
