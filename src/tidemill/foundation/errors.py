@@ -15,6 +15,7 @@
     ├── Overloaded          back off
     ├── DeadlineExceeded    allow more time, or ask for less
     ├── WorkerLost          retry: a process died under the work
+    ├── ModelFailed         look at the model: it raised an error on this batch
     ├── Corrupted           bytes are not what was written: restore them
     ├── StepFailed          a pipeline step failed, with its cause
     └── Unavailable         install or start what is missing
@@ -107,6 +108,10 @@ class DeadlineExceeded(TidemillError):  # noqa: N818
 
 class WorkerLost(TidemillError):  # noqa: N818
     """A process died under the work."""
+
+
+class ModelFailed(TidemillError):  # noqa: N818
+    """A model raised an error while it predicted."""
 
 
 class Corrupted(TidemillError):  # noqa: N818

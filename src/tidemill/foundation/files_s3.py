@@ -1,0 +1,175 @@
+"""Files in an S3-compatible bucket, through fsspec and s3fs (the extra ``s3``)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from tidemill.foundation.durable import replacing, sha256_file
+from tidemill.foundation.errors import Corrupted, InvalidSettings, Unavailable
+from tidemill.foundation.files_local import LocalFiles, check_key, check_prefix, missing
+from tidemill.foundation.settings import mask_url
+
+_CONTENT_NAME = re.compile(r"([0-9a-f]{64})(\.|\Z)")
+_OPTIONS = {"endpoint": "endpoint_url", "region": "region_name"}
+
+
+class S3Files:
+    """Files in a bucket, each with its sha256 beside it, fetched once into a local cache.
+
+    Credentials come from where every S3 client finds them: the environment, a profile, the
+    machine's role. The connection is opened at the first use, and anew after a fork.
+
+    Args:
+        url: ``s3://BUCKET/PREFIX``, with ``?endpoint=URL`` for a bucket outside AWS and
+            ``?region=NAME``.
+        cache: a local folder for verified copies.
+    """
+
+    def __init__(self, url: str, cache: Path) -> None:
+        parts = urlsplit(url)
+        self._options = _client_options(parts.query)
+        self._root = f"{parts.netloc}{parts.path}".rstrip("/")
+        self._url = mask_url(url)
+        self._cache = LocalFiles(cache / hashlib.sha256(url.encode()).hexdigest()[:16])
+        self._lock = threading.Lock()
+        self._system: Any = None
+        self._owner = 0
+        if not parts.netloc:
+            raise InvalidSettings(
+                f"URL {self._url!r} names no bucket", remedy="Use s3://BUCKET/PREFIX."
+            )
+
+    def __repr__(self) -> str:
+        return f"S3Files({self._url!r})"
+
+    @property
+    def url(self) -> str:
+        """The bucket and prefix."""
+        return self._url
+
+    def put(self, key: str, source: Path) -> None:
+        """Uploads the file; a bucket shows it whole or not at all."""
+        remote = self._remote(key)
+        with self._using(key) as system:
+            system.put_file(str(source), remote, Metadata={"sha256": sha256_file(source)})
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Uploads the bytes; a bucket shows them whole or not at all."""
+        remote = self._remote(key)
+        digest = hashlib.sha256(data).hexdigest()
+        with self._using(key) as system:
+            system.pipe_file(remote, data, Metadata={"sha256": digest})
+
+    def get_bytes(self, key: str) -> bytes:
+        """Returns the bytes."""
+        return self.fetch(key).read_bytes()
+
+    def fetch(self, key: str) -> Path:
+        """Returns the verified copy in the local cache, downloading it if it is not there.
+
+        A key named by its content is looked for in the cache first; any other is asked for in
+        the bucket, and downloaded again when it changed.
+        """
+        remote = self._remote(key)
+        named = _CONTENT_NAME.match(key.rpartition("/")[2])
+        if named and self._cache.exists(key):
+            return self._cache.fetch(key)
+        with self._using(key) as system:
+            digest = named[1] if named else system.metadata(remote).get("sha256")
+            copy = self._copy(key, digest or _etag(system.info(remote)), named=bool(named))
+            if not copy.is_file():
+                self._download(system, key, copy, digest)
+        return copy
+
+    def exists(self, key: str) -> bool:
+        """Tells whether the object is in the bucket."""
+        remote = self._remote(key)
+        with self._using(key) as system:
+            return bool(system.isfile(remote))
+
+    def scan(self, prefix: str = "") -> Iterator[str]:
+        """Yields, in order, the keys that start with the prefix."""
+        folder, _, start = check_prefix(prefix).rpartition("/")
+        with self._using(prefix) as system:
+            found = system.find("/".join(filter(None, (self._root, folder))), prefix=start)
+        yield from sorted(path[len(self._root) + 1 :] for path in found)
+
+    def delete(self, key: str) -> None:
+        """Removes the object, and its copy in the local cache."""
+        remote = self._remote(key)
+        with self._using(key) as system:
+            system.rm_file(remote)
+        self._cache.delete(key)
+
+    def _remote(self, key: str) -> str:
+        return f"{self._root}/{check_key(key)}"
+
+    def _copy(self, key: str, version: str, *, named: bool) -> Path:
+        return Path(self._cache.url) / (key if named else f"{key}@{version}")
+
+    def _download(self, system: Any, key: str, copy: Path, digest: str | None) -> None:
+        with replacing(copy, copy.parent) as temporary:
+            system.get_file(self._remote(key), str(temporary))
+            found = sha256_file(temporary)
+            if digest is not None and found != digest:
+                raise Corrupted(
+                    f"file {key!r} in {self._url} has sha256 {found[:12]}…, not {digest[:12]}…",
+                    remedy="Restore it from a backup, or produce it again.",
+                )
+            temporary.chmod(0o444)
+
+    @contextmanager
+    def _using(self, key: str) -> Iterator[Any]:
+        """Gives the file system, and says what its errors mean."""
+        system = self._connected()
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+        try:
+            yield system
+        except FileNotFoundError as error:
+            raise missing(self._url, key) from error
+        except (BotoCoreError, ClientError, OSError) as error:
+            raise Unavailable(
+                f"files at {self._url} cannot be used: {error}",
+                remedy="Check the bucket, its endpoint and the credentials.",
+            ) from error
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._system is None or self._owner != os.getpid():
+                self._system = _connect(self._options)
+                self._owner = os.getpid()
+            return self._system
+
+
+def _connect(options: dict[str, Any]) -> Any:
+    import fsspec  # noqa: PLC0415
+
+    try:
+        return fsspec.filesystem(
+            "s3", skip_instance_cache=True, use_listings_cache=False, **options
+        )
+    except ImportError as error:
+        raise Unavailable("s3:// needs s3fs", remedy="pip install 'tidemill[s3]'.") from error
+
+
+def _client_options(query: str) -> dict[str, Any]:
+    given = dict(parse_qsl(query))
+    unknown = sorted(given.keys() - _OPTIONS.keys())
+    if unknown:
+        raise InvalidSettings(
+            f"option {unknown[0]!r} of an s3:// URL is unknown", remedy="Use endpoint and region."
+        )
+    return {"client_kwargs": {_OPTIONS[name]: value for name, value in given.items()}}
+
+
+def _etag(info: dict[str, Any]) -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "", str(info.get("ETag", ""))) or str(info.get("size"))
