@@ -41,7 +41,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one application answers with. ``revision`` grows with every change, over all applications.
+    """What one application answers with; ``revision`` grows with every change to any of them.
 
     ``key`` names the input columns that determine a table's key. ``default`` is the answer (one
     value per output, for one row) that is given instead of an error when the promise cannot be

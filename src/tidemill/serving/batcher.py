@@ -1,0 +1,324 @@
+"""The actor that carries the batching law out: one queue per model version, event-driven.
+
+A turn of the event loop is a batch: what arrived since the last turn goes together, at once when a
+replica is idle; while all are busy the batch grows. One timer per queue watches the earliest
+deadline of all that waits or is out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import insort
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from tidemill.foundation.clock import Clock
+from tidemill.foundation.errors import (
+    DeadlineExceeded,
+    NotReady,
+    Overloaded,
+    TidemillError,
+    WorkerLost,
+)
+from tidemill.models.signature import Batch
+from tidemill.serving.batching import ServiceTime, can_meet, cut, worth_sending
+from tidemill.serving.query import Query
+from tidemill.serving.replicas.replica import Replica
+
+MAX_ATTEMPTS = 2
+"""A query is sent again once after its replica died or its batch failed."""
+
+
+class BatchObserver(Protocol):
+    """Told of each batch that came back."""
+
+    def observe(self, rows: float) -> None:
+        """Counts a batch of so many rows."""
+
+
+class _Flight:
+    """A batch that is out: who is in it, where, since when."""
+
+    __slots__ = ("queries", "replica", "rows", "started")
+
+    def __init__(self, queries: list[Query], rows: int, replica: Replica, started: float) -> None:
+        self.queries = queries
+        self.rows = rows
+        self.replica = replica
+        self.started = started
+
+
+def _deadline(query: Query) -> float:
+    return query.deadline
+
+
+class Batcher:
+    """Queues queries by deadline, sends batches to replicas, ends every query exactly once.
+
+    Args:
+        clock: where deadlines come from.
+        max_batch: rows in one batch, at most.
+        max_queue: rows that may wait, at most; one more is refused with ``Overloaded``.
+        max_queue_bytes: bytes of input that may wait, at most.
+        finish: told of each query with its outputs or its error set.
+        sizes: told of the rows of each batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        max_batch: int,
+        max_queue: int,
+        max_queue_bytes: int,
+        finish: Callable[[Query], None],
+        sizes: BatchObserver,
+    ) -> None:
+        self._clock = clock
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._max_queue_bytes = max_queue_bytes
+        self._finish = finish
+        self._sizes = sizes
+        self._queue: list[Query] = []  # in order of deadline
+        self._out: list[_Flight] = []
+        self._replicas: tuple[Replica, ...] = ()
+        self._freed_at: dict[int, float] = {}
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._emptied: asyncio.Event | None = None
+        self.queued_rows = 0
+        self.queued_bytes = 0
+        self.law = ServiceTime()
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """The replicas that take this version's batches."""
+        return self._replicas
+
+    def set_replicas(self, replicas: Sequence[Replica]) -> None:
+        """Changes who takes batches; what is out stays where it is."""
+        self._replicas = tuple(replicas)
+        self._freed_at.clear()
+        self._wake()
+
+    def offer(self, query: Query) -> None:
+        """Takes a query, or says at once why not.
+
+        Raises:
+            Overloaded: the queue is full, by rows or by bytes.
+            DeadlineExceeded: it could not be answered in time.
+        """
+        if self.queued_rows + query.n > self._max_queue and self._queue:
+            raise Overloaded(
+                f"the queue is full: {self.queued_rows} rows wait, {self._max_queue} may",
+                remedy="Send fewer queries, or add replicas.",
+            )
+        if self.queued_bytes + query.nbytes > self._max_queue_bytes and self._queue:
+            raise Overloaded(
+                f"the queue is full: {self.queued_bytes} bytes wait, {self._max_queue_bytes} may",
+                remedy="Send fewer or smaller queries, or add replicas.",
+            )
+        if not can_meet(
+            query.deadline,
+            query.n,
+            now=query.arrived,
+            queued_rows=self.queued_rows,
+            batches_out=len(self._out),
+            replicas=len(self._replicas),
+            law=self.law,
+            max_batch=self._max_batch,
+        ):
+            raise DeadlineExceeded(
+                f"an answer is not possible within {_ms(query.deadline - query.arrived)} ms: "
+                f"{self.queued_rows} rows wait and a full batch takes "
+                f"{_ms(self.law.predict(self._max_batch))} ms",
+                remedy="Allow more time, send less, or add replicas.",
+            )
+        self._put(query)
+        self._wake()
+
+    async def emptied(self) -> None:
+        """Returns when nothing waits and nothing is out."""
+        if self._queue or self._out:
+            self._emptied = asyncio.Event()
+            await self._emptied.wait()
+
+    def _put(self, query: Query) -> None:
+        if not self._queue or self._queue[-1].deadline <= query.deadline:
+            self._queue.append(query)
+        else:
+            insort(self._queue, query, key=_deadline)
+        self.queued_rows += query.n
+        self.queued_bytes += query.nbytes
+
+    def _pop(self, count: int) -> list[Query]:
+        popped = self._queue[:count]
+        del self._queue[:count]
+        for query in popped:
+            self.queued_rows -= query.n
+            self.queued_bytes -= query.nbytes
+        return popped
+
+    def _wake(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        while self._queue:
+            replica = self._free_replica()
+            if replica is None:
+                break
+            head = self._queue[: self._max_batch]
+            decision = cut(
+                [query.deadline for query in head],
+                [query.n for query in head],
+                now=self._clock.monotonic(),
+                law=self.law,
+                max_batch=self._max_batch,
+            )
+            for query in self._pop(decision.late):
+                self._end_late(query)
+            if decision.take:
+                self._send(replica, self._pop(decision.take))
+        self._settle()
+
+    def _free_replica(self) -> Replica | None:
+        best: Replica | None = None
+        for replica in self._replicas:
+            out = replica.in_flight
+            if (
+                replica.alive
+                and out < replica.capacity
+                and (best is None or out < best.in_flight)
+                and worth_sending(self.queued_rows, out, self._max_batch)
+            ):
+                best = replica
+        return best
+
+    def _send(self, replica: Replica, queries: list[Query]) -> None:
+        rows = sum(query.n for query in queries)
+        flight = _Flight(queries, rows, replica, self._clock.monotonic())
+        self._out.append(flight)
+        self._sizes.observe(rows)
+        replica.submit(_join(queries), partial(self._landed, flight))
+
+    def _landed(self, flight: _Flight, result: Batch | TidemillError) -> None:
+        self._out.remove(flight)
+        if isinstance(result, WorkerLost):
+            self._again(flight, result)
+        elif isinstance(result, TidemillError):
+            self._apart(flight, result)
+        else:
+            self._learn(flight)
+            self._deal(flight, result)
+        self._wake()
+
+    def _learn(self, flight: _Flight) -> None:
+        now = self._clock.monotonic()
+        since = max(flight.started, self._freed_at.get(id(flight.replica), 0.0))
+        self._freed_at[id(flight.replica)] = now
+        self.law = self.law.update(flight.rows, now - since)
+
+    def _deal(self, flight: _Flight, outputs: Batch) -> None:
+        if len(flight.queries) == 1:
+            self._end(flight.queries[0], outputs)
+            return
+        start = 0
+        for query in flight.queries:
+            stop = start + query.n
+            self._end(query, {name: array[start:stop] for name, array in outputs.items()})
+            start = stop
+
+    def _end(self, query: Query, outputs: Batch) -> None:
+        if not query.ended:
+            query.outputs = outputs
+            self._finish(query)
+
+    def _again(self, flight: _Flight, error: TidemillError) -> None:
+        """Queues a lost batch's queries again, for another replica or the restarted one."""
+        for query in flight.queries:
+            query.attempts += 1
+            if query.ended:
+                continue
+            if query.attempts >= MAX_ATTEMPTS:
+                self._fail(query, error)
+            else:
+                self._put(query)
+
+    def _apart(self, flight: _Flight, error: TidemillError) -> None:
+        """Sends a failed batch's queries one by one, so that one bad row spoils only its own."""
+        if len(flight.queries) == 1:
+            self._fail(flight.queries[0], error)
+            return
+        for query in flight.queries:
+            if not query.ended:
+                self._send(flight.replica, [query])
+
+    def _end_late(self, query: Query) -> None:
+        waited = _ms(self._clock.monotonic() - query.arrived)
+        if self._replicas and not any(replica.alive for replica in self._replicas):
+            self._fail(
+                query,
+                NotReady(f"no replica was alive for {waited} ms", remedy="Retry in a moment."),
+            )
+            return
+        allowed = _ms(query.deadline - query.arrived)
+        self._fail(
+            query,
+            DeadlineExceeded(
+                f"no answer within {allowed} ms (waited {waited} ms)",
+                remedy="Allow more time, send less, or add replicas.",
+            ),
+        )
+
+    def _fail(self, query: Query, error: TidemillError) -> None:
+        if not query.ended:
+            query.error = error
+            self._finish(query)
+
+    def _settle(self) -> None:
+        """Arms the timer for the earliest deadline, or says that nothing is left."""
+        earliest = self._queue[0].deadline if self._queue else float("inf")
+        for flight in self._out:
+            pending = [query.deadline for query in flight.queries if not query.ended]
+            earliest = min(earliest, *pending, float("inf"))
+        if earliest < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            delay = max(0.0, earliest - self._clock.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
+            self._timer_at = earliest
+        if self._emptied is not None and not self._queue and not self._out:
+            self._emptied.set()
+
+    def _expire(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        now = self._clock.monotonic() + 0.0005
+        late = 0
+        while late < len(self._queue) and self._queue[late].deadline <= now:
+            late += 1
+        for query in self._pop(late):
+            self._end_late(query)
+        for flight in self._out:
+            for query in flight.queries:
+                if not query.ended and query.deadline <= now:
+                    self._end_late(query)
+        self._settle()
+
+
+def _join(queries: list[Query]) -> Batch:
+    if len(queries) == 1:
+        return queries[0].inputs
+    first = queries[0].inputs
+    return {name: np.concatenate([query.inputs[name] for query in queries]) for name in first}
+
+
+def _ms(seconds: float) -> str:
+    return f"{max(0.0, seconds) * 1000:.1f}"

@@ -1,0 +1,133 @@
+"""The batching law: pure functions of (queue, deadlines, learned service time, replica state).
+
+Nothing here awaits, reads a clock or keeps state: the batcher acts on what these say, and a
+planner can simulate with the very same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FORGET = 0.98
+"""How much of the past each new batch leaves: about the last fifty batches count."""
+
+SPREADS = 3.0
+"""Predictions allow for this many mean absolute deviations."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTime:
+    """The learned time of a batch of n rows, a + b·n seconds, with its spread.
+
+    Kept as exponentially forgotten least-squares sums, so that an old regime fades; an observation
+    far beyond the prediction is clipped, so that one stall does not become the law.
+    """
+
+    a_s: float = 0.0
+    b_s: float = 0.0
+    spread_s: float = 0.0
+    weight: float = 0.0
+    sum_n: float = 0.0
+    sum_nn: float = 0.0
+    sum_t: float = 0.0
+    sum_nt: float = 0.0
+
+    def predict(self, n: int) -> float:
+        """Returns the seconds within which a batch of n rows is expected, spread included."""
+        return self.a_s + self.b_s * n + SPREADS * self.spread_s
+
+    def update(self, n: int, seconds: float) -> ServiceTime:
+        """Returns the law after one more batch of n rows took so many seconds."""
+        expected = self.a_s + self.b_s * n
+        if self.weight > 5.0:
+            seconds = min(seconds, expected + 8.0 * max(self.spread_s, 0.25 * expected))
+        weight = self.weight * FORGET + 1.0
+        sum_n = self.sum_n * FORGET + n
+        sum_nn = self.sum_nn * FORGET + n * n
+        sum_t = self.sum_t * FORGET + seconds
+        sum_nt = self.sum_nt * FORGET + n * seconds
+        a_s, b_s = _line(weight, sum_n, sum_nn, sum_t, sum_nt)
+        deviation = abs(seconds - (a_s + b_s * n))
+        spread_s = deviation if self.weight == 0 else 0.95 * self.spread_s + 0.05 * deviation
+        return ServiceTime(a_s, b_s, spread_s, weight, sum_n, sum_nn, sum_t, sum_nt)
+
+
+def _line(w: float, n: float, nn: float, t: float, nt: float) -> tuple[float, float]:
+    """Fits t = a + b·n to weighted sums, with a and b never negative."""
+    spread = w * nn - n * n
+    if spread <= 1e-9 * w * nn:  # one batch size only: nothing tells a from b
+        return t / w, 0.0
+    b = max(0.0, (w * nt - n * t) / spread)
+    a = (t - b * n) / w
+    if a < 0.0:
+        return 0.0, t / n
+    return a, b
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What to do with the head of a queue: give up on ``late`` queries, then send ``take``."""
+
+    late: int
+    take: int
+
+
+def cut(
+    deadlines: Sequence[float],
+    rows: Sequence[int],
+    *,
+    now: float,
+    law: ServiceTime,
+    max_batch: int,
+) -> Cut:
+    """Decides the next batch for an idle replica; the queue is in order of deadline.
+
+    Takes as many queries as fit in ``max_batch`` rows and end before the earliest deadline among
+    them. A query whose deadline has passed, or passes before even a batch of its own could end, is
+    late. A single query of more than ``max_batch`` rows goes alone.
+    """
+    late = 0
+    while late < len(deadlines) and now + law.predict(rows[late]) > deadlines[late]:
+        late += 1
+    if late == len(deadlines):
+        return Cut(late, 0)
+    take, total = 1, rows[late]
+    budget = deadlines[late] - now
+    for more in rows[late + 1 :]:
+        if total + more > max_batch or law.predict(total + more) > budget:
+            break
+        take += 1
+        total += more
+    return Cut(late, take)
+
+
+def can_meet(
+    deadline: float,
+    rows: int,
+    *,
+    now: float,
+    queued_rows: int,
+    batches_out: int,
+    replicas: int,
+    law: ServiceTime,
+    max_batch: int,
+) -> bool:
+    """Says whether a query that arrives now can be answered by its deadline.
+
+    What is queued ahead goes in full batches over all replicas, after what is out now.
+    """
+    if law.weight == 0.0:
+        return now < deadline
+    full = law.a_s + law.b_s * max_batch
+    ahead = (queued_rows // max_batch) * full + batches_out * full
+    wait = ahead / max(1, replicas)
+    return now + wait + law.predict(min(rows + queued_rows % max_batch, max_batch)) <= deadline
+
+
+def worth_sending(queued_rows: int, batches_out: int, max_batch: int) -> bool:
+    """Says whether a replica with so many batches out should get another one now.
+
+    An idle one always; a busy one only a full batch, since a smaller one would grow meanwhile.
+    """
+    return batches_out == 0 or queued_rows >= max_batch

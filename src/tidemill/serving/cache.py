@@ -1,0 +1,63 @@
+"""Answers given before, for the same version and the very same input; bounded in bytes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from tidemill.models.signature import Batch
+
+ENTRY_BYTES = 400
+"""What an entry costs beside its key and its arrays' data."""
+
+
+class Cache:
+    """The most recently used answers of one model version, up to a number of bytes.
+
+    A key is the whole input as bytes, so that equal keys are equal inputs. A version has a cache
+    of its own, so that a swap leaves nothing stale.
+
+    Args:
+        capacity_bytes: at most this much is kept, keys and values and overhead; 0 keeps nothing.
+        ttl_s: an entry older than this is not given; None for no limit.
+
+    Example:
+        >>> cache = Cache(10_000, None)
+        >>> cache.put(b"k", {}, now=0.0)
+        >>> cache.get(b"k", now=1.0)
+        {}
+    """
+
+    def __init__(self, capacity_bytes: int, ttl_s: float | None) -> None:
+        self.capacity_bytes = capacity_bytes
+        self._ttl = ttl_s
+        self._entries: OrderedDict[bytes, tuple[Batch, int, float]] = OrderedDict()
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: bytes, *, now: float) -> Batch | None:
+        """Returns the answer kept under the key, if it is still fresh."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if self._ttl is not None and now - entry[2] > self._ttl:
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return entry[0]
+
+    def put(self, key: bytes, answer: Batch, *, now: float) -> None:
+        """Keeps an answer, giving up the least recently used ones for room."""
+        size = ENTRY_BYTES + len(key) + sum(array.nbytes for array in answer.values())
+        if size > self.capacity_bytes:
+            return
+        if key in self._entries:
+            self._drop(key)
+        self._entries[key] = (answer, size, now)
+        self.size_bytes += size
+        while self.size_bytes > self.capacity_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: bytes) -> None:
+        self.size_bytes -= self._entries.pop(key)[1]

@@ -1,0 +1,291 @@
+"""The operations of the protocols, each as one function from an exchange to the processor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tidemill import __version__
+from tidemill.data.ledger import LabelRecord, LedgerWriter
+from tidemill.foundation.clock import Clock
+from tidemill.foundation.errors import InvalidInput, NotFound, NotReady, TidemillError
+from tidemill.foundation.instruments import Instruments
+from tidemill.serving import wire
+from tidemill.serving.edge import Exchange
+from tidemill.serving.processor import Application, Processor
+from tidemill.serving.query import Query
+
+SERVER_NAME = "tidemill"
+EXTENSIONS = ["binary_tensor_data"]
+_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What an answer must know of its request."""
+
+    exchange: Exchange
+    request: Any
+    application: Application
+
+
+class DataPlane:
+    """Answers v2 and v1 requests, feedback and metrics.
+
+    Args:
+        processor: answers the queries.
+        ledger: keeps the labels.
+        instruments: counts the labels.
+        clock: tells the time.
+        collect: returns the metrics of all gateways, rendered.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        *,
+        ledger: LedgerWriter,
+        instruments: Instruments,
+        clock: Clock,
+        collect: Callable[[], Awaitable[bytes]],
+    ) -> None:
+        self._processor = processor
+        self._ledger = ledger
+        self._clock = clock
+        self._collect = collect
+        self._labels = instruments.counter(
+            "tidemill_labels", "Labels made durable.", ("application",)
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Inference
+
+    def infer(self, exchange: Exchange, name: str, version: int | None) -> None:
+        """Answers a v2 inference request."""
+        application = self._processor.application(name)
+        signature = application.versions[0].signature
+        request, inputs, n = wire.read_infer(exchange.body, exchange.header_length, signature)
+        timeout_us = wire.parameter(request, "timeout")
+        query = self._query(
+            application,
+            inputs,
+            n,
+            timeout_s=None if timeout_us is None else timeout_us / 1e6,
+            event_time=wire.parameter(request, "event_time"),
+        )
+        query.nbytes = len(exchange.body)
+        query.done = self._inferred
+        query.context = _Asked(exchange, request, application)
+        self._processor.submit(application, query, version)
+
+    def predict(self, exchange: Exchange, name: str) -> None:
+        """Answers a v1 prediction request."""
+        application = self._processor.application(name)
+        signature = application.versions[0].signature
+        request, inputs, n = wire.read_predict(exchange.body, signature)
+        timeout_ms = request.timeout_ms
+        query = self._query(
+            application,
+            inputs,
+            n,
+            timeout_s=None if timeout_ms is None else timeout_ms / 1e3,
+            event_time=request.event_time,
+        )
+        query.nbytes = len(exchange.body)
+        query.done = self._predicted
+        query.context = _Asked(exchange, request, application)
+        self._processor.submit(application, query)
+
+    def _query(
+        self,
+        application: Application,
+        inputs: dict[str, Any],
+        n: int,
+        *,
+        timeout_s: float | None,
+        event_time: float | None,
+    ) -> Query:
+        arrived = self._clock.monotonic()
+        allowed = application.slo_s
+        if timeout_s is not None:
+            if timeout_s <= 0.0:
+                raise InvalidInput(
+                    "the timeout is not positive", remedy="Leave it out or raise it."
+                )
+            allowed = min(allowed, timeout_s)
+        return Query(
+            inputs=inputs,
+            n=n,
+            arrived=arrived,
+            deadline=arrived + allowed,
+            done=_unanswered,
+            event_time=event_time,
+        )
+
+    def _inferred(self, query: Query) -> None:
+        asked: _Asked = query.context
+        exchange = asked.exchange
+        if query.error is not None:
+            exchange.fail(query.error)
+            return
+        parameters: dict[str, Any] = {
+            "prediction_id": query.request_id,
+            "source": query.source,
+            "version": query.version,
+        }
+        if query.row_sources is not None:
+            parameters["source"] = "mixed"
+            parameters["sources"] = ",".join(query.row_sources)
+        try:
+            body, header_length = wire.write_infer(
+                asked.request,
+                model=asked.application.name,
+                version=query.version,
+                outputs=query.outputs,
+                columns=asked.application.versions[0].signature.outputs,
+                parameters=parameters,
+            )
+        except TidemillError as error:
+            exchange.fail(error)
+            return
+        if header_length is None:
+            exchange.answer(body)
+        else:
+            exchange.answer(
+                body,
+                content_type=b"application/octet-stream",
+                headers={b"inference-header-content-length": b"%d" % header_length},
+            )
+
+    def _predicted(self, query: Query) -> None:
+        asked: _Asked = query.context
+        if query.error is not None:
+            asked.exchange.fail(query.error)
+            return
+        sources = query.row_sources or [query.source] * query.n
+        body = wire.write_predict(
+            query.outputs,
+            query.n,
+            prediction_ids=query.prediction_ids,
+            version=query.version,
+            sources=list(sources),
+        )
+        asked.exchange.answer(body)
+
+    # Feedback
+
+    def feedback(self, exchange: Exchange, name: str) -> None:
+        """Takes labels; they are on disk before they are acknowledged."""
+        application = self._processor.application(name)
+        labels = wire.read_feedback(exchange.body)
+        now = self._clock.now()
+        records = [
+            LabelRecord(
+                prediction_id=label.prediction_id,
+                application=application.name,
+                label=label.label,
+                observed_at=now if label.observed_at is None else label.observed_at,
+                received_at=now,
+            )
+            for label in labels
+        ]
+        loop = asyncio.get_running_loop()
+        counter = self._labels.of(application.name)
+
+        def synced(error: BaseException | None) -> None:
+            loop.call_soon_threadsafe(acknowledge, error)
+
+        def acknowledge(error: BaseException | None) -> None:
+            if error is not None:
+                exchange.fail(
+                    NotReady(
+                        f"the labels could not be recorded: {error}",
+                        remedy="Free space on the ledger's disk, then send them again.",
+                    )
+                )
+                return
+            counter.value += len(records)
+            exchange.answer(msgspec.json.encode({"accepted": len(records)}))
+
+        self._ledger.append_labels(records, synced)
+
+    # Metadata
+
+    def server(self, exchange: Exchange) -> None:
+        """Describes the server."""
+        _json(exchange, {"name": SERVER_NAME, "version": __version__, "extensions": EXTENSIONS})
+
+    def live(self, exchange: Exchange) -> None:
+        """Says that the process answers."""
+        _json(exchange, {"live": True})
+
+    def ready(self, exchange: Exchange) -> None:
+        """Says whether an assignment is live."""
+        if self._processor.revision == 0:
+            raise NotReady("nothing is live yet", remedy="Wait, or deploy a model.")
+        _json(exchange, {"live": True, "ready": True})
+
+    def models(self, exchange: Exchange) -> None:
+        """Lists the applications."""
+        _json(exchange, {"models": sorted(self._processor.applications)})
+
+    def model(self, exchange: Exchange, name: str, version: int | None) -> None:
+        """Describes an application as a v2 model."""
+        application = self._processor.application(name)
+        _live_version(application, version)
+        first = application.versions[0]
+        _json(
+            exchange,
+            {
+                "name": application.name,
+                "versions": [str(each.version) for each in application.versions],
+                "platform": f"tidemill_{first.platform}",
+                "inputs": wire.describe(first.signature.inputs),
+                "outputs": wire.describe(first.signature.outputs),
+            },
+        )
+
+    def model_ready(self, exchange: Exchange, name: str, version: int | None) -> None:
+        """Says whether an application answers."""
+        application = self._processor.application(name)
+        chosen = _live_version(application, version)
+        replicas = [replica for each in chosen for replica in each.batcher.replicas]
+        if not any(replica.alive for replica in replicas):
+            raise NotReady(f"model {name!r} has no live replica", remedy="Retry in a moment.")
+        _json(exchange, {"name": application.name, "ready": True})
+
+    def metrics(self, exchange: Exchange) -> None:
+        """Gives the metrics of all gateways in Prometheus' text format."""
+
+        async def collect() -> None:
+            try:
+                exchange.answer(await self._collect(), content_type=_METRICS_TYPE)
+            except TidemillError as error:
+                exchange.fail(error)
+
+        task = asyncio.get_running_loop().create_task(collect())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _live_version(application: Application, version: int | None) -> tuple[Any, ...]:
+    chosen = tuple(v for v in application.versions if version in (None, v.version))
+    if not chosen:
+        live = ", ".join(str(each.version) for each in application.versions)
+        raise NotFound(
+            f"Request for unknown model: {application.name!r} version {version} is not live",
+            remedy=f"Live versions: {live}.",
+        )
+    return chosen
+
+
+def _json(exchange: Exchange, value: object) -> None:
+    exchange.answer(msgspec.json.encode(value))
+
+
+def _unanswered(query: Query) -> None:
+    raise AssertionError(f"query {query.request_id} has nobody to answer")

@@ -1,0 +1,198 @@
+"""Loads versions beside what is live, and keeps what an unchanged version has learned."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tidemill.foundation.clock import Clock
+from tidemill.foundation.instruments import Instruments
+from tidemill.models.format import read_manifest
+from tidemill.models.signature import Signature
+from tidemill.serving.batcher import Batcher
+from tidemill.serving.cache import Cache
+from tidemill.serving.measures import BATCH_BUCKETS
+from tidemill.serving.plan import (
+    ApplicationAssignment,
+    Assignment,
+    Deployment,
+    ReplicaSpec,
+    VersionAssignment,
+)
+from tidemill.serving.query import Query
+from tidemill.serving.replicas.inline import InlineReplica
+from tidemill.serving.replicas.replica import Replica
+from tidemill.serving.replicas.worker import WorkerReplica
+from tidemill.serving.version import LiveVersion
+from tidemill.tables.key import KeyEncoder
+from tidemill.tables.lmdb import LmdbTable
+
+Finish = Callable[[LiveVersion, Query], None]
+
+
+class Loader:
+    """Turns an assignment into live versions, loading only what is not loaded already.
+
+    A version that stays (same files, table, key and plan) keeps its cache, queue and learned law;
+    only its replicas may change, and they do so when the assignment goes live.
+    """
+
+    def __init__(self, clock: Clock, finish: Finish, instruments: Instruments) -> None:
+        self._clock = clock
+        self._finish = finish
+        self._sizes = instruments.histogram(
+            "tidemill_batch_rows", "Rows in a batch.", ("application",), bounds=BATCH_BUCKETS
+        )
+        self._loaded: list[LiveVersion] = []
+        self._changes: dict[int, list[tuple[LiveVersion, list[Replica]]]] = {}
+        self._replaced: list[Replica] = []
+        self._specs: dict[int, ReplicaSpec] = {}
+
+    @property
+    def loaded(self) -> list[LiveVersion]:
+        """Every version that holds resources, live or not yet or no longer."""
+        return self._loaded
+
+    async def load(
+        self, assignment: Assignment, live: Iterable[LiveVersion]
+    ) -> list[tuple[LiveVersion, ...]]:
+        """Returns the versions of each application, in order; loads what is missing.
+
+        Raises:
+            TidemillError: something could not be loaded; what was loaded here is given back.
+        """
+        known = {version.identity: version for version in live}
+        changes: list[tuple[LiveVersion, list[Replica]]] = []
+        fresh: list[LiveVersion] = []
+        started: list[Replica] = []
+        prepared: list[tuple[LiveVersion, ...]] = []
+        try:
+            for application in assignment.applications:
+                versions = []
+                for each in application.versions:
+                    key = _identity_of(application.deployment, each)
+                    version = known.get(key)
+                    kept = [] if version is None else list(version.batcher.replicas)
+                    replicas = await self._replicas(each, kept, started)
+                    if version is None:
+                        version = await self._open(application, each)
+                        fresh.append(version)
+                        version.batcher.set_replicas(replicas)
+                    else:
+                        changes.append((version, replicas))
+                    versions.append(version)
+                prepared.append(tuple(versions))
+        except BaseException:
+            await _give_back(fresh, started)
+            raise
+        self._loaded.extend(fresh)
+        self._changes[assignment.revision] = changes
+        return prepared
+
+    def adopt(self, revision: int) -> None:
+        """Gives the versions that stay their replicas of this revision."""
+        for version, replicas in self._changes.pop(revision, []):
+            gone = [each for each in version.batcher.replicas if each not in replicas]
+            version.batcher.set_replicas(replicas)
+            self._replaced.extend(gone)
+        self._changes = {r: c for r, c in self._changes.items() if r > revision}
+
+    async def close_replaced(self) -> None:
+        """Closes replicas that live versions no longer use."""
+        replaced, self._replaced = self._replaced, []
+        for replica in replaced:
+            await replica.aclose()
+
+    def forget(self, version: LiveVersion) -> None:
+        """Takes a version off the books; its owner closes it."""
+        self._loaded.remove(version)
+
+    async def _replicas(
+        self, version: VersionAssignment, kept: list[Replica], started: list[Replica]
+    ) -> list[Replica]:
+        alive = [replica for replica in kept if replica.alive]
+        replicas: list[Replica] = []
+        for spec in version.replicas:
+            same = next((r for r in alive if self._specs.get(id(r)) == spec), None)
+            if same is not None:
+                alive.remove(same)
+                replicas.append(same)
+                continue
+            replica = _replica(version, spec)
+            await replica.start()
+            started.append(replica)
+            self._specs[id(replica)] = spec
+            replicas.append(replica)
+        return replicas
+
+    async def _open(
+        self, application: ApplicationAssignment, version: VersionAssignment
+    ) -> LiveVersion:
+        manifest = await asyncio.to_thread(read_manifest, Path(version.folder))
+        deployment = application.deployment
+        table = None
+        if version.table is not None:
+            table = await asyncio.to_thread(LmdbTable.open, Path(version.table))
+        plan = deployment.plan
+        batcher = Batcher(
+            clock=self._clock,
+            max_batch=plan.max_batch,
+            max_queue=plan.max_queue,
+            max_queue_bytes=plan.max_queue_bytes,
+            finish=lambda query: self._finish(live, query),
+            sizes=self._sizes.of(deployment.application),
+        )
+        live = LiveVersion(
+            assignment=version,
+            identity=_identity_of(deployment, version),
+            signature=manifest.signature,
+            platform=manifest.runtime,
+            table=table,
+            key=_encoder(deployment, manifest.signature) if table is not None else None,
+            cache=Cache(plan.cache_bytes, plan.cache_ttl_s),
+            batcher=batcher,
+            clock=self._clock,
+        )
+        return live
+
+
+def retired_versions(loader: Loader, live: Iterable[LiveVersion]) -> list[LiveVersion]:
+    """Takes the versions that are no longer live off the loader's books and returns them."""
+    staying = {id(version) for version in live}
+    gone = [version for version in loader.loaded if id(version) not in staying]
+    for version in gone:
+        loader.forget(version)
+    return gone
+
+
+def _replica(version: VersionAssignment, spec: ReplicaSpec) -> Replica:
+    if spec.kind == "worker":
+        assert spec.socket is not None
+        return WorkerReplica(Path(spec.socket))
+    return InlineReplica(Path(version.folder), trust_code=version.trust_code, threads=1)
+
+
+def _encoder(deployment: Deployment, signature: Signature) -> KeyEncoder:
+    types = {column.name: column.type for column in signature.inputs}
+    return KeyEncoder([(name, types[name]) for name in deployment.key])
+
+
+def _identity_of(deployment: Deployment, version: VersionAssignment) -> tuple[object, ...]:
+    return (
+        deployment.application,
+        version.live.model,
+        version.live.version,
+        version.folder,
+        version.table,
+        deployment.key,
+        deployment.plan,
+    )
+
+
+async def _give_back(versions: list[LiveVersion], replicas: list[Replica]) -> None:
+    for version in versions:
+        version.batcher.set_replicas([])
+        await version.aclose()
+    for replica in replicas:
+        await replica.aclose()

@@ -1,0 +1,314 @@
+"""The brain behind every edge: selection, table, cache, queue, replica, or the stated default.
+
+A query enters by ``submit`` and ends exactly once, through its ``done``: as an answer with its
+source, or as a typed error. What was answered is in the ledger before the client hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from dataclasses import dataclass, field
+
+from tidemill.data.ledger import LedgerWriter, PredictionRecord
+from tidemill.foundation.clock import Clock
+from tidemill.foundation.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    NotReady,
+    Overloaded,
+    TidemillError,
+    WorkerLost,
+)
+from tidemill.foundation.instruments import Instruments
+from tidemill.foundation.logs import log
+from tidemill.serving.loading import Loader, retired_versions
+from tidemill.serving.measures import Measures
+from tidemill.serving.plan import ApplicationAssignment, Assignment, Deployment
+from tidemill.serving.query import Query
+from tidemill.serving.selection import choose
+from tidemill.serving.version import LiveVersion, constant_rows, merge_rows, missing_rows
+
+_BROKEN_PROMISE = (DeadlineExceeded, Overloaded, WorkerLost, NotReady)
+"""What the stated default stands in for; a wrong request is never answered with it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Application:
+    """What clients query: the live versions behind a name, looked up once per query."""
+
+    deployment: Deployment
+    versions: tuple[LiveVersion, ...]
+    measures: Measures
+    weights: list[float] = field(init=False)
+    slo_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weights = [live.weight for live in self.deployment.versions]
+        self.slo_s = self.deployment.slo_ms / 1000.0
+
+    @property
+    def name(self) -> str:
+        """The name that clients use."""
+        return self.deployment.application
+
+
+class Processor:
+    """Answers queries for every application of one gateway.
+
+    Args:
+        ledger: where predictions are written before they are answered.
+        instruments: where they are counted.
+        clock: tells the time and the deadlines.
+    """
+
+    def __init__(self, ledger: LedgerWriter, instruments: Instruments, clock: Clock) -> None:
+        self._ledger = ledger
+        self._instruments = instruments
+        self._clock = clock
+        self._applications: dict[str, Application] = {}
+        self._staged: dict[int, dict[str, Application]] = {}
+        self._loader = Loader(clock, self._from_replica, instruments)
+        self._ended: list[Query] = []
+        self._flushing = False
+        self._draw = random.Random(secrets.randbits(64)).random  # noqa: S311 - splits traffic
+        self._ids = _RequestIds()
+        self._log = log("serving.processor")
+        self.revision = 0
+
+    @property
+    def applications(self) -> dict[str, Application]:
+        """What is live, by name."""
+        return self._applications
+
+    def application(self, name: str) -> Application:
+        """Returns a live application.
+
+        Raises:
+            NotFound: nothing of that name is live.
+        """
+        found = self._applications.get(name)
+        if found is None:
+            known = ", ".join(sorted(self._applications)[:10]) or "none yet"
+            raise NotFound(
+                f"Request for unknown model: {name[:100]!r} is not found",
+                remedy=f"Live applications: {known}.",
+            )
+        return found
+
+    async def prepare(self, assignment: Assignment) -> None:
+        """Loads all that an assignment needs beside what is live; nothing changes for clients.
+
+        Raises:
+            TidemillError: something could not be loaded; what was loaded is given back.
+        """
+        live = [v for app in self._applications.values() for v in app.versions]
+        prepared = await self._loader.load(assignment, live)
+        self._staged[assignment.revision] = {
+            each.deployment.application: self._application(each, versions)
+            for each, versions in zip(assignment.applications, prepared, strict=True)
+        }
+
+    def activate(self, revision: int) -> None:
+        """Makes a prepared assignment live, between two queries."""
+        self._applications = self._staged.pop(revision)
+        self._staged = {r: s for r, s in self._staged.items() if r > revision}
+        self.revision = revision
+        self._loader.adopt(revision)
+        self._log.info("revision.live", revision=revision, applications=list(self._applications))
+
+    async def retire(self) -> None:
+        """Gives back what is no longer live, once its last queries have ended."""
+        staged = [app for stage in self._staged.values() for app in stage.values()]
+        needed = [v for app in (*self._applications.values(), *staged) for v in app.versions]
+        for version in retired_versions(self._loader, needed):
+            await version.aclose()
+        await self._loader.close_replaced()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Lets queries in flight end, for at most so long, and gives everything back."""
+        self._applications = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.retire()
+        except TimeoutError:
+            self._log.warning("drain.timeout", timeout_s=timeout_s)
+        self._flush()
+
+    def submit(self, application: Application, query: Query, version: int | None = None) -> None:
+        """Takes a query of checked inputs; it ends through ``query.done``, exactly once.
+
+        Args:
+            application: whom it asks.
+            query: what it asks.
+            version: the model version that the client insists on, if any.
+
+        Raises:
+            NotFound: that version is not live.
+        """
+        chosen = self._select(application, version)
+        query.state = application
+        query.version = chosen.version
+        query.request_id = self._ids.next()
+        try:
+            self._answer(chosen, query)
+        except TidemillError as error:
+            query.error = error
+            self._end(query)
+
+    def _answer(self, chosen: LiveVersion, query: Query) -> None:
+        if chosen.table is not None and chosen.look_up(query):
+            query.source = "table"
+            self._end(query)
+            return
+        if query.table_rows is None and chosen.caches and chosen.from_cache(query):
+            query.source = "cache"
+            self._end(query)
+            return
+        chosen.batcher.offer(query if query.table_rows is None else self._partial(chosen, query))
+
+    def _partial(self, chosen: LiveVersion, query: Query) -> Query:
+        """Makes the query for the rows that the table lacks; its end completes the whole."""
+
+        def complete(part: Query) -> None:
+            if part.error is not None:
+                query.error = part.error
+            else:
+                query.outputs = merge_rows(query, part.outputs)
+                rows = query.table_rows or []
+                query.row_sources = ["model" if row is None else "table" for row in rows]
+            self._end(query)
+
+        inputs = missing_rows(query)
+        part = Query(
+            inputs=inputs,
+            n=len(next(iter(inputs.values()))),
+            arrived=query.arrived,
+            deadline=query.deadline,
+            done=complete,
+        )
+        part.state = chosen
+        return part
+
+    def _select(self, application: Application, version: int | None) -> LiveVersion:
+        versions = application.versions
+        if version is not None:
+            for each in versions:
+                if each.version == version:
+                    return each
+            live = ", ".join(str(each.version) for each in versions)
+            raise NotFound(
+                f"Request for unknown model: {application.name!r} version {version} is not live",
+                remedy=f"Live versions: {live}.",
+            )
+        if len(versions) == 1:
+            return versions[0]
+        return versions[choose(application.weights, self._draw())]
+
+    def _from_replica(self, version: LiveVersion, query: Query) -> None:
+        """Ends a query that the batcher gives back with outputs or an error."""
+        if query.state is version:  # a part of a query: its own ``done`` completes the whole
+            query.ended = True
+            query.done(query)
+            return
+        if query.error is None and version.caches:
+            version.keep(query)
+        self._end(query)
+
+    def _end(self, query: Query) -> None:
+        """Ends a query: with the default if the promise was broken; answered at the turn's end."""
+        if query.ended:
+            return
+        query.ended = True
+        self._default(query)
+        self._ended.append(query)
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _default(self, query: Query) -> None:
+        application: Application = query.state
+        default = application.deployment.default
+        if default is None or not isinstance(query.error, _BROKEN_PROMISE):
+            return
+        signature = application.versions[0].signature
+        application.measures.defaulted(query.error)
+        query.outputs = constant_rows(default, signature, query.n)
+        query.error, query.source, query.row_sources = None, "default", None
+
+    def _flush(self) -> None:
+        """Writes what ended in this turn to the ledger, then tells the clients."""
+        self._flushing = False
+        ended, self._ended = self._ended, []
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        records = [_record(query, now) for query in ended if query.error is None]
+        if records:
+            try:
+                self._ledger.append_predictions(records)
+            except (TidemillError, OSError) as error:
+                self._log.error("ledger.append_failed", error=str(error))
+                for query in ended:
+                    query.error = query.error or NotReady(
+                        f"the prediction could not be recorded: {error}",
+                        remedy="Free space on the ledger's disk; nothing was answered.",
+                    )
+        for query in ended:
+            application: Application = query.state
+            application.measures.ended(query, monotonic)
+            query.done(query)
+
+    def _application(
+        self, assignment: ApplicationAssignment, versions: tuple[LiveVersion, ...]
+    ) -> Application:
+        deployment = assignment.deployment
+        _check_default(deployment, versions)
+        return Application(
+            deployment=deployment,
+            versions=versions,
+            measures=Measures(self._instruments, deployment.application),
+        )
+
+
+class _RequestIds:
+    """Random identifiers of 128 bits, drawn many at a time."""
+
+    def __init__(self) -> None:
+        self._pool = ""
+        self._at = 0
+
+    def next(self) -> str:
+        if self._at == len(self._pool):
+            self._pool, self._at = secrets.token_hex(16 * 256), 0
+        start = self._at
+        self._at += 32
+        return self._pool[start : self._at]
+
+
+def _record(query: Query, now: float) -> PredictionRecord:
+    application: Application = query.state
+    return PredictionRecord(
+        request_id=query.request_id,
+        time=now,
+        event_time=query.event_time,
+        application=application.name,
+        version=query.version,
+        source=query.row_sources or query.source,
+        n=query.n,
+        inputs=query.inputs,
+        outputs=query.outputs,
+    )
+
+
+def _check_default(deployment: Deployment, versions: tuple[LiveVersion, ...]) -> None:
+    if deployment.default is None or not versions:
+        return
+    expected = {column.name for column in versions[0].signature.outputs}
+    if deployment.default.keys() != expected:
+        raise InvalidInput(
+            f"the default answer of {deployment.application!r} has "
+            f"{sorted(deployment.default)}, the model gives {sorted(expected)}",
+            remedy="State one value for each output.",
+        )
+    constant_rows(deployment.default, versions[0].signature, 1)

@@ -1,0 +1,167 @@
+"""One model version that is live in this gateway: its table, cache, queue and replicas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tidemill.foundation.clock import Clock
+from tidemill.models.signature import DTYPES, Batch, Signature
+from tidemill.serving.batcher import Batcher
+from tidemill.serving.cache import Cache
+from tidemill.serving.plan import VersionAssignment
+from tidemill.serving.query import Query
+from tidemill.tables.answer import decode_answer
+from tidemill.tables.key import KeyEncoder
+from tidemill.tables.table import Table
+
+
+class LiveVersion:
+    """What the processor asks, in this order: the table, the cache, the queue to the replicas.
+
+    Args:
+        assignment: what it is and where its files are.
+        identity: equal for two assignments of the same files, table, key and plan.
+        signature: its inputs and outputs.
+        platform: the name of its runtime.
+        table: its table, if it has one.
+        key: the encoder of the table's key.
+        cache: its answers given before.
+        batcher: its queue.
+    """
+
+    def __init__(
+        self,
+        *,
+        assignment: VersionAssignment,
+        identity: tuple[object, ...],
+        signature: Signature,
+        platform: str,
+        table: Table | None,
+        key: KeyEncoder | None,
+        cache: Cache,
+        batcher: Batcher,
+        clock: Clock,
+    ) -> None:
+        self.assignment = assignment
+        self.identity = identity
+        self.signature = signature
+        self.platform = platform
+        self.version = assignment.live.version
+        self.table = table
+        self.key = key
+        self.cache = cache
+        self.caches = cache.capacity_bytes > 0
+        self.batcher = batcher
+        self._clock = clock
+        self._key_columns = [name for name, _ in key.columns] if key else []
+        self._dtypes = {column.name: column for column in signature.outputs}
+
+    def look_up(self, query: Query) -> bool:
+        """Answers from the table what the table holds; says whether that was every row.
+
+        Rows found are kept in ``query.table_rows``, None standing for a row that the model must
+        answer.
+        """
+        assert self.table is not None
+        assert self.key is not None
+        columns = [query.inputs[name] for name in self._key_columns]
+        if query.n == 1:
+            keys = [self.key.one([column.item(0) for column in columns])]
+        else:
+            keys = self.key.many(columns)
+        found = self.table.get(keys)
+        if all(value is None for value in found):
+            return False
+        rows = [None if value is None else self._arrays(value) for value in found]
+        query.table_rows = rows
+        if None in found:
+            return False
+        query.outputs = _stack([row for row in rows if row is not None])
+        return True
+
+    def from_cache(self, query: Query) -> bool:
+        """Answers the query from the cache, if the very same input was answered before."""
+        query.cache_key = _cache_key(query.inputs)
+        kept = self.cache.get(query.cache_key, now=self._clock.monotonic())
+        if kept is None:
+            return False
+        query.outputs = kept
+        return True
+
+    def keep(self, query: Query) -> None:
+        """Keeps the model's answer for the next equal query."""
+        if query.cache_key is not None:
+            self.cache.put(query.cache_key, query.outputs, now=self._clock.monotonic())
+
+    async def aclose(self) -> None:
+        """Waits until nothing waits or is out, then gives replicas and table back."""
+        await self.batcher.emptied()
+        for replica in self.batcher.replicas:
+            await replica.aclose()
+        if self.table is not None:
+            self.table.close()
+
+    def _arrays(self, value: bytes) -> Batch:
+        return {
+            name: _output_array([cell], self._dtypes[name].type)
+            for name, cell in decode_answer(value).items()
+        }
+
+
+def missing_rows(query: Query) -> Batch:
+    """Returns the inputs of the rows that the table did not hold."""
+    assert query.table_rows is not None
+    at = [index for index, row in enumerate(query.table_rows) if row is None]
+    return {name: array[at] for name, array in query.inputs.items()}
+
+
+def merge_rows(query: Query, outputs: Batch) -> Batch:
+    """Returns the whole answer: the table's rows and the model's, in the order of the request."""
+    assert query.table_rows is not None
+    rows: list[Batch] = []
+    taken = 0
+    for row in query.table_rows:
+        if row is None:
+            rows.append({name: array[taken : taken + 1] for name, array in outputs.items()})
+            taken += 1
+        else:
+            rows.append(row)
+    return _stack(rows)
+
+
+def constant_rows(default: dict[str, Any], signature: Signature, n: int) -> Batch:
+    """Returns n rows of an application's default answer."""
+    return {
+        column.name: _output_array([default[column.name]] * n, column.type)
+        for column in signature.outputs
+    }
+
+
+def _stack(rows: list[Batch]) -> Batch:
+    if len(rows) == 1:
+        return rows[0]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _output_array(values: list[Any], type_name: str) -> np.ndarray[Any, Any]:
+    dtype = DTYPES[type_name]
+    if dtype == object:
+        array = np.empty(len(values), object)
+        array[:] = values
+        return array
+    return np.array(values, dtype)
+
+
+def _cache_key(inputs: Batch) -> bytes:
+    """Returns the whole input as bytes: equal bytes, equal inputs (one signature's columns)."""
+    parts: list[bytes] = []
+    for array in inputs.values():
+        if array.dtype == object:
+            texts = [text.encode() for text in array.ravel().tolist()]
+            parts.extend(len(text).to_bytes(4, "little") + text for text in texts)
+        else:
+            parts.append(array.tobytes())
+    rows = len(next(iter(inputs.values())))
+    return rows.to_bytes(4, "little") + b"".join(parts)
