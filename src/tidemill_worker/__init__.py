@@ -1,3 +1,3 @@
-"""What runs inside a model's own environment: the standard library, NumPy and msgspec, no Tidemill."""
+"""What runs inside a model's own environment: standard library, NumPy, msgspec, no Tidemill."""
 
 __all__: list[str] = []
