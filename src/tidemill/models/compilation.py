@@ -1,0 +1,232 @@
+"""Turns an estimator into a graph that answers the same in microseconds, or says why it can't.
+
+A compiled model is used only if it was found equal: same label types and shapes, probabilities
+(values: relatively) within a tolerance on every evaluation row and on as many rows again with
+each column shuffled by itself, and no other label but where the two classes are nearer than the
+tolerance. Thresholds of trees are the usual trap: scaled in 32 bits, a value falls on the other
+side of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tidemill.foundation.errors import TidemillError
+from tidemill.foundation.files import write_atomic
+from tidemill.models.format import CompilationReport
+from tidemill.models.runtimes.onnx import OnnxRuntime, open_session
+from tidemill.models.runtimes.sklearn import SklearnRuntime
+from tidemill.models.signature import Array, Batch, Column, Signature
+
+COMPILED = "model.onnx"
+TOLERANCE = 1e-5
+_SHUFFLED_ROWS = 5000
+_SINGLE_ROWS = 16
+_EXACT_FLOAT32 = 1 << 24
+
+
+def compile_sklearn(
+    estimator: Any,
+    signature: Signature,
+    evaluation: Batch,
+    *,
+    tolerance: float = TOLERANCE,
+    folder: Path,
+) -> CompilationReport:
+    """Compiles the estimator to ONNX, and writes ``folder/model.onnx`` only if it is equal.
+
+    Numbers are tried as float32 first (fastest), then as they are, then as float64; the report
+    says which was taken and why the others were not.
+
+    Args:
+        estimator: a fitted scikit-learn estimator or pipeline.
+        signature: what it takes and gives.
+        evaluation: rows to compare on, as ``check_batch`` returns them.
+        tolerance: the largest difference of probabilities, or relative one of values.
+        folder: where to.
+
+    Returns:
+        The report; a model that cannot be compiled is a reason in it, never an exception.
+    """
+    rows = evaluation[signature.inputs[0].name].shape[0]
+    if rows == 0:
+        return CompilationReport(equal=False, reason="there are no rows to compare on")
+    shuffled = _shuffled(evaluation)
+    attempts: list[str] = []
+    report = CompilationReport(equal=False, rows=rows, tolerance=tolerance)
+    for types in _candidates(signature, evaluation):
+        try:
+            data = _convert(estimator, signature, types)
+            found = _compare(estimator, signature, data, (evaluation, shuffled), tolerance)
+        except Exception as error:  # noqa: BLE001 - converters fail in any way they like
+            found = _Difference(reason=_one_line(error))
+        report = CompilationReport(
+            equal=found.reason is None,
+            reason=found.reason,
+            rows=rows,
+            shuffled_rows=shuffled[signature.inputs[0].name].shape[0],
+            tolerance=tolerance,
+            max_difference=found.max_difference,
+            label_disagreements=found.label_disagreements,
+            near_ties=found.near_ties,
+            input_types=types,
+            attempts=tuple(attempts),
+        )
+        if report.equal:
+            write_atomic(folder / COMPILED, data)
+            return report
+        attempts.append(f"{_shown(types)}: {found.reason}")
+    return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Difference:
+    reason: str | None = None
+    max_difference: float | None = None
+    label_disagreements: int = 0
+    near_ties: int = 0
+
+
+def _candidates(signature: Signature, evaluation: Batch) -> Iterator[dict[str, str]]:
+    """Yields the types to try for the inputs, the fastest first."""
+    integers = [c for c in signature.inputs if c.dtype.kind in "iu"]
+    exact = all(np.abs(evaluation[c.name]).max() <= _EXACT_FLOAT32 for c in integers)
+    seen = []
+    for whole, real in (("float32", "float32"), ("int64", "float32"), ("float64", "float64")):
+        types = {c.name: _candidate(c, whole, real) for c in signature.inputs}
+        if types not in seen and (exact or whole != "float32"):
+            seen.append(types)
+            yield types
+
+
+def _candidate(column: Column, whole: str, real: str) -> str:
+    if column.dtype.kind in "iu":
+        return whole
+    return real if column.dtype.kind == "f" else column.type
+
+
+def _convert(estimator: Any, signature: Signature, types: dict[str, str]) -> bytes:
+    from skl2onnx import convert_sklearn  # noqa: PLC0415
+    from skl2onnx.common import data_types  # noqa: PLC0415
+
+    tensor = {
+        "float32": data_types.FloatTensorType,
+        "float64": data_types.DoubleTensorType,
+        "int64": data_types.Int64TensorType,
+        "bool": data_types.BooleanTensorType,
+        "string": data_types.StringTensorType,
+    }
+    inputs = [(c.name, tensor[types[c.name]]([None, *(c.shape or (1,))])) for c in signature.inputs]
+    options = {"zipmap": False} if hasattr(estimator, "predict_proba") else None
+    model = convert_sklearn(estimator, initial_types=inputs, options=options)
+    _rename_outputs(model, [column.name for column in signature.outputs])
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _rename_outputs(model: Any, names: list[str]) -> None:
+    """Gives the outputs the signature's names; a lone value is called "variable" by skl2onnx."""
+    found = [output.name for output in model.graph.output]
+    if set(names) <= set(found) or len(names) != len(found):
+        return
+    new = dict(zip(found, names, strict=True))
+    for node in model.graph.node:
+        for place in (node.input, node.output):
+            place[:] = [new.get(name, name) for name in place]
+    for output in model.graph.output:
+        output.name = new[output.name]
+
+
+def _compare(
+    estimator: Any,
+    signature: Signature,
+    data: bytes,
+    batches: tuple[Batch, ...],
+    tolerance: float,
+) -> _Difference:
+    original = SklearnRuntime(estimator, signature)
+    compiled = OnnxRuntime(open_session(data), signature)
+    classes = getattr(estimator, "classes_", None)
+    worst, disagreements, ties = 0.0, 0, 0
+    for batch in batches:
+        wanted = original.predict(batch)
+        for got, part in ((compiled.predict(batch), None), (_one_by_one(compiled, batch), 16)):
+            expected = {name: array[:part] for name, array in wanted.items()}
+            worst = max(worst, _distance(expected, got))
+            if "label" in expected:
+                near = _near_tie_rows(expected, got, classes, tolerance)
+                differs = expected["label"] != got["label"]
+                disagreements += int((differs & ~near).sum())
+                ties += int((differs & near).sum()) if part is None else 0
+    reason = None
+    if not worst <= tolerance:
+        reason = f"answers differ by {worst:.3g}, more than the tolerance {tolerance:g}"
+    elif disagreements:
+        reason = f"{disagreements} labels differ that are no near ties"
+    return _Difference(
+        reason=reason,
+        max_difference=worst,
+        label_disagreements=disagreements,
+        near_ties=ties,
+    )
+
+
+def _one_by_one(runtime: OnnxRuntime, batch: Batch) -> Batch:
+    """Answers the first rows one at a time: graphs take other paths for one row than for many."""
+    n = min(_SINGLE_ROWS, len(next(iter(batch.values()))))
+    answers = [
+        runtime.predict({name: array[row : row + 1] for name, array in batch.items()})
+        for row in range(n)
+    ]
+    return {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
+
+
+def _distance(expected: Batch, got: Batch) -> float:
+    worst = 0.0
+    for name in ("probabilities", "value"):
+        if name in expected:
+            scale = np.maximum(1.0, np.abs(expected[name])) if name == "value" else 1.0
+            difference = np.abs(expected[name].astype(np.float64) - got[name]) / scale
+            same = np.isnan(expected[name]) & np.isnan(got[name])
+            difference[same] = 0.0
+            # A NaN on one side only is an infinite difference.
+            worst = max(worst, float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0)))
+    return worst
+
+
+def _near_tie_rows(expected: Batch, got: Batch, classes: Any, tolerance: float) -> Array:
+    """Says in which rows the compiled model's label is within the tolerance of the best one."""
+    rows = expected["label"].shape[0]
+    if classes is None or "probabilities" not in expected:
+        return np.zeros(rows, dtype=bool)
+    labels = np.asarray(classes).astype(got["label"].dtype)
+    matches = labels[np.newaxis, :] == got["label"][:, np.newaxis]
+    chosen = np.where(matches, expected["probabilities"], -np.inf).max(axis=1)
+    return np.asarray(expected["probabilities"].max(axis=1) - chosen <= tolerance)
+
+
+def _shuffled(batch: Batch) -> Batch:
+    generator = np.random.default_rng(0)
+    rows = {name: array[:_SHUFFLED_ROWS] for name, array in batch.items()}
+    shuffled = {}
+    for name, array in rows.items():
+        if array.ndim > 1:
+            flat = generator.permuted(array.reshape(array.shape[0], -1), axis=0)
+            shuffled[name] = flat.reshape(array.shape)
+        else:
+            shuffled[name] = generator.permutation(array)
+    return shuffled
+
+
+def _shown(types: dict[str, str]) -> str:
+    return "numbers as " + "/".join(sorted({kind for kind in types.values() if kind != "string"}))
+
+
+def _one_line(error: Exception) -> str:
+    text = error.what if isinstance(error, TidemillError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:300]

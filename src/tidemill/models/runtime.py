@@ -1,0 +1,71 @@
+"""The Runtime seam: a loaded model that answers batches; and the way to open one, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from tidemill.foundation.errors import InvalidModel, NotTrusted
+from tidemill.models.format import ModelManifest, read_manifest, verify_model
+from tidemill.models.runtimes.onnx import open_onnx
+from tidemill.models.runtimes.sklearn import open_sklearn
+from tidemill.models.signature import Batch, Signature
+
+
+class Runtime(Protocol):
+    """A loaded model; safe to share between threads."""
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+
+    def predict(self, batch: Batch) -> Batch:
+        """Returns the outputs, (n, *shape) each and of the types of the signature.
+
+        Args:
+            batch: as ``check_batch`` returns it; it is not checked again. No rows give no rows.
+
+        Raises:
+            InvalidInput: the model itself refuses a value (a NaN, an unknown category).
+            NotReady: it is closed.
+        """
+
+    def close(self) -> None:
+        """Gives its memory back; closing twice does nothing."""
+
+
+_RUNTIMES: dict[str, Callable[[Path, ModelManifest, int], Runtime]] = {
+    "onnx": open_onnx,
+    "sklearn": open_sklearn,
+}
+
+
+def open_runtime(folder: Path, *, trust_code: bool = False, threads: int = 1) -> Runtime:
+    """Loads the model in the folder once every file's sha256 matches; the caller closes it.
+
+    Args:
+        folder: a model folder.
+        trust_code: somebody vouched for the code that loading the model runs.
+        threads: how many threads one call may use.
+
+    Raises:
+        InvalidModel: it is no model folder, or nothing here can load it.
+        Corrupted: a file is not what was written.
+        NotTrusted: the model brings code and nobody vouched for it.
+        Unavailable: the framework that loads it is not installed.
+    """
+    manifest = read_manifest(folder)
+    opener = _RUNTIMES.get(manifest.runtime)
+    if opener is None:
+        raise InvalidModel(
+            f"model {manifest.name!r} needs the unknown runtime {manifest.runtime[:100]!r}",
+            remedy=f"Known runtimes: {', '.join(_RUNTIMES)}.",
+        )
+    verify_model(folder, manifest)
+    if not trust_code and (manifest.trust == "code" or manifest.runtime != "onnx"):
+        raise NotTrusted(
+            f"model {manifest.name!r} runs its maker's code when it is loaded",
+            remedy="Push it again with --trust-code if you trust who made it.",
+        )
+    return opener(folder, manifest, threads)

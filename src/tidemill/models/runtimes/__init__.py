@@ -1,0 +1,1 @@
+"""One file per framework that can load a model; none of them is imported before it is needed."""

@@ -1,0 +1,186 @@
+"""scikit-learn estimators, as they are: the fallback where compilation was not equal."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tidemill.foundation.errors import (
+    InvalidInput,
+    InvalidModel,
+    NotReady,
+    NotTrusted,
+    Unavailable,
+)
+from tidemill.models.format import ModelManifest, read_verified
+from tidemill.models.signature import Array, Batch, Signature
+
+
+def open_sklearn(folder: Path, manifest: ModelManifest, threads: int) -> SklearnRuntime:
+    """Loads the entry of a verified and trusted model folder.
+
+    Raises:
+        InvalidModel: it is no estimator.
+        Corrupted: the entry is not what was written.
+        Unavailable: scikit-learn is not installed.
+    """
+    data = read_verified(folder, manifest, manifest.entry)
+    estimator = _with_threads(_load(data, manifest.entry), threads)
+    return SklearnRuntime(estimator, manifest.signature)
+
+
+def load_estimator(path: Path, *, trust_code: bool) -> Any:
+    """Returns the estimator in a joblib or pickle file; loading it runs code that it names.
+
+    Raises:
+        NotTrusted: nobody vouched for it.
+        InvalidModel: there is no such file, or it holds no estimator.
+        Unavailable: scikit-learn is not installed.
+    """
+    if not trust_code:
+        raise NotTrusted(
+            f"{str(path)!r} runs its maker's code when it is loaded",
+            remedy="Say --trust-code if you trust who made it, or push an ONNX file instead.",
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidModel(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    return _load(data, str(path))
+
+
+def _load(data: bytes, where: str) -> Any:
+    try:
+        import joblib  # noqa: PLC0415
+        import sklearn  # noqa: F401, PLC0415
+    except ModuleNotFoundError as error:
+        raise Unavailable(
+            "scikit-learn models need scikit-learn", remedy="pip install 'tidemill[sklearn]'."
+        ) from error
+    try:
+        estimator = joblib.load(io.BytesIO(data))
+    except Exception as error:
+        raise InvalidModel(
+            f"{where!r} cannot be unpickled: {type(error).__name__}: {str(error)[:300]}",
+            remedy="Use the versions of Python and scikit-learn that it was made with.",
+        ) from error
+    if not hasattr(estimator, "predict"):
+        raise InvalidModel(
+            f"{where!r} holds a {type(estimator).__name__}, which cannot predict",
+            remedy="Save a fitted estimator or pipeline.",
+        )
+    return estimator
+
+
+class SklearnRuntime:
+    """A fitted estimator; safe to share between threads.
+
+    Classifiers give ``label`` and, if they have any, ``probabilities`` (float32, one per class in
+    the order of ``classes_``); regressors give ``value`` (float32). These are the types that
+    compiled models give, so that a model answers alike whatever runs it.
+
+    Args:
+        estimator: fitted.
+        signature: either one vector, the rows of the matrix, or one scalar per feature.
+    """
+
+    def __init__(self, estimator: Any, signature: Signature) -> None:
+        self._estimator: Any = estimator
+        self._signature = signature
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        return self._signature
+
+    def predict(self, batch: Batch) -> Batch:
+        """Returns the outputs, (n, *shape) each."""
+        estimator = self._estimator
+        if estimator is None:
+            raise NotReady("the model is closed", remedy="Open it again.")
+        if batch[self._signature.inputs[0].name].shape[0] == 0:
+            return self._signature.empty_outputs()
+        features = _features(estimator, self._signature, batch)
+        wanted = [column.name for column in self._signature.outputs]
+        try:
+            raw = _answers(estimator, features, wanted)
+        except (ValueError, TypeError) as error:
+            raise InvalidInput(f"the model refuses the batch: {str(error)[:500]}") from error
+        return {
+            column.name: _conform(raw[column.name], column.dtype, column.shape)
+            for column in self._signature.outputs
+        }
+
+    def close(self) -> None:
+        """Gives the estimator back once no call uses it."""
+        self._estimator = None
+
+
+def final_estimator(estimator: Any) -> Any:
+    """Returns the estimator at the end of a (nested) pipeline, or the estimator itself."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def _with_threads(estimator: Any, threads: int) -> Any:
+    parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    jobs = {name: threads for name in parameters if name.rpartition("__")[2] == "n_jobs"}
+    if jobs:
+        estimator.set_params(**jobs)
+    return estimator
+
+
+def _features(estimator: Any, signature: Signature, batch: Batch) -> Any:
+    """Returns a data frame where the estimator knows its features by name, else a matrix."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if signature.inputs[0].shape:
+        array = batch[signature.inputs[0].name]
+        matrix = array.reshape(array.shape[0], -1)
+        return matrix if names is None else _pandas().DataFrame(matrix, columns=names)
+    if names is None:
+        return np.column_stack([batch[column.name] for column in signature.inputs])
+    return _pandas().DataFrame({name: batch[name] for name in names})
+
+
+def _pandas() -> Any:
+    try:
+        return importlib.import_module("pandas")
+    except ModuleNotFoundError as error:
+        raise Unavailable(
+            "a model whose features have names needs pandas", remedy="pip install pandas."
+        ) from error
+
+
+def _answers(estimator: Any, features: Any, wanted: list[str]) -> dict[str, Any]:
+    if "value" in wanted:
+        return {"value": estimator.predict(features)}
+    answers = {}
+    if "probabilities" in wanted:
+        answers["probabilities"] = estimator.predict_proba(features)
+    if "label" in wanted:
+        if "probabilities" in answers and _predicts_the_likeliest(estimator):
+            best = answers["probabilities"].argmax(axis=1)
+            answers["label"] = estimator.classes_.take(best)
+        else:
+            answers["label"] = estimator.predict(features)
+    return answers
+
+
+def _predicts_the_likeliest(estimator: Any) -> bool:
+    # So do forests, by definition: asking them twice would double the cost.
+    return type(final_estimator(estimator)).__module__ == "sklearn.ensemble._forest"
+
+
+def _conform(answer: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    array = np.asarray(answer)
+    if dtype.kind == "O" and array.dtype.kind != "U":
+        array = np.array([str(value) for value in array.ravel()], dtype=object)
+    try:
+        return array.astype(dtype, copy=False).reshape((array.shape[0], *shape))
+    except (ValueError, TypeError) as error:
+        raise InvalidModel(f"the model answers {array.shape[1:]} a row, not {shape}") from error
