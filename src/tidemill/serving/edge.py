@@ -297,7 +297,7 @@ class _Connection(asyncio.Protocol):
         if size == 14 and name.lower() == b"content-length":
             if value.isdigit() and int(value) > self._limits.max_body_bytes:
                 self._stop(413, self._body_text(int(value)))
-        elif size == 30 and name.lower() == b"inference-header-content-length":
+        elif size == 31 and name.lower() == b"inference-header-content-length":
             if value.isdigit() and len(value) < 12:
                 self._header_length = int(value)
             else:

@@ -237,6 +237,7 @@ class Processor:
         application.measures.defaulted(query.error)
         query.outputs = constant_rows(default, signature, query.n)
         query.error, query.source, query.row_sources = None, "default", None
+        query.version = 0
 
     def _flush(self) -> None:
         """Writes what ended in this turn to the ledger, then tells the clients."""

@@ -147,7 +147,7 @@ def _stack(rows: list[Batch]) -> Batch:
 
 def _output_array(values: list[Any], type_name: str) -> np.ndarray[Any, Any]:
     dtype = DTYPES[type_name]
-    if dtype == object:
+    if dtype.kind == "O":
         array = np.empty(len(values), object)
         array[:] = values
         return array

@@ -1,0 +1,67 @@
+"""``tidemill ingest``: takes files through the data gate into a snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tidemill.cli.progress import bytes_progress
+from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
+from tidemill.recipes.intake import IngestOptions, take
+from tidemill.data.records import IngestResult
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+
+    @app.command("ingest")
+    def ingest(
+        name: Annotated[str, typer.Argument(help="The dataset.")],
+        sources: Annotated[
+            list[Path], typer.Argument(help="Files (CSV, Parquet, .gz, .zip) or folders.")
+        ],
+        key: Annotated[
+            str | None, typer.Option(help="Columns that name a row, with commas: judges duplicates.")
+        ] = None,
+        time: Annotated[str | None, typer.Option(help="The column of a row's event time.")] = None,
+        lateness_s: Annotated[
+            float | None, typer.Option(help="Rows older than the newest by more are held as late.")
+        ] = None,
+        schema: Annotated[
+            Path | None, typer.Option(help="A schema (TOML) for the first ingest of a dataset.")
+        ] = None,
+        home: HomeOption = None,
+        config: ConfigOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        """Take files through the data gate: good rows become a snapshot, bad ones are held."""
+        options = IngestOptions(
+            key=tuple(part.strip() for part in key.split(",")) if key else None,
+            time=time,
+            lateness_s=lateness_s,
+            schema=schema,
+        )
+        with session(home=home, config=config, json=json) as on:
+            with bytes_progress(on, f"ingesting {name}") as progress:
+                result = take(on.home, name, sources, options, progress=progress)
+            on.show(result, lambda out: _print(out, result))
+        if result.snapshot is None and result.refused:
+            raise typer.Exit(3)
+
+
+def _print(out: Console, result: IngestResult) -> None:
+    if result.repeated:
+        out.print("These files were ingested before: nothing changed.")
+    counts = table(f"Dataset {result.dataset}", "rows", "count")
+    for name in ("received", "accepted", "quarantined", "duplicate", "late"):
+        counts.add_row(name, f"{getattr(result, name):,}")
+    out.print(counts)
+    for reason, rows in sorted(result.reasons.items()):
+        out.print(f"  held: {rows:,} × {reason}", markup=False)
+    if result.refused:
+        out.print(f"refused: {result.refused}", style="bold red", markup=False)
+    else:
+        out.print(f"snapshot {result.snapshot}", markup=False)

@@ -1,0 +1,112 @@
+"""What every verb shares: the settings, the home, and one way to show results and errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tidemill.foundation.errors import DataRefused, InvalidInput, NotBlessed, TidemillError
+from tidemill.foundation.home import Home, open_home
+from tidemill.foundation.logs import configure_logs
+from tidemill.foundation.settings import FlagValue, load_settings
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")
+]
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="The installation's folder.", show_default=".tidemill")
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="The settings file.", show_default="./tidemill.toml"),
+]
+
+EXIT_CODES: tuple[tuple[type[TidemillError], int], ...] = (
+    (DataRefused, 3),
+    (NotBlessed, 4),
+    (InvalidInput, 2),
+)
+"""What a verb's process ends with: 1 for every other error, 0 when it is done."""
+
+Flags = Mapping[str, FlagValue]
+
+
+class Session:
+    """One verb's run: where it works and how it speaks.
+
+    Results go to standard output, as one JSON object or as text for people; progress, logs and
+    errors go to standard error.
+    """
+
+    def __init__(self, home: Home, *, json: bool) -> None:
+        self.home = home
+        self.json = json
+        self.out = Console()
+        self.err = Console(stderr=True)
+
+    @property
+    def progress_on(self) -> bool:
+        """Says whether a progress bar would be seen by somebody."""
+        return self.err.is_terminal
+
+    def show(self, record: Any, human: Callable[[Console], None]) -> None:
+        """Shows a result: the record as JSON, or what ``human`` prints."""
+        if self.json:
+            print_json(record)
+        else:
+            human(self.out)
+
+
+@contextmanager
+def session(
+    *, home: Path | None, config: Path | None, json: bool, flags: Flags | None = None
+) -> Iterator[Session]:
+    """Opens the home that the settings name, for one verb."""
+    given: dict[str, FlagValue] = dict(flags or {})
+    if home is not None:
+        given["home"] = str(home)
+    settings = load_settings(flags=given, file=config).settings
+    configure_logs(settings.logs.level, settings.logs.format)
+    with open_home(settings) as opened:
+        yield Session(opened, json=json)
+
+
+def print_json(record: Any) -> None:
+    """Prints one JSON object and nothing else."""
+    sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def print_error(error: TidemillError, *, json: bool) -> int:
+    """Shows an error and returns the exit code that stands for it."""
+    code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+    if json:
+        print_json({"error": str(error), "kind": type(error).__name__, "exit_code": code})
+    else:
+        console = Console(stderr=True, highlight=False)
+        console.print(f"[bold red]error:[/] {_escape(error.what)}")
+        if error.remedy:
+            console.print(f"[bold]  try:[/] {_escape(error.remedy)}")
+    return code
+
+
+def table(title: str, *columns: str) -> Table:
+    """Makes a table that reads well in a narrow terminal."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape  # noqa: PLC0415
+
+    return escape(text)

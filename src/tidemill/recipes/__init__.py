@@ -1,0 +1,8 @@
+"""Whole journeys, wired from the rooms below: train, build a table, check a model in a real server.
+
+Recipes know which step follows which; they never decide what goes live.
+"""
+
+from tidemill.recipes.recipe import Recipe
+
+__all__ = ["Recipe"]

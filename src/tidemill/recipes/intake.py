@@ -1,0 +1,50 @@
+"""Takes files into a dataset under the options that its recipe declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tidemill.data.ingest import ingest
+from tidemill.data.records import DatasetOptions, IngestResult
+from tidemill.foundation.home import Home
+from tidemill.recipes.recipe import recipes_of
+
+
+class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller says about an ingest beside what is declared; None says nothing."""
+
+    key: tuple[str, ...] | None = None
+    time: str | None = None
+    lateness_s: float | None = None
+    schema: Path | None = None
+
+
+def take(
+    home: Home,
+    name: str,
+    sources: Sequence[Path | str],
+    options: IngestOptions = IngestOptions(),  # noqa: B008 - frozen
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> IngestResult:
+    """Takes files through the data gate; see ``data.ingest``."""
+    said = {
+        field: value
+        for field in ("key", "time", "lateness_s")
+        if (value := getattr(options, field)) is not None
+    }
+    declared = _declared(home, name)
+    judged = msgspec.structs.replace(declared or DatasetOptions(), **said) if said else declared
+    return ingest(
+        home, name, list(sources), options=judged, schema=options.schema, progress=progress
+    )
+
+
+def _declared(home: Home, name: str) -> DatasetOptions | None:
+    for recipe in recipes_of(home.settings).values():
+        if recipe.dataset == name and recipe.ingest is not None:
+            return recipe.ingest
+    return None
