@@ -24,7 +24,8 @@ def register(app: typer.Typer) -> None:
             list[Path], typer.Argument(help="Files (CSV, Parquet, .gz, .zip) or folders.")
         ],
         key: Annotated[
-            str | None, typer.Option(help="Columns that name a row, with commas: judges duplicates.")
+            str | None,
+            typer.Option(help="Columns that name a row, with commas: judges duplicates."),
         ] = None,
         time: Annotated[str | None, typer.Option(help="The column of a row's event time.")] = None,
         lateness_s: Annotated[

@@ -1,0 +1,329 @@
+"""The batching law, pure, and the batcher that carries it out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.foundation.clock import SYSTEM_CLOCK
+from tidemill.foundation.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    NotReady,
+    Overloaded,
+    TidemillError,
+    WorkerLost,
+)
+from tidemill.models.signature import Batch
+from tidemill.serving.batcher import Batcher
+from tidemill.serving.batching import ServiceTime, can_meet, cut, worth_sending
+from tidemill.serving.query import Query
+from tidemill.serving.replicas.replica import Done
+
+times = st.floats(min_value=0.0, max_value=10.0, allow_nan=False)
+
+
+def learned(a_s: float, b_s: float, seed: int = 0, noise: float = 0.0) -> ServiceTime:
+    law, rng = ServiceTime(), random.Random(seed)
+    for _ in range(200):
+        n = rng.randint(1, 64)
+        law = law.update(n, a_s + b_s * n + rng.uniform(0, noise))
+    return law
+
+
+@pytest.mark.parametrize(("a_s", "b_s"), [(0.001, 0.0001), (0.02, 0.0), (0.0, 0.002)])
+def test_the_law_learns_a_line(a_s: float, b_s: float) -> None:
+    """A world that takes a + b·n is learned to within a percent."""
+    law = learned(a_s, b_s)
+    for n in (1, 10, 64):
+        assert law.a_s + law.b_s * n == pytest.approx(a_s + b_s * n, rel=0.01)
+
+
+def test_the_law_forgets_an_old_regime() -> None:
+    """When the world slows down fivefold, predictions follow within 200 batches."""
+    law, rng = learned(0.001, 0.0001), random.Random(1)
+    for _ in range(200):
+        n = rng.randint(1, 64)
+        law = law.update(n, 0.005 + 0.0005 * n)
+    assert law.a_s + law.b_s * 32 == pytest.approx(0.005 + 0.0005 * 32, rel=0.1)
+
+
+def test_the_law_survives_an_outlier() -> None:
+    """One stall of a second does not become the law."""
+    law = learned(0.001, 0.0001, noise=0.0001)
+    before = law.a_s + law.b_s * 32
+    assert (after := law.update(32, 1.0)).a_s + after.b_s * 32 < 1.5 * before
+
+
+@given(
+    queue=st.lists(st.tuples(times, st.integers(1, 8)), min_size=1, max_size=40),
+    now=times,
+    a_s=st.floats(0.0, 1.0),
+    b_s=st.floats(0.0, 0.5),
+    max_batch=st.integers(1, 16),
+)
+def test_a_cut_is_never_too_big_nor_too_late(
+    queue: list[tuple[float, int]], now: float, a_s: float, b_s: float, max_batch: int
+) -> None:
+    """Late are exactly the head queries that even alone could not be met; the rest of the cut is."""
+    queue.sort()
+    deadlines, rows = [d for d, _ in queue], [n for _, n in queue]
+    law = ServiceTime(a_s=a_s, b_s=b_s, weight=10.0)
+    decision = cut(deadlines, rows, now=now, law=law, max_batch=max_batch)
+    for i in range(decision.late):
+        assert now + law.predict(rows[i]) > deadlines[i]
+    taken = range(decision.late, decision.late + decision.take)
+    total = sum(rows[i] for i in taken)
+    if decision.take:
+        assert total <= max_batch or decision.take == 1
+        assert now + law.predict(total) <= deadlines[decision.late]
+    else:
+        assert decision.late == len(queue)
+
+
+def test_admission_refuses_what_cannot_be_met() -> None:
+    """With full batches of 10 ms ahead, a query with 15 ms is refused and one with 50 ms is not."""
+    law = ServiceTime(a_s=0.01, b_s=0.0, weight=10.0)
+
+    def meets(allowed_s: float) -> bool:
+        return can_meet(
+            allowed_s,
+            1,
+            now=0.0,
+            queued_rows=128,
+            batches_out=1,
+            replicas=1,
+            law=law,
+            max_batch=64,
+        )
+
+    assert not meets(0.015)
+    assert meets(0.05)
+
+
+def test_a_busy_replica_gets_full_batches_only() -> None:
+    """An idle replica takes what there is; a busy one only a batch that cannot grow."""
+    assert worth_sending(1, 0, 64)
+    assert not worth_sending(63, 1, 64)
+    assert worth_sending(64, 1, 64)
+
+
+class Slow:
+    """A replica that answers x → 10·x after a delay; a row of 13 spoils its batch."""
+
+    def __init__(self, delay_s: float = 0.001, capacity: int = 1) -> None:
+        self.delay_s = delay_s
+        self.capacity = capacity
+        self.in_flight = 0
+        self.alive = True
+        self.sizes: list[int] = []
+        self._out: list[tuple[asyncio.TimerHandle, Done]] = []
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    def submit(self, batch: Batch, done: Done) -> None:
+        self.in_flight += 1
+        self.sizes.append(len(batch["x"]))
+        result: Batch | TidemillError = {"y": batch["x"] * 10}
+        if (batch["x"] == 13).any():
+            result = InvalidInput("13 is refused", remedy="Send another number.")
+
+        def land() -> None:
+            self.in_flight -= 1
+            done(result)
+
+        timer = asyncio.get_running_loop().call_later(self.delay_s, land)
+        self._out.append((timer, done))
+
+    def kill(self) -> None:
+        self.alive = False
+        self.in_flight = 0
+        for timer, done in self._out:
+            if not timer.cancelled() and timer.when() > asyncio.get_running_loop().time():
+                timer.cancel()
+                done(WorkerLost("killed"))
+
+    async def aclose(self) -> None:
+        """Nothing to give back."""
+
+
+class Sizes:
+    def observe(self, rows: float) -> None:
+        pass
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(main)
+
+
+class World:
+    """A batcher over replicas, and everything that it ended."""
+
+    def __init__(self, *replicas: Slow, max_batch: int = 8, max_queue: int = 1000) -> None:
+        self.ended: list[Query] = []
+        self.batcher = Batcher(
+            clock=SYSTEM_CLOCK,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            max_queue_bytes=1 << 20,
+            finish=self.finish,
+            sizes=Sizes(),
+        )
+        self.batcher.set_replicas(replicas)
+
+    def finish(self, query: Query) -> None:
+        assert not query.ended
+        query.ended = True
+        self.ended.append(query)
+
+    def ask(self, *values: int, allowed_s: float = 5.0) -> Query:
+        now = SYSTEM_CLOCK.monotonic()
+        query = Query(
+            inputs={"x": np.array(values)},
+            n=len(values),
+            arrived=now,
+            deadline=now + allowed_s,
+            done=lambda _: None,
+        )
+        query.nbytes = 8 * len(values)
+        self.batcher.offer(query)
+        return query
+
+
+def test_every_query_gets_its_own_answer() -> None:
+    """Mixed sizes, many batches, several replicas: no answer goes to another's query."""
+
+    async def main() -> None:
+        world = World(Slow(), Slow(0.002, capacity=2))
+        rng = random.Random(3)
+        asked = []
+        for i in range(200):
+            asked.append(world.ask(*(rng.randint(100, 999) for _ in range(rng.randint(1, 5)))))
+            if i % 7 == 0:
+                await asyncio.sleep(0.001)
+        await world.batcher.emptied()
+        assert len(world.ended) == 200
+        for query in asked:
+            assert (query.outputs["y"] == query.inputs["x"] * 10).all()
+
+    run(main())
+
+
+def test_what_arrives_in_one_turn_is_one_batch() -> None:
+    """Queries of one turn of the loop go together, at once, up to the limit."""
+
+    async def main() -> None:
+        replica = Slow()
+        world = World(replica, max_batch=8)
+        for value in range(12):
+            world.ask(value)
+        await world.batcher.emptied()
+        assert replica.sizes == [8, 4]
+
+    run(main())
+
+
+def test_one_bad_row_spoils_only_its_own_query() -> None:
+    """A failed batch is tried apart; the others in it are answered."""
+
+    async def main() -> None:
+        world = World(Slow())
+        asked = [world.ask(value) for value in (1, 13, 3)]
+        await world.batcher.emptied()
+        assert [query.error is None for query in asked] == [True, False, True]
+        assert isinstance(asked[1].error, InvalidInput)
+
+    run(main())
+
+
+def test_a_lost_batch_is_tried_on_another_replica() -> None:
+    """The queries of a replica that dies are answered by the next, within their deadline."""
+
+    async def main() -> None:
+        dying, healthy = Slow(1.0), Slow(0.001)
+        world = World(dying)
+        asked = [world.ask(value) for value in (1, 2)]
+        await asyncio.sleep(0.01)
+        world.batcher.set_replicas([dying, healthy])
+        dying.kill()
+        await world.batcher.emptied()
+        assert [query.outputs["y"].tolist() for query in asked] == [[10], [20]]
+
+    run(main())
+
+
+def test_without_a_live_replica_a_query_waits_for_its_deadline_and_says_why() -> None:
+    """Nobody alive: not an endless wait and not a silent loss, but NotReady in time."""
+
+    async def main() -> None:
+        dead = Slow()
+        dead.alive = False
+        world = World(dead)
+        query = world.ask(1, allowed_s=0.05)
+        await asyncio.sleep(0.1)
+        assert isinstance(query.error, NotReady)
+
+    run(main())
+
+
+def test_a_deadline_passes_while_the_batch_is_out() -> None:
+    """A query whose replica takes too long ends at its deadline, once; the late answer is dropped."""
+
+    async def main() -> None:
+        world = World(Slow(0.15))
+        query = world.ask(1, allowed_s=0.03)
+        await asyncio.sleep(0.08)
+        assert isinstance(query.error, DeadlineExceeded)
+        await world.batcher.emptied()
+        assert len(world.ended) == 1
+
+    run(main())
+
+
+def test_a_full_queue_refuses() -> None:
+    """Rows over the bound are refused, typed, and nothing that waits is lost."""
+
+    async def main() -> None:
+        world = World(Slow(0.01), max_queue=4)
+        for value in range(4):
+            world.ask(value)
+        with pytest.raises(Overloaded, match="4 may"):
+            world.ask(9)
+        await world.batcher.emptied()
+        assert len(world.ended) == 4
+
+    run(main())
+
+
+def test_what_cannot_be_met_is_refused_on_arrival() -> None:
+    """Once batches are known to take 50 ms, a query with 20 ms is refused at once."""
+
+    async def main() -> None:
+        world = World(Slow(0.05))
+        world.ask(1)
+        await world.batcher.emptied()
+        with pytest.raises(DeadlineExceeded):
+            world.ask(1, allowed_s=0.02)
+
+    run(main())
+
+
+def test_the_earliest_deadline_goes_first() -> None:
+    """Who has less time is served before who came first."""
+
+    async def main() -> None:
+        world = World(Slow(), max_batch=1)
+        patient = world.ask(1, allowed_s=5.0)
+        urgent = world.ask(2, allowed_s=1.0)
+        await world.batcher.emptied()
+        assert world.ended == [urgent, patient]
+
+    run(main())
