@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tidemill.foundation.durable import replacing, sha256_file
+from tidemill.foundation.durable import make_folder, replacing, sha256_file
 from tidemill.foundation.errors import Corrupted, InvalidSettings, Unavailable
 from tidemill.foundation.files_local import LocalFiles, check_key, check_prefix, missing
 from tidemill.foundation.settings import mask_url
 
 _CONTENT_NAME = re.compile(r"([0-9a-f]{64})(\.|\Z)")
+_CHUNK_BYTES = 1 << 20
 _OPTIONS = {"endpoint": "endpoint_url", "region": "region_name"}
 
 
@@ -78,16 +80,13 @@ class S3Files:
         A key named by its content is looked for in the cache first; any other is asked for in
         the bucket, and downloaded again when it changed.
         """
-        remote = self._remote(key)
-        named = _CONTENT_NAME.match(key.rpartition("/")[2])
+        named = _CONTENT_NAME.match(check_key(key).rpartition("/")[2])
         if named and self._cache.exists(key):
             return self._cache.fetch(key)
         with self._using(key) as system:
-            digest = named[1] if named else system.metadata(remote).get("sha256")
-            copy = self._copy(key, digest or _etag(system.info(remote)), named=bool(named))
-            if not copy.is_file():
-                self._download(system, key, copy, digest)
-        return copy
+            if named:
+                return self._fetch_content(system, key, named[1])
+            return self._fetch_newest(system, key)
 
     def exists(self, key: str) -> bool:
         """Tells whether the object is in the bucket."""
@@ -112,19 +111,40 @@ class S3Files:
     def _remote(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"
 
-    def _copy(self, key: str, version: str, *, named: bool) -> Path:
-        return Path(self._cache.url) / (key if named else f"{key}@{version}")
-
-    def _download(self, system: Any, key: str, copy: Path, digest: str | None) -> None:
+    def _fetch_content(self, system: Any, key: str, digest: str) -> Path:
+        copy = Path(self._cache.url) / key
         with replacing(copy, copy.parent) as temporary:
             system.get_file(self._remote(key), str(temporary))
-            found = sha256_file(temporary)
-            if digest is not None and found != digest:
-                raise Corrupted(
-                    f"file {key!r} in {self._url} has sha256 {found[:12]}…, not {digest[:12]}…",
-                    remedy="Restore it from a backup, or produce it again.",
-                )
-            temporary.chmod(0o444)
+            self._verify(key, temporary, digest)
+        return copy
+
+    def _fetch_newest(self, system: Any, key: str) -> Path:
+        bucket, name, _ = system.split_path(self._remote(key))
+        copy = self._copy(key, system.call_s3("head_object", Bucket=bucket, Key=name)["ETag"])
+        if copy.is_file():
+            return copy
+        temporary = copy.with_name(f".{secrets.token_hex(8)}.tmp")
+        make_folder(copy.parent)
+        try:
+            # Bytes, hash and version come in one answer: the key may be replaced meanwhile.
+            answer = _read(system, bucket, name, temporary)
+            self._verify(key, temporary, answer["Metadata"].get("sha256"))
+            return temporary.replace(self._copy(key, answer["ETag"]))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _copy(self, key: str, etag: str) -> Path:
+        version = re.sub(r"[^A-Za-z0-9-]", "", etag)
+        return Path(self._cache.url) / f"{key}@{version}"
+
+    def _verify(self, key: str, temporary: Path, digest: str | None) -> None:
+        found = sha256_file(temporary)
+        if digest is not None and found != digest:
+            raise Corrupted(
+                f"file {key!r} in {self._url} has sha256 {found[:12]}…, not {digest[:12]}…",
+                remedy="Restore it from a backup, or produce it again.",
+            )
+        temporary.chmod(0o444)
 
     @contextmanager
     def _using(self, key: str) -> Iterator[Any]:
@@ -171,5 +191,11 @@ def _client_options(query: str) -> dict[str, Any]:
     return {"client_kwargs": {_OPTIONS[name]: value for name, value in given.items()}}
 
 
-def _etag(info: dict[str, Any]) -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "", str(info.get("ETag", ""))) or str(info.get("size"))
+def _read(system: Any, bucket: str, name: str, into: Path) -> dict[str, Any]:
+    from fsspec.asyn import sync  # noqa: PLC0415
+
+    answer: dict[str, Any] = system.call_s3("get_object", Bucket=bucket, Key=name)
+    with into.open("wb") as file:
+        while chunk := sync(system.loop, answer["Body"].read, _CHUNK_BYTES):
+            file.write(chunk)
+    return answer

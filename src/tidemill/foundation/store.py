@@ -21,9 +21,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
 from tidemill.foundation.errors import InvalidSettings, NotReady, Unavailable
+from tidemill.foundation.settings import mask_url
 
 SCHEMA_VERSION = 1
 """The layout of the tables; a store written by a newer one is refused."""
+
+_WRITERS = 8403257
+"""The advisory lock of PostgreSQL that writers take in turn."""
 
 _meta = sa.MetaData()
 _schema = sa.Table(
@@ -41,6 +45,7 @@ class Store:
 
     Args:
         url: a SQLAlchemy URL, ``sqlite:///PATH`` or ``postgresql+psycopg://…``.
+        wait_s: how long a writer waits for its turn.
 
     Example:
         >>> with Store("sqlite://") as store, store.read() as conn:
@@ -48,8 +53,9 @@ class Store:
         1
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, wait_s: float = 30.0) -> None:
         self._url = url
+        self._wait_s = wait_s
         self._engine: Engine | None = None
         self._known: set[int] = set()
         self._lock = threading.RLock()
@@ -61,31 +67,30 @@ class Store:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Store({make_url(self._url).render_as_string(hide_password=True)!r})"
+        return f"Store({mask_url(self._url)!r})"
 
     @contextmanager
     def read(self, *tables: sa.MetaData) -> Iterator[Connection]:
-        """Opens a transaction for reading; what it sees is consistent."""
-        with self._ready(tables).connect() as conn:
+        """Opens a transaction for reading; all that it sees is of one moment.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        with self._explained(), self._ready(tables).connect() as conn:
             yield conn
 
     @contextmanager
     def write(self, *tables: sa.MetaData) -> Iterator[Connection]:
         """Opens a transaction that is durable when the block ends and undone if it raises.
 
+        Writers take turns, in every process: what one reads in its block stays true until it ends.
+
         Raises:
-            NotReady: another process held the store's write lock for longer than 30 seconds.
+            NotReady: another writer held the store for longer than ``wait_s``.
+            Unavailable: the database cannot be reached.
         """
-        engine = self._ready(tables).execution_options(tidemill_write=True)
-        try:
-            with engine.begin() as conn:
-                yield conn
-        except sa.exc.OperationalError as error:
-            if "locked" in str(error):
-                raise NotReady(
-                    "the store is locked by another writer", remedy="Retry in a moment."
-                ) from error
-            raise
+        with self._explained(), _writing(self._ready(tables)) as conn:
+            yield conn
 
     def close(self) -> None:
         """Gives every connection back."""
@@ -98,8 +103,12 @@ class Store:
     def _ready(self, tables: tuple[sa.MetaData, ...]) -> Engine:
         with self._lock:
             if self._engine is None:
-                engine = _open(self._url)
-                _check_schema(engine)
+                engine = _open(self._url, self._wait_s)
+                try:
+                    _check_schema(engine)
+                except BaseException:
+                    engine.dispose()
+                    raise
                 self._engine = engine
             for metadata in tables:
                 if id(metadata) not in self._known:
@@ -107,8 +116,25 @@ class Store:
                     self._known.add(id(metadata))
             return self._engine
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.OperationalError as error:
+            reason = str(error.orig)
+            if "locked" in reason or "lock timeout" in reason:
+                raise NotReady(
+                    "the store is locked by another writer", remedy="Retry in a moment."
+                ) from error
+            if error.statement is None or "unable to open" in reason:
+                raise Unavailable(
+                    f"the store cannot be reached: {reason.splitlines()[0]}",
+                    remedy=f"Start the database, or correct its URL: {self!r}.",
+                ) from error
+            raise
 
-def _open(url: str) -> Engine:
+
+def _open(url: str, wait_s: float) -> Engine:
     try:
         parsed = make_url(url)
     except sa.exc.ArgumentError as error:
@@ -116,25 +142,44 @@ def _open(url: str) -> Engine:
             "the store's URL cannot be read",
             remedy="Use sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE.",
         ) from error
-    if parsed.get_backend_name() == "sqlite":
-        return _open_sqlite(parsed)
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise InvalidSettings(
+            f"the store cannot be kept in {backend!r}",
+            remedy="Use sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE.",
+        )
+    return (_open_sqlite if backend == "sqlite" else _open_postgresql)(parsed, wait_s)
+
+
+def _open_postgresql(url: sa.URL, wait_s: float) -> Engine:
     try:
-        return sa.create_engine(
-            parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=5
+        engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=5
         )
     except ModuleNotFoundError as error:
         raise Unavailable(
             "PostgreSQL needs a driver", remedy="pip install 'tidemill[postgres]'."
         ) from error
 
+    @sa.event.listens_for(engine, "begin")
+    def _begin(conn: Connection) -> None:
+        if not conn.get_execution_options().get("tidemill_write"):
+            conn.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return
+        # One writer at a time, as in SQLite: a number read in a block is still true at its end.
+        conn.exec_driver_sql(f"SET LOCAL lock_timeout = {round(wait_s * 1000)}")
+        conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS})")
 
-def _open_sqlite(url: sa.URL) -> Engine:
+    return engine
+
+
+def _open_sqlite(url: sa.URL, wait_s: float) -> Engine:
     memory = url.database in (None, "", ":memory:")
     if not memory:
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,
-        connect_args={"timeout": 30, "check_same_thread": False},
+        connect_args={"timeout": wait_s, "check_same_thread": False},
         poolclass=sa.pool.StaticPool if memory else sa.pool.QueuePool,
     )
 
@@ -153,15 +198,19 @@ def _open_sqlite(url: sa.URL) -> Engine:
     return engine
 
 
-def _create(engine: Engine, metadata: sa.MetaData) -> None:
+@contextmanager
+def _writing(engine: Engine) -> Iterator[Connection]:
     with engine.execution_options(tidemill_write=True).begin() as conn:
-        _one_creator_at_a_time(conn)
+        yield conn
+
+
+def _create(engine: Engine, metadata: sa.MetaData) -> None:
+    with _writing(engine) as conn:
         metadata.create_all(conn)
 
 
 def _check_schema(engine: Engine) -> None:
-    with engine.execution_options(tidemill_write=True).begin() as conn:
-        _one_creator_at_a_time(conn)
+    with _writing(engine) as conn:
         _meta.create_all(conn)
         found = conn.execute(sa.select(_schema.c.version)).scalar_one_or_none()
         if found is None:
@@ -171,8 +220,3 @@ def _check_schema(engine: Engine) -> None:
                 f"the store has schema {found}, newer than {SCHEMA_VERSION} known here",
                 remedy="Upgrade Tidemill on this machine.",
             )
-
-
-def _one_creator_at_a_time(conn: Connection) -> None:
-    if conn.dialect.name == "postgresql":
-        conn.execute(sa.text("select pg_advisory_xact_lock(8403257)"))

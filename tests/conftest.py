@@ -1,0 +1,133 @@
+"""What every room's tests may ask for: a home, a private PostgreSQL, a private bucket."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill.foundation.home import Home, open_home
+from tidemill.foundation.settings import Settings
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """An empty installation on SQLite and a folder, gone after the test."""
+    with open_home(Settings(home=tmp_path / "home")) as home:
+        yield home
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Path]:
+    """A PostgreSQL server of this test run; the value is the folder of its socket."""
+    binaries = _postgres_binaries()
+    # Not under pytest's own temporary folder, which no other user can enter.
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-postgres-"))
+    prefix = _as_postgres(folder)
+    options = ("-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-F")
+    cluster = str(folder / "cluster")
+    initdb = (str(binaries / "initdb"), "-D", cluster, "-U", "tidemill", "--auth=trust", "-N")
+    subprocess.run((*prefix, *initdb), check=True, capture_output=True, cwd="/")
+    with (folder / "log").open("wb") as log:
+        command = (*prefix, str(binaries / "postgres"), "-D", cluster, *options)
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
+    try:
+        _wait_for(binaries, folder, server)
+        yield folder
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Path) -> str:
+    """The URL of an empty database of its own in the test run's PostgreSQL."""
+    import psycopg
+
+    name = f"test_{secrets.token_hex(6)}"
+    where = f"host={postgres_server} user=tidemill dbname=postgres"
+    with psycopg.connect(where, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return f"postgresql+psycopg://tidemill@/{name}?host={postgres_server}"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The endpoint of an S3 server of this test run, with credentials in the environment."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "tidemill")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3_endpoint: str) -> Iterator[Any]:
+    """A botocore client of the test run's S3 server."""
+    from botocore.session import Session
+
+    client = Session().create_client("s3", endpoint_url=s3_endpoint)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str, s3_client: Any) -> str:
+    """The URL of a folder in an empty bucket of its own."""
+    bucket = f"tidemill-{secrets.token_hex(6)}"
+    s3_client.create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/installation?endpoint={s3_endpoint}"
+
+
+def _postgres_binaries() -> Path:
+    on_path = shutil.which("postgres")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
+    if on_path:
+        found.append(Path(on_path).resolve())
+    if not found:
+        pytest.fail(
+            "PostgreSQL is not on this machine, and the store is tested on it: "
+            "install the Debian package 'postgresql' (apt-get install postgresql)"
+        )
+    return found[-1].parent
+
+
+def _version(binary: Path) -> float:
+    return float(binary.parts[-3])
+
+
+def _as_postgres(folder: Path) -> tuple[str, ...]:
+    """The server refuses to run as root, and ends when the test run does."""
+    if os.geteuid() != 0:
+        return ()
+    user = pwd.getpwnam("postgres")
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    identity = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
+    return ("setpriv", *identity, "--pdeathsig=INT")
+
+
+def _wait_for(binaries: Path, folder: Path, server: subprocess.Popen[bytes]) -> None:
+    ask = (str(binaries / "pg_isready"), "-q", "-h", str(folder), "-U", "tidemill")
+    deadline = time.monotonic() + 30
+    while subprocess.run(ask, check=False).returncode != 0:
+        if server.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"PostgreSQL does not start: {(folder / 'log').read_text()}")
+        time.sleep(0.05)
