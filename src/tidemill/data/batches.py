@@ -1,0 +1,86 @@
+"""Rows on their way in: files to be read, and batches of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from tidemill.data.csv_records import Ints
+from tidemill.data.records import Anomaly, SourceRecord
+from tidemill.foundation.errors import InvalidInput
+
+MAX_COLUMNS = 10_000
+
+Progress = Callable[[int, int], None]
+"""Told the bytes read so far, and in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A row that never became one: its line number, why, what was expected, found, its text."""
+
+    line: int
+    reason: str
+    rule: str
+    value: str | None = None
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some rows of one file.
+
+    Attributes:
+        table: the rows, by the file's column names; CSV as strings, Parquet as typed there.
+        lines: line number of each row (CSV), or row number from 1 (Parquet).  # (rows,)
+        unreadable: rows beside them that could not be read.
+        texts: gives the texts of the rows at some indices, as they were in the file.
+        notes: what should be known about the file.
+    """
+
+    table: pa.Table
+    lines: Ints
+    unreadable: tuple[Unreadable, ...] = ()
+    texts: Callable[[Ints], list[str]]
+    notes: tuple[Anomaly, ...] = ()
+
+    @property
+    def received(self) -> int:
+        """How many rows it is, readable or not."""
+        return len(self.lines) + len(self.unreadable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A file to be read, as it was when it was found.
+
+    Attributes:
+        path: where it is.
+        record: its content's hash and size.
+        stamp: what changes when somebody writes to it.
+    """
+
+    path: Path
+    record: SourceRecord
+    stamp: tuple[int, int, int]
+
+
+def check_names(path: Path, names: list[str]) -> None:
+    """Raises InvalidInput where a column has no name, or a name that another has."""
+    if len(names) > MAX_COLUMNS:
+        raise InvalidInput(
+            f"{path} has {len(names)} columns", remedy=f"At most {MAX_COLUMNS} are allowed."
+        )
+    for position, name in enumerate(names, 1):
+        if not name:
+            raise InvalidInput(
+                f"column {position} of {path} has no name",
+                remedy="Name it in the header (pandas: to_csv(index=False)).",
+            )
+        if names.index(name) != position - 1:
+            raise InvalidInput(
+                f"{path} has two columns {name[:100]!r}", remedy="Give them different names."
+            )

@@ -1,0 +1,346 @@
+"""Reads CSV (plain, gzip, zip) as a stream of batches of text.
+
+Every row comes out once: in a batch's table, or among its unreadable rows with line number, text
+and reason:
+
+    wrong_fields  more or fewer fields than the header
+    open_quote    a quote that isn't closed, or text behind a closing quote
+    too_long      a record of more than 1 MiB (of held rows the first 64 KiB are kept)
+    binary        a NUL byte
+    encoding      bytes that aren't text in the declared encoding
+
+A file whose last line has no line end may have been cut in its last field; that can't be told
+from a file written so, and is said as an anomaly, not held.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from tidemill.data.batches import Batch, Progress, SourceFile, Unreadable, check_names
+from tidemill.data.csv_records import MAX_RECORD_BYTES, Ints, Records, split
+from tidemill.data.records import Anomaly, DatasetOptions
+from tidemill.foundation.errors import InvalidInput
+
+BLOCK_BYTES = 4 << 20
+_HELD_TEXT_BYTES = 64 << 10
+
+
+def read_csv(file: SourceFile, options: DatasetOptions, progress: Progress) -> Iterator[Batch]:
+    """Yields the rows of a CSV file, text as it is there, at least one batch.
+
+    Raises:
+        InvalidInput: it is empty, truncated, not text, or has no header.
+    """
+    with _open_text(file, options, progress) as stream:
+        names: list[str] | None = None
+        for piece in _pieces(stream, options.delimiter):
+            first = names is None
+            names = names or _header(file.path, piece.records, options)
+            yield _text_batch(piece, names, options.delimiter, header=first)
+        if names is None:
+            raise InvalidInput(f"{file.path} is empty", remedy="Check how it was written.")
+
+
+class _Stream(Protocol):
+    """Where bytes come from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Returns at most so many bytes; none at the end."""
+
+
+@contextmanager
+def _open_text(file: SourceFile, options: DatasetOptions, progress: Progress) -> Iterator[_Stream]:
+    """Gives the file's text as UTF-8 bytes, decompressed; bytes that aren't text stay invalid."""
+    try:
+        with file.path.open("rb") as raw, _decompressed(file.path, raw) as plain:
+            yield _Reader(plain, raw, options.encoding, file.record.bytes, progress)
+    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+        raise InvalidInput(
+            f"{file.path} is a broken archive: {error}",
+            remedy="It was probably cut while it was copied: copy it again.",
+        ) from error
+
+
+@contextmanager
+def _decompressed(path: Path, raw: IO[bytes]) -> Iterator[_Stream]:
+    magic = raw.read(4)
+    raw.seek(0)
+    if magic[:2] == b"\x1f\x8b":
+        with gzip.GzipFile(fileobj=raw) as plain:
+            yield plain
+    elif magic in (b"PK\x03\x04", b"PK\x05\x06"):
+        with zipfile.ZipFile(raw) as archive, _only_member(path, archive) as plain:
+            yield plain
+    elif magic and path.suffix.lower() in (".gz", ".zip"):
+        raise InvalidInput(
+            f"{path} is named {path.suffix} and is not compressed so",
+            remedy="Name it after what it is, or copy it again.",
+        )
+    else:
+        yield raw
+
+
+def _only_member(path: Path, archive: zipfile.ZipFile) -> IO[bytes]:
+    members = [
+        info
+        for info in archive.infolist()
+        if not info.is_dir() and not info.filename.startswith("__MACOSX/")
+    ]
+    if len(members) != 1:
+        names = ", ".join(info.filename for info in members[:3])
+        raise InvalidInput(
+            f"{path} holds {len(members)} files ({names})", remedy="Put one CSV file in each zip."
+        )
+    try:
+        return archive.open(members[0])
+    except (RuntimeError, NotImplementedError) as error:
+        raise InvalidInput(
+            f"{path} cannot be unpacked: {error}", remedy="Zip it plainly, without a password."
+        ) from error
+
+
+class _Reader:
+    """Reads, recodes to UTF-8, and tells how far it is."""
+
+    def __init__(
+        self, plain: _Stream, raw: IO[bytes], encoding: str, size: int, progress: Progress
+    ) -> None:
+        self._plain = plain
+        self._raw = raw
+        self._size = size
+        self._progress = progress
+        try:
+            name = codecs.lookup(encoding).name
+            decoder = codecs.getincrementaldecoder(name)
+        except LookupError as error:
+            raise InvalidInput(
+                f"encoding {encoding[:40]!r} is not known", remedy="Use utf-8, latin-1, cp1252, …"
+            ) from error
+        self._decoder = None if name == "utf-8" else decoder("surrogateescape")
+
+    def read(self, size: int, /) -> bytes:
+        data = self._plain.read(size)
+        self._progress(self._raw.tell(), self._size)
+        if self._decoder is None:
+            return data
+        text = self._decoder.decode(data, final=not data)
+        if data and not text:
+            return self.read(size)  # a character cut in two: its rest comes next
+        return text.encode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    records: Records
+    unreadable: tuple[Unreadable, ...] = ()
+    cut: bool = False  # the file ends in the middle of a line
+
+
+def _pieces(stream: _Stream, delimiter: str) -> Iterator[_Piece]:
+    rest = b""
+    line = 1
+    skipping = False
+    final = False
+    while not final:
+        data = stream.read(BLOCK_BYTES)
+        final = not data
+        data = rest + data
+        if line == 1 and not rest:
+            data = data.removeprefix(codecs.BOM_UTF8)
+        if skipping:
+            skipping, line, data = _skip_line(data, line, final=final)
+        records = split(data, delimiter=delimiter, final=final, line=line)
+        rest, line = data[records.used :], records.line
+        unreadable: tuple[Unreadable, ...] = ()
+        if not final and len(rest) > MAX_RECORD_BYTES:
+            unreadable = (_too_long(rest, line),)
+            rest, skipping = b"", True
+        if len(records.starts) or unreadable:
+            cut = final and not data.endswith((b"\n", b"\r"))
+            yield _Piece(records=records, unreadable=unreadable, cut=cut)
+
+
+def _skip_line(data: bytes, line: int, *, final: bool) -> tuple[bool, int, bytes]:
+    found = data.find(b"\n")
+    if found < 0:
+        return not final, line, b""
+    return False, line + 1, data[found + 1 :]
+
+
+def _too_long(data: bytes, line: int) -> Unreadable:
+    return Unreadable(
+        line=line, reason="too_long", rule=_RULES["too_long"], text=_text(data[:_HELD_TEXT_BYTES])
+    )
+
+
+_RULES = {
+    "open_quote": "quotes around a field are closed before a delimiter or a line end",
+    "too_long": f"a record has at most {MAX_RECORD_BYTES} bytes",
+    "binary": "text has no NUL byte",
+    "encoding": "text is in the declared encoding",
+}
+
+
+def _header(path: Path, records: Records, options: DatasetOptions) -> list[str]:
+    """Returns the column names in the first record."""
+    line = records.bytes_of(0) if len(records.starts) else b"\0"
+    if line[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise InvalidInput(f"{path} is UTF-16", remedy="Set the option encoding to 'utf-16'.")
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"the header of {path} is not {options.encoding}: {error.reason}",
+            remedy="Set the option encoding (latin-1, cp1252, …), if it is a CSV file.",
+        ) from error
+    if "\0" in text or 0 in records.problems:
+        raise InvalidInput(
+            f"{path} is not a CSV file: its first line is not a line of text",
+            remedy="Give CSV (plain, .gz, .zip) or Parquet.",
+        )
+    parsed = csv.reader(io.StringIO(text, newline=""), delimiter=options.delimiter)
+    names = [name.strip() for name in next(parsed)]
+    if len(names) == 1 and any(other in text for other in ";\t|"):
+        raise InvalidInput(
+            f"{path} has one column, {text[:80]!r}",
+            remedy="Set the option delimiter, if its fields are separated by something else.",
+        )
+    _check_header(path, names)
+    return names
+
+
+def _check_header(path: Path, names: list[str]) -> None:
+    numbers = [name for name in names if _is_number(name)]
+    if len(numbers) * 2 > len(names) or (len(numbers) > 1 and len(set(numbers)) < len(numbers)):
+        raise InvalidInput(
+            f"{path} has no header: its first line begins {','.join(names)[:80]!r}",
+            remedy="Write the column names as the first line.",
+        )
+    check_names(path, names)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _text_batch(piece: _Piece, names: list[str], delimiter: str, *, header: bool) -> Batch:
+    records = piece.records
+    problems = _problems(records, len(names))
+    rows = np.ones(len(records.starts), np.bool_)
+    rows[list(problems)] = False
+    if header:
+        rows[0] = False
+        problems.pop(0, None)
+    good = np.flatnonzero(rows)
+    table = _parse(_bytes_of(records, good), names, delimiter, len(good))
+    unreadable = [
+        Unreadable(
+            line=int(records.lines[index]),
+            reason=reason,
+            rule=rule,
+            value=f"{records.fields[index]} fields" if reason == "wrong_fields" else None,
+            text=_text(records.bytes_of(index)[:_HELD_TEXT_BYTES]),
+        )
+        for index, (reason, rule) in problems.items()
+    ]
+
+    def texts(indices: Ints) -> list[str]:
+        return [_text(records.bytes_of(index)) for index in good[indices].tolist()]
+
+    return Batch(
+        table=table,
+        lines=records.lines[good],
+        unreadable=(*unreadable, *piece.unreadable),
+        texts=texts,
+        notes=(_NO_FINAL_NEWLINE,) if piece.cut and len(good) else (),
+    )
+
+
+_NO_FINAL_NEWLINE = Anomaly(
+    kind="no_final_newline",
+    severity="warning",
+    message="the last line has no line end: its last field may be cut",
+    rows=1,
+)
+
+
+def _problems(records: Records, width: int) -> dict[int, tuple[str, str]]:
+    """Returns (reason, rule) by index of each record that isn't a row."""
+    wrong = np.flatnonzero(records.fields != width).tolist()
+    found = dict.fromkeys(wrong, ("wrong_fields", f"a row has {width} fields"))
+    found.update({i: (reason, _RULES[reason]) for i, reason in records.problems.items()})
+    for index in _undecodable(records):
+        found[index] = ("encoding", _RULES["encoding"])
+    if b"\0" in records.data:
+        for index in range(len(records.starts)):
+            if b"\0" in records.bytes_of(index):
+                found[index] = ("binary", _RULES["binary"])
+    return dict(sorted(found.items()))
+
+
+def _undecodable(records: Records) -> list[int]:
+    if records.data.isascii() or _decodes(records.data[: records.used]):
+        return []
+    return [i for i in range(len(records.starts)) if not _decodes(records.bytes_of(i))]
+
+
+def _decodes(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _bytes_of(records: Records, rows: Ints) -> bytes:
+    """Returns the records at some indices, one after the other, in as few copies as possible."""
+    if not len(rows):
+        return b""
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    runs = np.split(rows, breaks)
+    view = memoryview(records.data)
+    return b"\n".join(view[int(records.starts[r[0]]) : int(records.ends[r[-1]])] for r in runs)
+
+
+def _parse(data: bytes, names: list[str], delimiter: str, rows: int) -> pa.Table:
+    if not rows:
+        return pa.table({name: pa.array([], pa.string()) for name in names})
+    table = pa_csv.read_csv(
+        pa.BufferReader(data + b"\n"),
+        read_options=pa_csv.ReadOptions(column_names=names, block_size=len(data) + 2),
+        parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pa_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            strings_can_be_null=False,
+            check_utf8=False,
+        ),
+    )
+    if table.num_rows != rows:
+        raise InvalidInput(
+            f"{rows} records of a CSV file were read as {table.num_rows} rows",
+            remedy="Report this with the file: two readers of CSV disagree about it.",
+        )
+    return table
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")

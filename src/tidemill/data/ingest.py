@@ -1,0 +1,427 @@
+"""Ingest: files in, one snapshot and the held rows out, exactly once, all or nothing.
+
+    locate      which files are meant, and their hashes; those known are not read again
+    judge       every row goes through the gate and is staged, accepted or held
+    refuse      too many bad rows, or a column is missing: every row is held instead
+    keep        staged files become content-addressed and durable
+    commit      one transaction makes snapshot, counts and held rows visible
+
+Killed at any point, the same call does the rest: what was staged is thrown away, what was kept is
+found by its hash, what was committed is known. A refused batch is recorded too; the same files
+again under the same schema and options are a no-op that says so, and are judged anew after either
+was changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from tidemill.data.batches import Progress, SourceFile
+from tidemill.data.catalog import (
+    TABLES,
+    Dataset,
+    IngestRow,
+    MovedError,
+    SeenSource,
+    find_dataset,
+    find_ingests,
+    find_snapshots,
+    find_sources,
+    save_dataset,
+    save_ingest,
+    save_snapshot,
+    with_rules,
+)
+from tidemill.data.gate import Draft, Earlier, Gate
+from tidemill.data.records import (
+    Anomaly,
+    Counts,
+    DatasetOptions,
+    IngestResult,
+    Snapshot,
+    SnapshotFile,
+    SourceRecord,
+)
+from tidemill.data.schema import Schema, read_schema
+from tidemill.data.sources import locate, read
+from tidemill.data.validation import Rule, merge_anomalies
+from tidemill.foundation.errors import Conflict, InvalidInput
+from tidemill.foundation.files import put_content
+from tidemill.foundation.home import Home
+from tidemill.foundation.names import check_name
+
+ATTEMPTS = 5
+
+
+def ingest(
+    home: Home,
+    name: str,
+    sources: Sequence[Path | str],
+    *,
+    options: DatasetOptions | None = None,
+    schema: Schema | Path | None = None,
+    progress: Progress | None = None,
+) -> IngestResult:
+    """Brings files into a dataset as one new snapshot and says what became of every row.
+
+    Args:
+        home: the installation.
+        name: the dataset; it is made by its first ingest.
+        sources: files (CSV plain, .gz or .zip; Parquet), or folders of them.
+        options: stored; the stored ones hold where None is given.
+        schema: rules for columns, as a record or a TOML file; the first ingest infers the rest,
+            later ones may change rules but not columns.
+        progress: told the bytes read so far and in all.
+
+    Returns:
+        Counts, reasons and anomalies. ``refused`` says why the whole batch was held, if it was;
+        ``repeated`` says that all files were known and nothing was done.
+
+    Raises:
+        NotFound: a file does not exist.
+        InvalidInput: a file is empty, truncated or can't be read; nothing was recorded.
+        Conflict: key, time, columns or types would change, or a file was written to meanwhile.
+    """
+    check_name("dataset", name)
+    rules = read_schema(schema) if isinstance(schema, Path) else schema
+    options = _checked(options)
+    files, notes = locate(sources)
+    with _my_turn(home, name) as folder:
+        for _ in range(ATTEMPTS):
+            dataset = with_rules(find_dataset(home, name), options=options, schema=rules)
+            known = _known(home, dataset, files)
+            fresh = [file for file in files if file.record.sha256 not in known]
+            if not fresh:
+                return _as_before(home, dataset, list(known.values()))
+            notes_now = [*notes, *_skipped(known)]
+            draft = _judge(home, dataset, fresh, folder, progress or _silent)
+            try:
+                return _commit(home, dataset, fresh, draft, notes_now)
+            except MovedError:
+                continue  # judged against snapshots that are not the newest any more
+    raise Conflict(
+        f"dataset {name!r} changed {ATTEMPTS} times while it was ingested", remedy="Try again."
+    )
+
+
+# --- before --------------------------------------------------------------------------------
+
+
+@contextmanager
+def _my_turn(home: Home, name: str) -> Iterator[Path]:
+    """Gives an empty folder while no other process of this machine ingests into the dataset."""
+    folder = home.cache_path / "ingest" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    home.run_path.mkdir(parents=True, exist_ok=True)
+    with (home.run_path / f"ingest-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checked(options: DatasetOptions | None) -> DatasetOptions | None:
+    if options is None:
+        return None
+    try:
+        return msgspec.convert(msgspec.to_builtins(options), DatasetOptions)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the options are wrong: {error}", remedy="Correct them.") from error
+
+
+def _known(home: Home, dataset: Dataset, files: list[SourceFile]) -> dict[str, SeenSource]:
+    """Returns files that need no reading: ingested, or refused under the same rules."""
+    seen = find_sources(home, dataset.name, [file.record.sha256 for file in files])
+    return {
+        sha256: source
+        for sha256, source in seen.items()
+        if source.basis is None or source.basis == dataset.basis
+    }
+
+
+def _skipped(known: dict[str, SeenSource]) -> list[Anomaly]:
+    return [
+        Anomaly(
+            kind="repeated_source",
+            severity="info",
+            message=f"{source.record.path} was ingested before: not read again",
+        )
+        for source in known.values()
+    ]
+
+
+def _as_before(home: Home, dataset: Dataset, known: list[SeenSource]) -> IngestResult:
+    """Returns the counts of the first time."""
+    rows = find_ingests(home, dataset.name, ids=sorted({source.ingest for source in known}))
+    last = max(rows, key=lambda row: row.created_at)
+    reasons: dict[str, int] = {}
+    for source in known:
+        _add(reasons, source.reasons)
+    return _result(
+        dataset.name,
+        sum((source.counts for source in known), Counts()),
+        ingest=last.id,
+        snapshot=last.snapshot,
+        refused=next((row.refused for row in rows if row.refused), None),
+        repeated=True,
+        sources=tuple(source.record for source in known),
+        reasons=reasons,
+        anomalies=tuple(merge_anomalies(one for row in rows for one in row.anomalies)),
+    )
+
+
+# --- judge ---------------------------------------------------------------------------------
+
+
+def _judge(
+    home: Home, dataset: Dataset, files: list[SourceFile], folder: Path, progress: Progress
+) -> Draft:
+    """Returns the judged rows, all of them held if the batch is refused."""
+    draft = _read(home, dataset, files, folder, progress)
+    if not draft.counts.received:
+        raise InvalidInput(
+            f"{files[0].path} has a header and no rows", remedy="Check how it was written."
+        )
+    refused = _refusal(dataset, draft)
+    if refused and draft.counts.quarantined < draft.counts.received:
+        hold_all = Rule(reason="batch_refused", text="the batch that a row came with is good")
+        draft = _read(home, dataset, files, folder, progress, hold_all=hold_all)
+    return replace(draft, refused=refused)
+
+
+def _read(
+    home: Home,
+    dataset: Dataset,
+    files: list[SourceFile],
+    folder: Path,
+    progress: Progress,
+    *,
+    hold_all: Rule | None = None,
+) -> Draft:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    total = sum(file.record.bytes for file in files)
+    gate = Gate(
+        dataset, folder, _ingest_id(dataset, files), _earlier(home, dataset), hold_all=hold_all
+    )
+    try:
+        before = 0
+        for file in files:
+            for batch in read(file, dataset.options, _offset(progress, before, total)):
+                gate.admit(file, batch)
+            before += file.record.bytes
+    except BaseException:
+        gate.abandon()
+        raise
+    return gate.close(held_at=home.clock.now())
+
+
+def _earlier(home: Home, dataset: Dataset) -> Earlier:
+    if not dataset.sequence or not (dataset.options.key or dataset.options.time):
+        return Earlier()
+    snapshots = find_snapshots(home, dataset=dataset.name)
+    return Earlier(
+        keys=[home.files.fetch(one.keys_key) for one in snapshots if one.keys_key],
+        newest=max((one.time_max for one in snapshots if one.time_max is not None), default=None),
+    )
+
+
+def _refusal(dataset: Dataset, draft: Draft) -> str | None:
+    """Returns why the batch must not become a snapshot, and what to do."""
+    missing = [one.column for one in draft.anomalies if one.kind == "missing_column"]
+    if missing:
+        return (
+            f"column {', '.join(str(name) for name in missing)} of dataset {dataset.name!r} is "
+            "missing. Write the file with it, or ingest it into a new dataset."
+        )
+    counts, most = draft.counts, dataset.options.max_bad_fraction
+    if counts.quarantined <= most * counts.received:
+        return None
+    worst = ", ".join(f"{group.rows} {group.reason}: {group.rule}" for group in draft.groups[:3])
+    return (
+        f"{counts.quarantined} of {counts.received} rows are bad ({worst}), more than "
+        f"max_bad_fraction {most:g}. Correct the file, the schema or max_bad_fraction, and ingest "
+        "it again."
+    )
+
+
+def _ingest_id(dataset: Dataset, files: list[SourceFile]) -> str:
+    what = (dataset.name, dataset.revision, dataset.basis, [file.record.sha256 for file in files])
+    return hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:32]
+
+
+# --- keep and commit -----------------------------------------------------------------------
+
+
+def _commit(
+    home: Home,
+    dataset: Dataset,
+    files: list[SourceFile],
+    draft: Draft,
+    notes: list[Anomaly],
+) -> IngestResult:
+    """Makes the draft durable, then visible.
+
+    Raises:
+        MovedError: the dataset changed since it was read; nothing became visible.
+    """
+    at = home.clock.now()
+    schema = draft.schema if draft.parts else None
+    snapshot = _keep_snapshot(home, dataset, files, draft, schema) if schema else None
+    held_key = _keep(home, draft.held, "parquet") if draft.held else None
+    anomalies = tuple(merge_anomalies((*notes, *_without_rows(files, draft), *draft.anomalies)))
+    row = IngestRow(
+        id=_ingest_id(dataset, files),
+        dataset=dataset.name,
+        snapshot=snapshot.id if snapshot else None,
+        refused=draft.refused,
+        held_key=held_key,
+        groups=draft.groups,
+        anomalies=anomalies,
+        created_at=at,
+    )
+    basis = dataset.basis if draft.refused else None
+    with home.store.write(TABLES) as conn:
+        save_dataset(conn, _advanced(dataset, draft, snapshot), at=at)
+        save_ingest(conn, row, [_seen(file, draft, row.id, basis) for file in files])
+        if snapshot:
+            save_snapshot(conn, snapshot)
+    reasons: dict[str, int] = {}
+    for tally in draft.tallies.values():
+        _add(reasons, tally.reasons)
+    return _result(
+        dataset.name,
+        draft.counts,
+        ingest=row.id,
+        snapshot=row.snapshot,
+        refused=draft.refused,
+        repeated=False,
+        sources=tuple(file.record for file in files),
+        reasons=reasons,
+        anomalies=anomalies,
+    )
+
+
+def _keep_snapshot(
+    home: Home,
+    dataset: Dataset,
+    files: list[SourceFile],
+    draft: Draft,
+    schema: Schema,
+) -> Snapshot:
+    statistics = draft.parts[0][0].with_name("statistics.json")
+    statistics.write_bytes(msgspec.json.format(msgspec.json.encode(draft.statistics), indent=1))
+    snapshot = Snapshot(
+        id="",
+        dataset=dataset.name,
+        sequence=dataset.sequence + 1,
+        schema_sha256=schema.sha256,
+        files=tuple(_keep_part(home, path, rows) for path, rows in draft.parts),
+        sources=tuple(file.record for file in files),
+        counts=draft.counts,
+        statistics_key=_keep(home, statistics, "json"),
+        keys_key=_keep(home, draft.keys, "keys1") if draft.keys else None,
+        time_min=draft.time_min,
+        time_max=draft.time_max,
+        created_at=home.clock.now(),
+    )
+    return msgspec.structs.replace(snapshot, id=_snapshot_id(snapshot))
+
+
+def _snapshot_id(snapshot: Snapshot) -> str:
+    manifest = msgspec.to_builtins(snapshot)
+    for source in manifest["sources"]:
+        del source["path"]
+    del manifest["id"], manifest["created_at"]
+    return hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()[:16]
+
+
+def _keep_part(home: Home, path: Path, rows: int) -> SnapshotFile:
+    key = _keep(home, path, "parquet")
+    sha256 = key.rpartition("/")[2].partition(".")[0]
+    return SnapshotFile(key=key, sha256=sha256, rows=rows, bytes=path.stat().st_size)
+
+
+def _keep(home: Home, path: Path, suffix: str) -> str:
+    return put_content(home.files, path, folder="data", suffix=suffix)
+
+
+def _advanced(dataset: Dataset, draft: Draft, snapshot: Snapshot | None) -> Dataset:
+    """Returns the dataset as it is with the snapshot: its schema is frozen by the first."""
+    return Dataset(
+        name=dataset.name,
+        revision=dataset.revision,
+        sequence=dataset.sequence + (snapshot is not None),
+        options=dataset.options,
+        declared=dataset.declared,
+        schema=draft.schema if snapshot else dataset.schema,
+    )
+
+
+def _without_rows(files: list[SourceFile], draft: Draft) -> list[Anomaly]:
+    return [
+        Anomaly(kind="no_rows", message=f"{file.path} has a header and no rows")
+        for file in files
+        if not draft.tallies[file.record.sha256].counts.received
+    ]
+
+
+def _seen(file: SourceFile, draft: Draft, ingest_id: str, basis: str | None) -> SeenSource:
+    tally = draft.tallies[file.record.sha256]
+    return SeenSource(
+        record=file.record,
+        ingest=ingest_id,
+        counts=tally.counts,
+        reasons=tally.reasons,
+        basis=basis,
+    )
+
+
+def _result(
+    name: str,
+    counts: Counts,
+    *,
+    ingest: str,
+    snapshot: str | None,
+    refused: str | None,
+    repeated: bool,
+    sources: tuple[SourceRecord, ...],
+    reasons: dict[str, int],
+    anomalies: tuple[Anomaly, ...],
+) -> IngestResult:
+    return IngestResult(
+        dataset=name,
+        received=counts.received,
+        accepted=counts.accepted,
+        quarantined=counts.quarantined,
+        duplicate=counts.duplicate,
+        late=counts.late,
+        snapshot=snapshot,
+        repeated=repeated,
+        refused=refused,
+        sources=sources,
+        reasons=dict(sorted(reasons.items())),
+        anomalies=anomalies,
+        ingest=ingest,
+    )
+
+
+def _add(total: dict[str, int], more: dict[str, int]) -> None:
+    for reason, rows in more.items():
+        total[reason] = total.get(reason, 0) + rows
+
+
+def _offset(progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _: progress(before + done, total)
+
+
+def _silent(_done: int, _total: int) -> None: ...
