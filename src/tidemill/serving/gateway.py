@@ -1,0 +1,217 @@
+"""A gateway process: ``python -m tidemill.serving.gateway --fd N --control-fd M``.
+
+Answers queries on the listening socket that it inherited, by the assignments that its supervisor
+sends. When told to stop, or when the supervisor is gone, it finishes what is in flight, seals its
+ledger and exits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import itertools
+import signal
+import socket
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+
+import uvloop
+
+from tidemill.data.ledger import LedgerWriter
+from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
+from tidemill.foundation.errors import TidemillError
+from tidemill.foundation.instruments import Instruments, render
+from tidemill.foundation.logs import configure_logs, log
+from tidemill.foundation.settings import ServeSettings
+from tidemill.serving.channel import (
+    Activate,
+    Activated,
+    Channel,
+    Collect,
+    Drain,
+    Drained,
+    Failed,
+    Hello,
+    Metrics,
+    MetricsWanted,
+    Prepare,
+    Prepared,
+    Snapshot,
+)
+from tidemill.serving.dataplane import DataPlane
+from tidemill.serving.edge import Edge, Limits
+from tidemill.serving.plan import Assignment
+from tidemill.serving.processor import Processor
+from tidemill.serving.routes import PathRoutes
+
+_ORPHAN_DRAIN_S = 1.0
+_METRICS_WITHIN_S = 3.0
+
+
+class Gateway:
+    """Serves one listening socket for one supervisor.
+
+    Args:
+        hello: who this gateway is and how it is to serve.
+        channel: the started channel to the supervisor.
+        listener: the listening socket; accepted from once the first assignment is live.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self, hello: Hello, channel: Channel, listener: socket.socket, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._hello = hello
+        self._channel = channel
+        self._listener = listener
+        self._instruments = Instruments()
+        self._ledger = LedgerWriter(
+            Path(hello.ledger_path),
+            hello.gateway,
+            sync_interval_s=hello.ledger.sync_interval_ms / 1000,
+            segment_bytes=hello.ledger.segment_bytes,
+            clock=clock,
+        )
+        self._processor = Processor(self._ledger, self._instruments, clock)
+        plane = DataPlane(
+            self._processor,
+            ledger=self._ledger,
+            instruments=self._instruments,
+            clock=clock,
+            collect=self._collect,
+        )
+        self._edge = Edge(PathRoutes(plane), _limits(hello.serve), clock)
+        self._server: asyncio.Server | None = None
+        self._retiring = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._requests = itertools.count(1)
+        self._scrapes: dict[int, asyncio.Future[bytes]] = {}
+        self._log = log("serving.gateway")
+
+    async def run(self) -> None:
+        """Obeys the supervisor until it says to drain or is gone, or SIGTERM comes."""
+        self._ledger.start()
+        self._edge.start()
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        obeying = asyncio.create_task(self._obey())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((obeying, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        drain_s = obeying.result() if obeying.done() else self._hello.serve.drain_s
+        obeying.cancel()
+        await self._drain(drain_s)
+
+    async def _obey(self) -> float:
+        """Does what it is told; returns how long the last queries may take."""
+        while (message := await self._channel.receive()) is not None:
+            match message:
+                case Prepare(assignment=assignment):
+                    self._spawn(self._prepare(assignment))
+                case Activate(revision=revision):
+                    await self._activate(revision)
+                case Collect(request=request):
+                    shown = self._instruments.snapshot()
+                    self._channel.send(Snapshot(request=request, instruments=shown))
+                case Metrics(request=request, text=text):
+                    waiting = self._scrapes.get(request)
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(text)
+                case Drain(timeout_s=timeout_s):
+                    return timeout_s
+                case _:
+                    raise AssertionError(f"a supervisor said {type(message).__name__}")
+        self._log.warning("supervisor.gone")
+        return _ORPHAN_DRAIN_S
+
+    async def _prepare(self, assignment: Assignment) -> None:
+        revision = assignment.revision
+        try:
+            await self._processor.prepare(assignment)
+        except TidemillError as error:
+            self._channel.send(Failed(revision=revision, reason=str(error)))
+        except Exception as error:  # noqa: BLE001 - the supervisor is told, whatever it was
+            self._log.exception("prepare.failed", revision=revision)
+            self._channel.send(Failed(revision=revision, reason=f"{type(error).__name__}: {error}"))
+        else:
+            self._channel.send(Prepared(revision=revision))
+
+    async def _activate(self, revision: int) -> None:
+        self._processor.activate(revision)
+        if self._server is None:
+            # What is loaded now stays: the collector need never look at it again.
+            gc.collect()
+            gc.freeze()
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(self._edge.protocol, sock=self._listener)
+        self._channel.send(Activated(revision=revision))
+        self._spawn(self._retire(revision))
+
+    async def _retire(self, revision: int) -> None:
+        async with self._retiring:
+            try:
+                await self._processor.retire()
+            except Exception:  # noqa: BLE001 - what is live goes on; the log has the rest
+                self._log.exception("retire.failed", revision=revision)
+            self._channel.send(Drained(revision=revision))
+
+    async def _collect(self) -> bytes:
+        """Returns the metrics of all gateways; its own if the supervisor does not answer."""
+        request = next(self._requests)
+        waiting = self._scrapes[request] = asyncio.get_running_loop().create_future()
+        self._channel.send(MetricsWanted(request=request))
+        try:
+            return await asyncio.wait_for(waiting, _METRICS_WITHIN_S)
+        except TimeoutError:
+            return render([self._instruments.snapshot()])
+        finally:
+            del self._scrapes[request]
+
+    async def _drain(self, timeout_s: float) -> None:
+        if self._server is not None:
+            self._server.close()
+        began = asyncio.get_running_loop().time()
+        await self._edge.drain(timeout_s)
+        spent = asyncio.get_running_loop().time() - began
+        await self._processor.drain(max(0.1, timeout_s - spent))
+        await asyncio.to_thread(self._ledger.close)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _limits(serve: ServeSettings) -> Limits:
+    return Limits(
+        max_body_bytes=serve.max_body_bytes,
+        idle_timeout_s=serve.idle_timeout_s,
+        read_timeout_s=serve.read_timeout_s,
+    )
+
+
+async def _run(fd: int, control_fd: int) -> None:
+    channel = Channel(socket.socket(fileno=control_fd))
+    await channel.start()
+    hello = await channel.receive()
+    if isinstance(hello, Hello):
+        configure_logs(hello.logs.level, hello.logs.format)
+        await Gateway(hello, channel, socket.socket(fileno=fd)).run()
+    await channel.aclose()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a gateway until it is told to stop."""
+    parser = argparse.ArgumentParser(prog="tidemill.serving.gateway")
+    parser.add_argument("--fd", type=int, required=True, help="the listening socket")
+    parser.add_argument("--control-fd", type=int, required=True, help="the supervisor's channel")
+    options = parser.parse_args(arguments)
+    uvloop.run(_run(options.fd, options.control_fd))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The listening socket: opened once by the supervisor, inherited by every gateway."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+
+from tidemill.foundation.errors import Conflict, InvalidSettings, Refused
+from tidemill.foundation.settings import ServeSettings
+
+_BACKLOG = 4096
+
+
+def open_listener(settings: ServeSettings) -> socket.socket:
+    """Opens the socket that queries come in on; port 0 takes any free one. The caller closes it.
+
+    Raises:
+        Refused: the address is reachable from elsewhere, and nobody said that it may be.
+        Conflict: the port is taken.
+        InvalidSettings: the host is not an address of this machine.
+    """
+    host, port = settings.host, settings.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise InvalidSettings(
+            f"host {host!r} cannot be resolved: {error}", remedy="Use 127.0.0.1, or correct it."
+        ) from error
+    family, _, _, _, address = found[0]
+    if not settings.allow_public and not ipaddress.ip_address(address[0]).is_loopback:
+        raise Refused(
+            f"host {host!r} can be reached from other machines, and anybody there could query",
+            remedy="Listen on 127.0.0.1 behind a proxy, or set serve.allow_public.",
+        )
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise _refusal(host, port, error) from error
+    return listener
+
+
+def _refusal(host: str, port: int, error: OSError) -> Conflict | InvalidSettings:
+    if error.errno == errno.EADDRINUSE:
+        return Conflict(
+            f"port {port} on {host} is in use",
+            remedy="Stop the process that uses it, or choose another with serve.port.",
+        )
+    return InvalidSettings(
+        f"cannot listen on {host} port {port}: {error.strerror}",
+        remedy="Choose another with serve.host and serve.port.",
+    )

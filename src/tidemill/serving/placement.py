@@ -1,0 +1,23 @@
+"""Where a model runs: in the gateway process, or in workers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tidemill.models.format import ModelManifest
+from tidemill.serving.plan import ServingPlan
+
+_COMPILED = "onnx"
+
+
+def decide_placement(plan: ServingPlan, manifest: ModelManifest) -> Literal["gateway", "worker"]:
+    """Returns where a version runs.
+
+    ``auto`` puts a model into the gateway only if it is compiled, and a batch of one was measured
+    and is short: everything else on the event loop waits meanwhile.
+    """
+    if plan.placement != "auto":
+        return plan.placement
+    latency = manifest.latency
+    quick = latency is not None and latency.batch_1_s * 1000 <= plan.inline_below_ms
+    return "gateway" if quick and manifest.runtime == _COMPILED else "worker"

@@ -1,0 +1,360 @@
+"""The supervisor: owns the listening socket, keeps gateways and workers alive, and makes what they
+serve follow the deployments.
+
+A revision goes live in two steps: every gateway prepares it beside what is live, then every one
+activates it. What cannot be prepared changes nothing; ``status`` and the log say why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidemill.foundation.clock import SYSTEM_CLOCK, Clock, iso
+from tidemill.foundation.instruments import Instruments, render
+from tidemill.foundation.logs import log
+from tidemill.foundation.settings import LedgerSettings, LogSettings, ServeSettings
+from tidemill.serving.channel import Hello
+from tidemill.serving.convergence import Placed, assign, place
+from tidemill.serving.fleet import Fleet
+from tidemill.serving.gateway_process import MODULE, Failure, GatewayProcess
+from tidemill.serving.listening import open_listener
+from tidemill.serving.live import DeploymentSource
+from tidemill.serving.plan import Deployment
+from tidemill.serving.worker_pool import WorkerPool, describe
+from tidemill.serving.worker_process import LOADER, WorkerProcess
+
+_POLL_S = 0.1
+_RETRY_S = 2.0
+_DRAINED_WITHIN_S = 60.0
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an application's deployment is not live; it is tried again when it changes."""
+
+    application: str
+    revision: int
+    reason: str
+    at: str
+
+
+class Supervisor:
+    """Serves what a source says is live, until it is told to stop.
+
+    Args:
+        source: tells what is to be live.
+        settings: how to listen and how long to wait.
+        ledger: how the gateways write their ledger.
+        run_path: an existing folder that nobody else may enter; sockets go into a new one in it.
+        ledger_path: the ledger's folder.
+        logs: how the gateways log.
+        clock: tells the time.
+        gateway_module: what a gateway process runs.
+        loader: "module:function" that opens a model inside a worker.
+
+    Run it on the thread that outlives it: workers die with the thread that started them.
+    """
+
+    def __init__(
+        self,
+        source: DeploymentSource,
+        settings: ServeSettings,
+        ledger: LedgerSettings,
+        *,
+        run_path: Path,
+        ledger_path: Path,
+        logs: LogSettings = LogSettings(),  # noqa: B008 - frozen
+        clock: Clock = SYSTEM_CLOCK,
+        gateway_module: str = MODULE,
+        loader: str = LOADER,
+    ) -> None:
+        self._source = source
+        self._settings = settings
+        self._hello = Hello(
+            gateway="", serve=settings, ledger=ledger, logs=logs, ledger_path=str(ledger_path)
+        )
+        self._run_path = run_path
+        self._clock = clock
+        self._gateway_module = gateway_module
+        self._loader = loader
+        self._placed: dict[str, Placed] = {}
+        self._refusals: dict[str, Refusal] = {}
+        self._wanted: int | None = None
+        self._port: int | None = None
+        self._fleet: Fleet | None = None
+        self._pool: WorkerPool | None = None
+        self._wake = asyncio.Event()
+        self._first = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._log = log("serving.supervisor")
+
+    async def run(self, ready: Callable[[int], None], stop: asyncio.Event) -> None:
+        """Serves until ``stop`` is set, then finishes what is in flight.
+
+        Args:
+            ready: called once, with the port, when queries are answered. A deployment that could
+                not be made live does not hold it up: see ``status``.
+            stop: set it to end the server.
+
+        Raises:
+            Refused: the address can be reached from elsewhere, and nobody said that it may be.
+            Conflict: the port is taken.
+            Unavailable: gateways cannot be started.
+        """
+        listener = open_listener(self._settings)
+        sockets = Path(tempfile.mkdtemp(prefix="serve-", dir=self._run_path))
+        try:
+            self._port = listener.getsockname()[1]
+            self._pool = WorkerPool(
+                sockets, wanted=self._wake.set, clock=self._clock, loader=self._loader
+            )
+            self._fleet = Fleet(
+                listener,
+                hello=self._hello,
+                gateways=self._settings.gateways,
+                behind=self._wake.set,
+                metrics_wanted=self._scraped,
+                clock=self._clock,
+                module=self._gateway_module,
+            )
+            self._fleet.start()
+            await self._serve(self._fleet, ready, stop)
+        finally:
+            listener.close()
+            await self._shut_down()
+            shutil.rmtree(sockets, ignore_errors=True)
+
+    def status(self) -> dict[str, Any]:
+        """Returns what is wanted, what is live, who runs, and what was refused and why."""
+        live = None if self._fleet is None else self._fleet.live
+        return {
+            "port": self._port,
+            "revision_wanted": self._wanted,
+            "revision_live": None if live is None else live.revision,
+            "applications": {
+                name: placed.deployment.revision for name, placed in sorted(self._placed.items())
+            },
+            "gateways": [] if self._fleet is None else self._fleet.status(),
+            "workers": [] if self._pool is None else self._pool.status(),
+            "refused": [msgspec.to_builtins(self._refusals[name]) for name in self._refusals],
+        }
+
+    async def metrics(self) -> bytes:
+        """Returns the metrics of all gateways and of the supervisor, as Prometheus's text."""
+        if self._fleet is None:
+            return render([self._own_metrics().snapshot()])
+        return render([*await self._fleet.snapshots(), self._own_metrics().snapshot()])
+
+    async def _serve(self, fleet: Fleet, ready: Callable[[int], None], stop: asyncio.Event) -> None:
+        ends = [
+            asyncio.create_task(work)
+            for work in (stop.wait(), fleet.broken(), self._watch(), self._follow())
+        ]
+        first = asyncio.create_task(self._first.wait())
+        try:
+            await asyncio.wait((first, *ends), return_when=asyncio.FIRST_COMPLETED)
+            if first.done() and self._port is not None:
+                ready(self._port)
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (first, *ends):
+                task.cancel()
+            await asyncio.gather(first, *ends, return_exceptions=True)
+
+    async def _shut_down(self) -> None:
+        if self._fleet is not None:
+            await self._fleet.stop(self._settings.drain_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._pool is not None:
+            await self._pool.stop_all()
+
+    # Following the source
+
+    async def _watch(self) -> None:
+        """Notices changes of the source."""
+        seen: int | None = None
+        complained = False
+        while True:
+            try:
+                revision = await asyncio.to_thread(self._source.revision)
+            except Exception as error:  # noqa: BLE001 - whatever ails the source, serving goes on
+                if not complained:
+                    self._log.warning("source.unreadable", reason=describe(error))
+                complained = True
+            else:
+                complained = False
+                if revision != seen:
+                    seen = revision
+                    self._wake.set()
+            await asyncio.sleep(_POLL_S)
+
+    async def _follow(self) -> None:
+        """Makes what is served follow the source, again and again."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                revision = await asyncio.to_thread(self._source.revision)
+                deployments = await asyncio.to_thread(self._source.deployments)
+            except Exception as error:  # noqa: BLE001 - as in _watch
+                self._log.warning("source.unreadable", reason=describe(error))
+                self._retry_later()
+                continue
+            await self._converge(revision, deployments)
+            self._first.set()
+
+    async def _converge(self, revision: int, deployments: tuple[Deployment, ...]) -> None:
+        self._wanted = revision
+        names = {each.application for each in deployments}
+        self._refusals = {name: r for name, r in self._refusals.items() if name in names}
+        outcomes = await asyncio.gather(*(self._place(each) for each in deployments))
+        wanted = {each.deployment.application: each for each in outcomes if each is not None}
+        whole = len(wanted) == len(names) and not self._refusals
+        failure = await self._go_live(wanted, revision if whole else None)
+        if failure is not None:
+            await self._go_live_apart(wanted, failure)
+        self._drop_unused()
+
+    async def _place(self, deployment: Deployment) -> Placed | None:
+        """Returns what can be served of an application: the wanted deployment or the present."""
+        assert self._pool is not None
+        name, plan = deployment.application, deployment.plan
+        present = self._placed.get(name)
+        refusal = self._refusals.get(name)
+        if refusal is not None and refusal.revision != deployment.revision:
+            del self._refusals[name]
+            refusal = None
+        wanted = present
+        try:
+            if refusal is None and (present is None or present.deployment != deployment):
+                wanted = await asyncio.to_thread(place, self._source, deployment)
+            if wanted is not None:
+                for key in wanted.worker_keys:
+                    await self._pool.ensure(key, plan.replicas)
+        except Exception as error:  # noqa: BLE001 - one application's trouble is its own
+            if wanted is present and present is not None:
+                self._log.warning("worker.start_failed", application=name, reason=describe(error))
+            else:
+                self._refuse(deployment, describe(error))
+            return present
+        return wanted
+
+    async def _go_live(self, wanted: dict[str, Placed], revision: int | None) -> Failure | None:
+        """Makes this live, and nothing else; tried once more if a gateway died over it.
+
+        ``revision`` is the source's, if this is all that it wants.
+        """
+        assert self._fleet is not None
+        assert self._pool is not None
+        assignment = assign(wanted, self._pool, revision=self._number(wanted, revision))
+        if assignment == self._fleet.live and self._fleet.complete:
+            return None
+        failure = await self._fleet.go_live(assignment)
+        if failure is not None and failure.died:
+            failure = await self._fleet.go_live(assignment)
+        if failure is None:
+            self._placed = dict(wanted)
+            self._log.info("revision.live", revision=assignment.revision, wanted=self._wanted)
+        return failure
+
+    async def _go_live_apart(self, wanted: dict[str, Placed], failure: Failure) -> None:
+        """Finds out which application's change cannot be prepared; the others go live."""
+        changed = [name for name in wanted if wanted[name] is not self._placed.get(name)]
+        kept = {
+            name: self._placed[name] if name in changed else placed
+            for name, placed in wanted.items()
+            if name not in changed or name in self._placed
+        }
+        stuck = await self._go_live(kept, None)
+        if stuck is not None:
+            self._log.error("revision.stuck", reason=stuck.reason)
+            self._retry_later()
+        for name in changed:
+            reason: Failure | None = failure
+            if len(changed) > 1:
+                trial = {**kept, name: wanted[name]}
+                reason = await self._go_live(trial, None)
+                kept = trial if reason is None else kept
+            if reason is not None:
+                self._refuse(wanted[name].deployment, reason.reason)
+
+    def _number(self, wanted: dict[str, Placed], revision: int | None) -> int:
+        """Returns the source's revision if all of it is in, else the newest that is."""
+        if revision is not None:
+            return revision
+        assert self._fleet is not None
+        live = 0 if self._fleet.live is None else self._fleet.live.revision
+        return max(live, *(each.deployment.revision for each in wanted.values()), 0)
+
+    def _refuse(self, deployment: Deployment, reason: str) -> None:
+        name = deployment.application
+        self._refusals[name] = Refusal(
+            application=name,
+            revision=deployment.revision,
+            reason=reason,
+            at=iso(self._clock.now()),
+        )
+        self._log.error(
+            "deployment.refused", application=name, revision=deployment.revision, reason=reason
+        )
+
+    def _drop_unused(self) -> None:
+        """Stops workers that nothing live uses, once no gateway uses them either."""
+        assert self._pool is not None
+        used = [key for placed in self._placed.values() for key in placed.worker_keys]
+        unused = self._pool.take_unused(used)
+        if unused:
+            task = asyncio.create_task(self._retire(unused))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _retire(self, workers: list[WorkerProcess]) -> None:
+        assert self._fleet is not None
+        assert self._pool is not None
+        await self._fleet.drained(timeout_s=_DRAINED_WITHIN_S)
+        await self._pool.stop(workers)
+
+    def _retry_later(self) -> None:
+        asyncio.get_running_loop().call_later(_RETRY_S, self._wake.set)
+
+    # Metrics
+
+    def _scraped(self, gateway: GatewayProcess, request: int) -> None:
+        task = asyncio.create_task(self._answer_scrape(gateway, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer_scrape(self, gateway: GatewayProcess, request: int) -> None:
+        gateway.send_metrics(request, await self.metrics())
+
+    def _own_metrics(self) -> Instruments:
+        own = Instruments()
+        restarts = own.counter(
+            "tidemill_process_restarts", "Processes started again after they died.", ("kind",)
+        )
+        live = own.gauge("tidemill_revision", "The revision that is live.")
+        refused = own.gauge("tidemill_deployments_refused", "Deployments that are not live.")
+        if self._fleet is not None and self._pool is not None:
+            restarts.of("gateway").value = self._fleet.restarts
+            restarts.of("worker").value = self._pool.restarts
+            live.of().value = 0 if self._fleet.live is None else self._fleet.live.revision
+        refused.of().value = len(self._refusals)
+        return own
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Sets the event when this process gets SIGTERM or SIGINT; call it on the main thread."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)

@@ -1,0 +1,137 @@
+"""All workers of one supervisor: as many of each kind as are wanted, restarted when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tidemill.foundation.clock import Clock
+from tidemill.foundation.errors import TidemillError
+from tidemill.foundation.logs import log
+from tidemill.serving.backoff import Deaths
+from tidemill.serving.worker_process import LOADER, WorkerKey, WorkerProcess
+
+
+@dataclass(slots=True)
+class _Group:
+    """The workers of one kind."""
+
+    workers: dict[WorkerProcess, float] = field(default_factory=dict)  # with when they started
+    deaths: Deaths = field(default_factory=Deaths)
+    wait_until: float = 0.0
+
+
+class WorkerPool:
+    """Starts, counts and stops workers.
+
+    Args:
+        folder: where their sockets are; nobody else may enter it.
+        wanted: called when workers are missing and may be started now.
+        clock: measures how long they lived.
+        loader: "module:function" that opens a model inside a worker.
+    """
+
+    def __init__(
+        self, folder: Path, *, wanted: Callable[[], None], clock: Clock, loader: str = LOADER
+    ) -> None:
+        self._folder = folder
+        self._wanted = wanted
+        self._clock = clock
+        self._loader = loader
+        self._groups: defaultdict[WorkerKey, _Group] = defaultdict(_Group)
+        self._retiring: set[WorkerProcess] = set()
+        self._names = itertools.count(1)
+        self._log = log("serving.workers")
+        self.restarts = 0
+
+    def alive(self, key: WorkerKey) -> tuple[WorkerProcess, ...]:
+        """Returns the workers of a kind that take batches."""
+        return tuple(self._groups[key].workers) if key in self._groups else ()
+
+    async def ensure(self, key: WorkerKey, count: int) -> None:
+        """Starts the workers that a kind lacks, unless it died too often too recently.
+
+        Raises:
+            TidemillError: one could not be started; the others stay.
+        """
+        group = self._groups[key]
+        missing = count - len(group.workers)
+        if missing <= 0 or self._clock.monotonic() < group.wait_until:
+            return
+        started = await asyncio.gather(
+            *(self._start(group, key) for _ in range(missing)), return_exceptions=True
+        )
+        for outcome in started:
+            if isinstance(outcome, BaseException):
+                self._wait(group, lived_s=0.0)
+                raise outcome
+
+    def take_unused(self, used: Iterable[WorkerKey]) -> list[WorkerProcess]:
+        """Takes the workers of all other kinds out of the pool; ``stop`` them when they may go."""
+        wanted = set(used)
+        unused: list[WorkerProcess] = []
+        for key in [key for key in self._groups if key not in wanted]:
+            unused.extend(self._groups.pop(key).workers)
+        self._retiring.update(unused)
+        return unused
+
+    async def stop(self, workers: Iterable[WorkerProcess]) -> None:
+        """Stops workers that were taken out; they finish what they are at."""
+        going = list(workers)
+        await asyncio.gather(*(worker.stop() for worker in going))
+        self._retiring.difference_update(going)
+
+    async def stop_all(self) -> None:
+        """Stops every worker."""
+        self.take_unused(())
+        await self.stop(self._retiring)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Returns what runs, for people."""
+        return [
+            {
+                "application": key.application,
+                "model": key.model,
+                "version": key.version,
+                "pid": worker.pid,
+                "socket": str(worker.socket),
+                "restarts": group.deaths.total,
+            }
+            for key, group in self._groups.items()
+            for worker in group.workers
+        ]
+
+    async def _start(self, group: _Group, key: WorkerKey) -> None:
+        worker = WorkerProcess(
+            key, self._folder / f"worker-{next(self._names)}.sock", loader=self._loader
+        )
+        await worker.start(self._lost)
+        if not worker.alive:
+            return  # it died as soon as it was ready, and was counted as lost
+        group.workers[worker] = self._clock.monotonic()
+        self._log.info("worker.started", model=key.model, version=key.version, pid=worker.pid)
+
+    def _lost(self, worker: WorkerProcess, ended: str) -> None:
+        key = worker.key
+        self._log.warning("worker.ended", model=key.model, version=key.version, ended=ended)
+        group = self._groups.get(key)
+        if group is None:
+            return
+        self.restarts += 1
+        began = group.workers.pop(worker, self._clock.monotonic())
+        self._wait(group, lived_s=self._clock.monotonic() - began)
+
+    def _wait(self, group: _Group, lived_s: float) -> None:
+        delay_s = group.deaths.update(lived_s)
+        group.wait_until = self._clock.monotonic() + delay_s
+        asyncio.get_running_loop().call_later(delay_s + 0.001, self._wanted)
+
+
+def describe(error: BaseException) -> str:
+    """Returns an error as one line."""
+    return str(error) if isinstance(error, TidemillError) else f"{type(error).__name__}: {error}"
