@@ -1,0 +1,70 @@
+"""The answer to one row, as the bytes that a table keeps: a MessagePack map of output to value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tidemill.foundation.errors import Corrupted, InvalidInput
+
+_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise NotImplementedError
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+
+
+def encode_answer(row: Mapping[str, Any]) -> bytes:
+    """Returns one row's outputs as bytes.
+
+    Args:
+        row: a scalar or a (nested) list by output name; NumPy's are taken too.
+
+    Raises:
+        InvalidInput: a value is neither.
+
+    Example:
+        >>> decode_answer(encode_answer({"label": 1, "probabilities": [0.25, 0.75]}))
+        {'label': 1, 'probabilities': [0.25, 0.75]}
+    """
+    try:
+        return _encode(row)
+    except (TypeError, OverflowError, UnicodeEncodeError, NotImplementedError) as error:
+        raise InvalidInput(
+            f"the answer {str(dict(row))[:200]} cannot be kept in a table: {error}",
+            remedy="Answer with numbers, text, booleans or lists of them.",
+        ) from error
+
+
+def encode_answers(outputs: Mapping[str, Any]) -> list[bytes]:
+    """Returns the outputs of a batch, arrays (n, ...) by name, as one answer per row.
+
+    Example:
+        >>> [decode_answer(each) for each in encode_answers({"label": np.array([3, 7])})]
+        [{'label': 3}, {'label': 7}]
+    """
+    names = tuple(outputs)
+    columns = (np.asarray(outputs[name]).tolist() for name in names)
+    return [encode_answer(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def decode_answer(data: bytes) -> dict[str, Any]:
+    """Returns the outputs that ``encode_answer`` made the bytes from, arrays as lists.
+
+    Raises:
+        Corrupted: they are not what it made.
+    """
+    try:
+        return _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Corrupted(
+            f"an answer in a table cannot be read: {error}", remedy="Build the table again."
+        ) from error
