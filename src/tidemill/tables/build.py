@@ -1,0 +1,275 @@
+"""Builds a table: sorted, whole or not there at all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import lmdb
+import msgspec
+
+from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
+from tidemill.foundation.durable import make_folder, sha256_file, sync_folder
+from tidemill.foundation.errors import Conflict, Corrupted, InvalidInput, Unavailable
+from tidemill.tables.answer import decode_answer
+from tidemill.tables.key import MAX_KEY_BYTES, KeyEncoder
+from tidemill.tables.runs import Item, SortedRuns, blocks
+from tidemill.tables.table import DATA_FILE, INFO_FILE, TableInfo
+
+_PAGE_BYTES = 4096
+_BLOCK = 50_000  # items written in one transaction
+
+
+class TableBuilder:
+    """Takes keys and answers in any order and leaves a table's folder, durable and complete.
+
+    Until ``commit`` has returned, the folder does not exist (or is empty, as it was). A build that
+    was killed leaves a hidden folder beside it, which the next build of that name removes. Memory
+    is bounded: rows beyond ``buffer_bytes`` are sorted on disk.
+
+    Args:
+        path: the table's folder to be; it must not exist, or be empty: tables never change.
+        buffer_bytes: keys and values held in memory while they are sorted.
+        clock: dates the table.
+
+    Example:
+        >>> import tempfile
+        >>> with TableBuilder(Path(tempfile.mkdtemp()) / "table") as builder:
+        ...     builder.put([b"b", b"a", b"a"], [b"2", b"1", b"1"])
+        ...     info = TableInfo(application="x", model="x", version=1, key=(("k", "int64"),))
+        ...     builder.commit(info).rows
+        2
+    """
+
+    def __init__(
+        self, path: Path, *, buffer_bytes: int = 256 << 20, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._path = path
+        self._buffer_bytes = buffer_bytes
+        self._clock = clock
+        self._folder: Path | None = None
+        self._lock: int | None = None
+        self._runs: SortedRuns | None = None
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> Self:
+        """Makes the hidden folder that becomes the table's.
+
+        Raises:
+            Conflict: there is something at the path.
+            Unavailable: the disk is full or cannot be written.
+        """
+        with _explained(self._path):
+            if self._path.exists() and (not self._path.is_dir() or any(self._path.iterdir())):
+                raise Conflict(
+                    f"{str(self._path)!r} exists", remedy="Build into a new folder: tables stay."
+                )
+            make_folder(self._path.parent)
+            with _turn(self._path.parent):
+                _remove_abandoned(self._path)
+                name = f".{self._path.name}.{secrets.token_hex(8)}.tmp"
+                self._folder = self._path.parent / name
+                self._folder.mkdir()
+                self._lock = _try_lock(self._folder)
+            (self._folder / "runs").mkdir()
+        self._runs = SortedRuns(self._folder / "runs", buffer_bytes=self._buffer_bytes)
+        return self
+
+    def put(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Takes rows; a key may come again with the very same value.
+
+        Args:
+            keys: as a ``KeyEncoder`` makes them.
+            values: as ``encode_answer`` makes them.
+
+        Raises:
+            InvalidInput: a key is empty or too long, or there are more keys than values.
+            Unavailable: the disk is full or cannot be written.
+        """
+        if len(keys) != len(values):
+            raise InvalidInput(f"{len(keys)} keys were put with {len(values)} values")
+        if not all(0 < len(key) <= MAX_KEY_BYTES for key in keys):
+            raise InvalidInput("a key is empty or longer than 511 bytes", remedy="Use KeyEncoder.")
+        assert self._runs is not None, "start() comes before put()"
+        with _explained(self._path):
+            self._runs.add(keys, values)
+        self._bytes += sum(_stored_bytes(k, v) for k, v in zip(keys, values, strict=True))
+
+    def commit(self, info: TableInfo) -> TableInfo:
+        """Writes the table and returns its record, complete with id, rows, bytes and sha256.
+
+        Args:
+            info: application, model, version, key columns and source.
+
+        Raises:
+            InvalidInput: a key came with two different values: the key columns do not determine
+                the answer.
+            Conflict: somebody made the folder meanwhile.
+            Unavailable: the disk is full or cannot be written; nothing is left.
+        """
+        assert self._runs is not None, "start() comes before commit()"
+        assert self._folder is not None
+        with _explained(self._path):
+            data = self._folder / DATA_FILE
+            rows = _write_data(data, _distinct(self._runs.merged(), info), self._bytes)
+            shutil.rmtree(self._folder / "runs")
+            complete = _complete(info, data, rows, built_at=self._clock.now())
+            _write_durably(self._folder / INFO_FILE, msgspec.json.encode(complete))
+            sync_folder(self._folder)
+            self._rename()
+        self.close()
+        return complete
+
+    def close(self) -> None:
+        """Removes what was not committed; closing twice does nothing."""
+        folder, self._folder, self._runs = self._folder, None, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _rename(self) -> None:
+        assert self._folder is not None
+        try:
+            self._folder.rename(self._path)
+        except OSError as error:
+            if self._path.exists():
+                raise Conflict(f"{str(self._path)!r} was made meanwhile") from error
+            raise
+        self._folder = None
+        sync_folder(self._path.parent)
+
+
+def _complete(info: TableInfo, data: Path, rows: int, *, built_at: float) -> TableInfo:
+    digest = sha256_file(data)
+    origin = (info.application, info.model, info.version, info.key, info.source, rows, digest)
+    return msgspec.structs.replace(
+        info,
+        id=hashlib.sha256(msgspec.json.encode(origin)).hexdigest()[:16],
+        rows=rows,
+        bytes=data.stat().st_size,
+        sha256=digest,
+        built_at=built_at,
+    )
+
+
+def _distinct(items: Iterable[Item], info: TableInfo) -> Iterator[Item]:
+    last: Item | None = None
+    for item in items:
+        if last is not None and item[0] == last[0]:
+            if item[1] != last[1]:
+                raise _contradiction(item[0], last[1], item[1], info)
+            continue
+        last = item
+        yield item
+
+
+def _contradiction(key: bytes, first: bytes, second: bytes, info: TableInfo) -> InvalidInput:
+    shown = KeyEncoder(info.key).show(key)
+    one, other = (_shown(value)[:150] for value in (first, second))
+    return InvalidInput(
+        f"the key ({shown}) has two answers: {one} and {other}",
+        remedy="Choose key columns that determine all of the model's inputs.",
+    )
+
+
+def _shown(value: bytes) -> str:
+    try:
+        return str(decode_answer(value))
+    except Corrupted:
+        return repr(value)
+
+
+def _stored_bytes(key: bytes, value: bytes) -> int:
+    """Returns the most that a row takes in the file; large values lie on pages of their own."""
+    size = len(key) + len(value) + 24
+    return size if size < _PAGE_BYTES // 2 - 50 else size + 2 * _PAGE_BYTES
+
+
+def _write_data(path: Path, items: Iterable[Item], estimate_bytes: int) -> int:
+    """Writes distinct sorted items and returns their number; the file is durable then."""
+    rows = 0
+    environment = lmdb.open(
+        os.fspath(path),
+        subdir=False,
+        lock=False,
+        sync=False,
+        map_size=2 * estimate_bytes + (16 << 20),
+    )
+    try:
+        for block in blocks(items, _BLOCK):
+            with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
+                # Appending fills every page; inserting in any order would half-fill them.
+                _, added = cursor.putmulti(block, append=True)
+            rows += added
+        environment.sync(True)
+    finally:
+        environment.close()
+    path.chmod(0o444)
+    return rows
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, lmdb.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise Unavailable(
+            f"table {str(path)!r} cannot be written: {reason}",
+            remedy="Free space on that disk, or choose another folder, and build again.",
+        ) from error
+
+
+def _try_lock(folder: Path) -> int | None:
+    """Locks a folder for as long as the descriptor is open; None if somebody else has."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Waits until nobody else is between making a hidden folder and locking it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for folder in path.parent.iterdir():
+        name = folder.name
+        if not (name.startswith(f".{path.name}.") and name.endswith(".tmp") and folder.is_dir()):
+            continue
+        lock = _try_lock(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)

@@ -1,0 +1,186 @@
+"""The catalogue: which tables there are, and their folders on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from tidemill.foundation.durable import make_folder, sync_folder, write_atomic
+from tidemill.foundation.errors import Corrupted, InvalidInput, NotFound
+from tidemill.foundation.files import put_content
+from tidemill.foundation.home import Home
+from tidemill.foundation.store import Store
+from tidemill.tables.lmdb import check_data
+from tidemill.tables.table import DATA_FILE, INFO_FILE, TableInfo, read_info
+
+TABLES = sa.MetaData()
+
+_table = sa.Table(
+    "answer_table",
+    TABLES,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column("application", sa.String(100), nullable=False, index=True),
+    sa.Column("model", sa.String(100), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("file_key", sa.String(300), nullable=False),
+    sa.Column("info", sa.Text, nullable=False),
+    sa.Column("built_at", sa.Float, nullable=False),
+)
+
+_ID = re.compile(r"[0-9a-f]{16}\Z")
+
+
+def register_table(conn: Connection, info: TableInfo, file_key: str) -> TableInfo:
+    """Makes a stored table known; one that is known already stays as it is.
+
+    Args:
+        conn: an open write transaction on ``TABLES``.
+        info: of the finished table.
+        file_key: where its data is in the files.
+
+    Returns:
+        What the catalogue holds under that id.
+
+    Raises:
+        InvalidInput: the record is not one of a finished table.
+    """
+    if not _ID.match(info.id):
+        raise InvalidInput(
+            f"a table of {info.application!r} has the id {info.id[:40]!r}",
+            remedy="Register what commit() returned.",
+        )
+    known = conn.execute(sa.select(_table.c.info).where(_table.c.id == info.id)).scalar()
+    if known is not None:
+        return _read(known)
+    conn.execute(
+        _table.insert().values(
+            id=info.id,
+            application=info.application,
+            model=info.model,
+            version=info.version,
+            file_key=file_key,
+            info=msgspec.json.encode(info).decode(),
+            built_at=info.built_at,
+        )
+    )
+    return info
+
+
+def store_table(home: Home, folder: Path) -> TableInfo:
+    """Copies a table's data into the files, then makes it known; doing so twice does it once.
+
+    Args:
+        home: the installation.
+        folder: as ``TableBuilder`` left it.
+
+    Raises:
+        Corrupted: the folder is not what was built.
+    """
+    info = read_info(folder)
+    data = folder / DATA_FILE
+    check_data(data, info, verify=True)
+    key = put_content(home.files, data, folder="tables", suffix="mdb")
+    with home.store.write(TABLES) as conn:
+        return register_table(conn, info, key)
+
+
+def get_table(store: Store, table: str) -> TableInfo:
+    """Returns the record of a table.
+
+    Raises:
+        NotFound: there is no such table.
+    """
+    return _find(store, table)[0]
+
+
+def list_tables(store: Store, application: str | None = None) -> list[TableInfo]:
+    """Returns the tables, of one application if it is given, the newest first."""
+    query = sa.select(_table.c.info).order_by(_table.c.built_at.desc(), _table.c.id)
+    if application is not None:
+        query = query.where(_table.c.application == application)
+    with store.read(TABLES) as conn:
+        return [_read(row) for row in conn.execute(query).scalars()]
+
+
+def fetch_table(home: Home, table: str) -> Path:
+    """Returns the folder of a table on this machine; fetched and verified the first time.
+
+    Raises:
+        NotFound: there is no such table, or its data is gone from the files.
+        Corrupted: its data is not what was stored.
+    """
+    info, key = _find(home.store, table)
+    folder = home.cache_path / "tables" / info.id
+    if _is_whole(folder, info):
+        return folder
+    source = home.files.fetch(key)
+    check_data(source, info, verify=True)
+    make_folder(folder.parent)
+    temporary = folder.parent / f".{info.id}.{secrets.token_hex(8)}.tmp"
+    try:
+        temporary.mkdir()
+        _link(source, temporary / DATA_FILE)
+        write_atomic(temporary / INFO_FILE, msgspec.json.encode(info))
+        _place(temporary, folder, info)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _find(store: Store, table: str) -> tuple[TableInfo, str]:
+    query = sa.select(_table.c.info, _table.c.file_key).where(_table.c.id == table)
+    with store.read(TABLES) as conn:
+        row = conn.execute(query).one_or_none()
+    if row is None:
+        raise NotFound(
+            f"table {table[:100]!r} does not exist",
+            remedy="Build it again, or name one that exists.",
+        )
+    return _read(row.info), row.file_key
+
+
+def _read(document: str) -> TableInfo:
+    return msgspec.json.decode(document, type=TableInfo)
+
+
+def _is_whole(folder: Path, info: TableInfo) -> bool:
+    try:
+        if read_info(folder) != info:
+            return False
+        check_data(folder / DATA_FILE, info, verify=False)
+    except Corrupted:
+        return False
+    return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """Gives the immutable file a second name, or copies it to another file system."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _place(temporary: Path, folder: Path, info: TableInfo) -> None:
+    if folder.exists() and not _is_whole(folder, info):
+        # Renamed first: a process that has the damaged folder open keeps what it has.
+        folder.rename(temporary.with_suffix(".damaged.tmp"))
+        shutil.rmtree(temporary.with_suffix(".damaged.tmp"), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    if not _is_whole(folder, info):  # nobody else was faster: it failed
+        raise Corrupted(
+            f"table {info.id} cannot be placed in {str(folder)!r}",
+            remedy="Free space on that disk and see who else writes there.",
+        )

@@ -1,0 +1,92 @@
+"""What a table is: its record, and the seam that every kind of table fills."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from tidemill.foundation.errors import Corrupted
+
+FORMAT = 1
+"""The layout of a table's folder; one written by a newer Tidemill is refused."""
+
+DATA_FILE = "data.mdb"
+INFO_FILE = "table.json"
+
+
+class TableInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a table holds, and what it was made from and with.
+
+    Args:
+        application: whose queries it answers.
+        model: the model that answered them.
+        version: of the model.
+        key: the columns that make a key, in order, each with its type.
+        source: the snapshot (or whatever else) that the rows came from.
+        built_at: seconds since the epoch.
+        id: of content and origin together; set when the table is built, as are the rest.
+        rows: distinct keys.
+        bytes: size of the data file.
+        sha256: of the data file.
+        format: the layout of the folder.
+    """
+
+    application: str
+    model: str
+    version: int
+    key: tuple[tuple[str, str], ...]
+    source: str | None = None
+    built_at: float = 0.0
+    id: str = ""
+    rows: int = 0
+    bytes: int = 0
+    sha256: str = ""
+    format: int = FORMAT
+
+
+class Table(Protocol):
+    """Answers by key; safe to share between threads."""
+
+    @property
+    def info(self) -> TableInfo:
+        """What it holds."""
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Returns the answer to each key, None where there is none.
+
+        Raises:
+            NotReady: the table is closed.
+            Corrupted: its bytes are not what was written.
+        """
+
+    def close(self) -> None:
+        """Gives its resources back; closing twice does nothing."""
+
+
+def read_info(folder: Path) -> TableInfo:
+    """Returns the record in a table's folder.
+
+    Raises:
+        Corrupted: there is none, or it cannot be read, or a newer Tidemill wrote it.
+    """
+    path = folder / INFO_FILE
+    try:
+        info = msgspec.json.decode(path.read_bytes(), type=TableInfo)
+    except OSError as error:
+        raise Corrupted(
+            f"table {str(folder)!r} has no {INFO_FILE}: {error.strerror}",
+            remedy="Build the table again.",
+        ) from error
+    except msgspec.MsgspecError as error:
+        raise Corrupted(
+            f"{str(path)!r} cannot be read: {error}", remedy="Build the table again."
+        ) from error
+    if info.format > FORMAT:
+        raise Corrupted(
+            f"table {str(folder)!r} has format {info.format}, and {FORMAT} is known",
+            remedy="Upgrade Tidemill on this machine, or build the table again.",
+        )
+    return info
