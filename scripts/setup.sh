@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Makes .venv with Tidemill and the named extras: scripts/setup.sh all | test,check
+# 'make' calls it when pyproject.toml, constraints.txt or this file changed; calling it again is safe.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+extras=${1:-all}
+say() { printf '%s\n' "$*" >&2; }
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-} python3 python3.12 python3.11 python3.13; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    say "Tidemill needs Python 3.11 or newer, and none was found as python3, python3.12, python3.11"
+    say "or python3.13. Install one, or name it: make PYTHON=/path/to/python3.12 ..."
+    exit 1
+}
+
+make_venv() {
+    local python
+    python=$(find_python)
+    say "Making .venv with $("$python" --version) ..."
+    if "$python" -c 'import ensurepip' 2>/dev/null; then
+        "$python" -m venv .venv
+    elif command -v uv >/dev/null; then
+        uv venv --quiet --python "$(command -v "$python")" .venv
+    else
+        say "This Python cannot make virtual environments: install the Debian package python3-venv."
+        exit 1
+    fi
+}
+
+# uv installs in a third of pip's time; where it cannot be had or does not reach its index, pip does.
+find_uv() {
+    command -v uv && return
+    [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --constraint constraints.txt uv || return
+    echo .venv/bin/uv
+}
+
+install() {
+    local uv quiet=--quiet
+    [ -t 2 ] && quiet=
+    if uv=$(find_uv 2>/dev/null); then
+        # shellcheck disable=SC2086
+        "$uv" pip install $quiet --python .venv/bin/python --compile-bytecode \
+            --constraint constraints.txt --editable ".[$extras]" && return
+        say "uv could not install it; trying pip ..."
+    fi
+    .venv/bin/python -m pip install $quiet --compile \
+        --constraint constraints.txt --editable ".[$extras]"
+}
+
+[ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || { rm -rf .venv && make_venv; }
+say "Installing Tidemill with [$extras] into .venv, in the versions of constraints.txt;"
+say "the first time this takes about a minute ..."
+install
+# Some environments forbid writing bytecode later, and every start would then compile anew.
+.venv/bin/python -m compileall -q src
+touch .venv/.all
+case $extras in *test*) touch .venv/.test ;; esac
+say "Done: .venv/bin/tidemill is ready."
