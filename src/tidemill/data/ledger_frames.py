@@ -1,0 +1,313 @@
+r"""The bytes of a segment: a header, then frames of many records each, every one with its crc32.
+
+    segment  = "TIDEMILL LEDGER\n" <u32 schema> frame*
+    frame    = <u32 length> <u32 crc32 of the payload> payload                    (little-endian)
+    payload  = msgpack [0, layouts, predictions] | [1, labels]
+    layout   = the names of the input columns, null, the names of the output columns
+
+A frame explains itself: losing one loses no other. A prediction holds the number of its layout, and
+its columns' values in that order: a plain value (one row, scalar), a list (one entry per row), or
+``{d: dtype, s: shape, b: bytes}`` for arrays of more than 32 numbers, which are faster to copy
+than to convert.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.data.ledger_records import LabelRecord, PredictionRecord, Problem
+from tidemill.foundation.errors import InvalidInput, InvalidSettings, TooLarge
+
+SCHEMA_VERSION = 1
+"""The layout of segments; one written by a newer Tidemill is refused."""
+
+MAGIC = b"TIDEMILL LEDGER\n"
+HEADER_BYTES = len(MAGIC) + 4
+MAX_PAYLOAD_BYTES = 1 << 28
+"""No frame is larger; a length above it is damage."""
+
+_SCHEMA = struct.Struct("<I")
+_FRAME = struct.Struct("<II")
+_SMALL = 32
+_LAYOUTS_KNOWN = 1024
+_AS_LISTS = frozenset("OUSMm")
+
+_item = np.ndarray.item
+_tolist = np.ndarray.tolist
+
+Layout = tuple[str | None, ...]
+
+
+def segment_header() -> bytes:
+    """Returns the first bytes of a segment."""
+    return MAGIC + _SCHEMA.pack(SCHEMA_VERSION)
+
+
+def frame(payload: bytes) -> bytes:
+    """Returns the payload with its length and checksum before it.
+
+    Raises:
+        TooLarge: the payload has more than ``MAX_PAYLOAD_BYTES`` bytes.
+    """
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise TooLarge(
+            f"{len(payload)} bytes of ledger records were appended at once, "
+            f"more than {MAX_PAYLOAD_BYTES}",
+            remedy="Append fewer records in one call.",
+        )
+    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} cannot be kept in the ledger")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+
+
+class PredictionEncoder:
+    """Turns prediction records into payloads; remembers the shapes of what it has seen.
+
+    What is remembered makes it faster and never changes the result. One thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._shapes: dict[Layout, tuple[bool, bool]] = {}
+
+    def encode(self, records: Sequence[PredictionRecord]) -> bytes:
+        """Returns the payload of one frame.
+
+        Raises:
+            InvalidInput: a record holds something else than arrays of numbers and strings.
+        """
+        try:
+            return self._encode(records)
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise InvalidInput(
+                f"a prediction cannot be kept in the ledger: {error}",
+                remedy="Give NumPy arrays of numbers, booleans or strings.",
+            ) from error
+
+    def _encode(self, records: Sequence[PredictionRecord]) -> bytes:
+        # Hot: once per event-loop turn, about 1 µs a record. Loops beat comprehension calls here.
+        layouts: dict[Layout, int] = {}
+        last: Layout | None = None
+        layout, scalar, small = 0, False, False
+        rows: list[Any] = []
+        for r in records:
+            inputs, outputs = r.inputs, r.outputs
+            names = (*inputs, None, *outputs)
+            if names != last:
+                layout = layouts.setdefault(names, len(layouts))
+                scalar, small = self._shapes.get(names) or self._learn(names, r)
+                last = names
+            one = r.n == 1
+            if one and scalar:
+                try:
+                    ins = [*map(_item, inputs.values())]
+                except ValueError:  # another application's columns have these names
+                    ins = _values(inputs)
+            else:
+                ins = _values(inputs)
+            outs = [*map(_tolist, outputs.values())] if one and small else _values(outputs)
+            rows.append(
+                (
+                    r.request_id,
+                    r.time,
+                    r.event_time,
+                    r.application,
+                    r.version,
+                    r.source,
+                    r.n,
+                    layout,
+                    ins,
+                    outs,
+                )
+            )
+        return _encoder.encode((0, list(layouts), rows))
+
+    def _learn(self, names: Layout, record: PredictionRecord) -> tuple[bool, bool]:
+        if len(self._shapes) >= _LAYOUTS_KNOWN:
+            self._shapes.clear()
+        known = (
+            all(column.ndim == 1 for column in record.inputs.values()),
+            all(column.size <= _SMALL * record.n for column in record.outputs.values()),
+        )
+        self._shapes[names] = known
+        return known
+
+
+def encode_labels(records: Sequence[LabelRecord]) -> bytes:
+    """Returns the payload of one frame of labels.
+
+    Raises:
+        InvalidInput: a label is not a boolean, a number or a string.
+    """
+    try:
+        return _encoder.encode((1, records))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"a label cannot be kept in the ledger: {error}",
+            remedy="Give a boolean, a number or a string.",
+        ) from error
+
+
+def _values(columns: Mapping[str, NDArray[Any]]) -> list[Any]:
+    return [
+        column.tolist()
+        if column.size <= _SMALL or column.dtype.kind in _AS_LISTS
+        else {"d": column.dtype.str, "s": column.shape, "b": column.tobytes()}
+        for column in columns.values()
+    ]
+
+
+class StoredPrediction(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A prediction record as it is stored."""
+
+    request_id: Any  # bytes | str, which msgspec does not tell apart
+    time: float
+    event_time: float | None
+    application: str
+    version: int
+    source: str | list[str]
+    n: int
+    layout: int
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+class PredictionFrame(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
+    """The payload of a frame of predictions."""
+
+    layouts: list[Layout]
+    records: list[StoredPrediction]
+
+
+class LabelFrame(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """The payload of a frame of labels."""
+
+    records: list[LabelRecord]
+
+
+_decoder = msgspec.msgpack.Decoder(PredictionFrame | LabelFrame)
+
+
+def decode(payload: bytes | memoryview) -> PredictionFrame | LabelFrame:
+    """Returns what ``PredictionEncoder.encode`` or ``encode_labels`` was given.
+
+    Raises:
+        msgspec.DecodeError: the payload is none.
+    """
+    # Strict decoding keeps the kinds apart: true stays a boolean, 1 an integer, 1.0 a float.
+    decoded: PredictionFrame | LabelFrame = _decoder.decode(payload)
+    return decoded
+
+
+def per_row(stored: Any, n: int) -> list[Any]:
+    """Returns a stored column as n values, one per row: plain ones, or the rows of a large array.
+
+    Raises:
+        ValueError: it does not have n rows.
+
+    Example:
+        >>> per_row(3, 1), per_row([[1, 2], [3, 4]], 2)
+        ([3], [[1, 2], [3, 4]])
+    """
+    values: Any = stored
+    if isinstance(stored, Mapping):
+        array = np.frombuffer(stored["b"], np.dtype(stored["d"])).reshape(stored["s"])
+        values = array.tolist() if array.ndim == 1 else array
+    elif not isinstance(stored, list):
+        values = [stored]
+    if len(values) != n:
+        raise ValueError(f"{len(values)} values for {n} rows")
+    return list(values)
+
+
+@dataclass(slots=True)
+class Scan:
+    """What is in a segment: whole frames, damage, and where the last whole frame ends.
+
+    ``torn_bytes`` lie behind it: a frame that is being written, or that a crash cut short.
+    """
+
+    frames: list[tuple[int, memoryview]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    end: int = HEADER_BYTES
+    torn_bytes: int = 0
+
+
+def scan(data: bytes, segment: str, *, sealed: bool) -> Scan:
+    """Finds the whole frames of a segment.
+
+    A frame whose checksum is wrong is stepped over if a whole frame comes after it. We do not
+    search for frames inside damage: a client's own bytes could look like one. What follows the
+    last whole frame is damage in a sealed segment, and a torn tail in an open one.
+
+    Raises:
+        InvalidSettings: a newer Tidemill wrote the segment.
+    """
+    found = Scan()
+    if not _check_header(data, segment, sealed, found):
+        return found
+    view, size, offset = memoryview(data), len(data), HEADER_BYTES
+    bad: list[Problem] = []
+    while size - offset >= _FRAME.size:
+        length, crc = _FRAME.unpack_from(data, offset)
+        start = offset + _FRAME.size
+        if not 0 < length <= min(MAX_PAYLOAD_BYTES, size - start):
+            break
+        payload = view[start : start + length]
+        if zlib.crc32(payload) == crc:
+            found.frames.append((offset, payload))
+            found.problems += bad
+            bad, found.end = [], start + length
+        else:
+            bad.append(_problem(segment, offset, start + length, "a frame's checksum is wrong"))
+        offset = start + length
+    if sealed:
+        found.problems += bad
+        if offset < size:
+            found.problems.append(_problem(segment, offset, size, "a frame's length is wrong"))
+    else:
+        found.torn_bytes = size - found.end
+    return found
+
+
+def _check_header(data: bytes, segment: str, sealed: bool, found: Scan) -> bool:  # noqa: FBT001
+    head = data[:HEADER_BYTES]
+    if head == segment_header():
+        return True
+    if head.startswith(MAGIC) and len(head) == HEADER_BYTES:
+        schema = _SCHEMA.unpack_from(head, len(MAGIC))[0]
+        if schema > SCHEMA_VERSION:
+            raise InvalidSettings(
+                f"ledger segment {segment} has schema {schema}, "
+                f"newer than {SCHEMA_VERSION} known here",
+                remedy="Upgrade Tidemill on this machine.",
+            )
+    found.end = 0
+    if not sealed and (segment_header().startswith(data) or not any(data)):
+        found.torn_bytes = len(data)
+    else:
+        found.problems.append(_problem(segment, 0, len(data), "it does not start as a segment"))
+    return False
+
+
+def _problem(segment: str, offset: int, end: int, what: str) -> Problem:
+    return Problem(segment=segment, offset=offset, size_bytes=end - offset, what=what)
+
+
+def whole_segment(payloads: Iterable[bytes]) -> bytes:
+    """Returns the bytes of a segment with those payloads, one frame each."""
+    return segment_header() + b"".join(map(frame, payloads))
