@@ -9,6 +9,8 @@ side of one.
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ TOLERANCE = 1e-5
 _SHUFFLED_ROWS = 5000
 _SINGLE_ROWS = 16
 _EXACT_FLOAT32 = 1 << 24
+_MATRIX = "tidemill_matrix"
+_CONVERTING = threading.Lock()
 
 
 def compile_sklearn(
@@ -59,7 +63,7 @@ def compile_sklearn(
     shuffled = _shuffled(evaluation)
     attempts: list[str] = []
     report = CompilationReport(equal=False, rows=rows, tolerance=tolerance)
-    for types in _candidates(signature, evaluation):
+    for types in _candidates(estimator, signature, evaluation):
         try:
             data = _convert(estimator, signature, types)
             found = _compare(estimator, signature, data, (evaluation, shuffled), tolerance)
@@ -92,16 +96,29 @@ class _Difference:
     near_ties: int = 0
 
 
-def _candidates(signature: Signature, evaluation: Batch) -> Iterator[dict[str, str]]:
+def _candidates(
+    estimator: Any, signature: Signature, evaluation: Batch
+) -> Iterator[dict[str, str]]:
     """Yields the types to try for the inputs, the fastest first."""
     integers = [c for c in signature.inputs if c.dtype.kind in "iu"]
     exact = all(np.abs(evaluation[c.name]).max() <= _EXACT_FLOAT32 for c in integers)
+    if _takes_matrix(estimator, signature):
+        for kind in ("float32", "float64") if exact else ("float64",):
+            yield {c.name: kind for c in signature.inputs}
+        return
     seen = []
     for whole, real in (("float32", "float32"), ("int64", "float32"), ("float64", "float64")):
         types = {c.name: _candidate(c, whole, real) for c in signature.inputs}
         if types not in seen and (exact or whole != "float32"):
             seen.append(types)
             yield types
+
+
+def _takes_matrix(estimator: Any, signature: Signature) -> bool:
+    """Says whether several columns meet an estimator that takes no columns apart."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[0][1]
+    return len(signature.inputs) > 1 and not hasattr(estimator, "transformers_")
 
 
 def _candidate(column: Column, whole: str, real: str) -> str:
@@ -121,12 +138,36 @@ def _convert(estimator: Any, signature: Signature, types: dict[str, str]) -> byt
         "bool": data_types.BooleanTensorType,
         "string": data_types.StringTensorType,
     }
-    inputs = [(c.name, tensor[types[c.name]]([None, *(c.shape or (1,))])) for c in signature.inputs]
-    options = {"zipmap": False} if hasattr(estimator, "predict_proba") else None
-    model = convert_sklearn(estimator, initial_types=inputs, options=options)
+    columns = _takes_matrix(estimator, signature)
+    if columns:
+        kind = tensor[types[signature.inputs[0].name]]
+        inputs = [(_MATRIX, kind([None, len(types)]))]
+    else:
+        inputs = [
+            (c.name, tensor[types[c.name]]([None, *(c.shape or (1,))])) for c in signature.inputs
+        ]
+    options = {"zipmap": False} if hasattr(estimator, "classes_") else None
+    with _CONVERTING, warnings.catch_warnings():
+        # The converter reads attributes that scikit-learn deprecates; what counts is compared.
+        warnings.simplefilter("ignore")
+        # Without a name the graph gets a random one, and one model would have many contents.
+        model = convert_sklearn(estimator, name="compiled", initial_types=inputs, options=options)
+    if columns:
+        _join_columns(model, [column.name for column in signature.inputs])
     _rename_outputs(model, [column.name for column in signature.outputs])
     data: bytes = model.SerializeToString()
     return data
+
+
+def _join_columns(model: Any, names: list[str]) -> None:
+    """Replaces the graph's input, a matrix, by its columns, (n, 1) each."""
+    from onnx import helper  # noqa: PLC0415
+
+    graph = model.graph
+    kind = graph.input[0].type.tensor_type.elem_type
+    del graph.input[:]
+    graph.input.extend(helper.make_tensor_value_info(name, kind, [None, 1]) for name in names)
+    graph.node.insert(0, helper.make_node("Concat", names, [_MATRIX], axis=1))
 
 
 def _rename_outputs(model: Any, names: list[str]) -> None:

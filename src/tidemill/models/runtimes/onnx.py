@@ -70,12 +70,12 @@ class OnnxRuntime:
         if n == 0:
             return self._signature.empty_outputs()
         feed = {}
-        for name, dtype, as_matrix in self._feeds:
-            array = batch[name]
-            if array.dtype != dtype:
-                array = array.astype(dtype)
-            feed[name] = array.reshape(-1, 1) if as_matrix else array
         try:
+            for name, dtype, as_matrix in self._feeds:
+                array = batch[name]
+                if array.dtype != dtype:
+                    array = array.astype(dtype)
+                feed[name] = array.reshape(n, 1) if as_matrix else array
             answers = session.run(self._names, feed)
         except Exception as error:
             raise InvalidInput(f"the model refuses the batch: {str(error)[:500]}") from error

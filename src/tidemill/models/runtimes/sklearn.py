@@ -104,9 +104,9 @@ class SklearnRuntime:
             raise NotReady("the model is closed", remedy="Open it again.")
         if batch[self._signature.inputs[0].name].shape[0] == 0:
             return self._signature.empty_outputs()
-        features = _features(estimator, self._signature, batch)
         wanted = [column.name for column in self._signature.outputs]
         try:
+            features = _features(estimator, self._signature, batch)
             raw = _answers(estimator, features, wanted)
         except (ValueError, TypeError) as error:
             raise InvalidInput(f"the model refuses the batch: {str(error)[:500]}") from error
