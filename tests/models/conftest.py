@@ -1,0 +1,149 @@
+"""Models that the tests of this room share; fitted and packaged once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from tidemill.models.format import ORIGINAL
+from tidemill.models.packaging import package_sklearn
+from tidemill.models.signature import Batch, Column, Signature
+
+TABULAR = Signature(
+    (
+        Column("carrier", "string"),
+        Column("month", "int64"),
+        Column("distance", "int64"),
+        Column("temperature", "float64"),
+    ),
+    (Column("label", "string"), Column("probabilities", "float32", (2,))),
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A fitted estimator, rows for it, and the folder that it is packaged in."""
+
+    estimator: Any
+    signature: Signature
+    rows: Batch
+    folder: Path
+
+    def head(self, n: int) -> Batch:
+        """Returns the first rows."""
+        return {name: array[:n] for name, array in self.rows.items()}
+
+
+def flights(n: int = 600) -> tuple[pd.DataFrame, Batch]:
+    """Returns rows with strings, integers and floats, as a data frame and as a batch."""
+    random = np.random.default_rng(7)
+    carriers = np.array(["UA", "B6", "Ünïted"], dtype=object)
+    batch: Batch = {
+        "carrier": carriers[random.integers(0, 3, n)],
+        "month": random.integers(1, 13, n),
+        "distance": random.integers(80, 4900, n),
+        "temperature": random.normal(50, 20, n),
+    }
+    return pd.DataFrame(batch), batch
+
+
+def late(batch: Batch) -> Any:
+    """Returns labels that depend on every column."""
+    score = batch["month"] + batch["distance"] / 900 + batch["temperature"] / 20
+    return np.where(score + 2 * (batch["carrier"] == "UA") > 12, "late", "on time")
+
+
+def tabular(scaler: Any = "passthrough", trees: int = 10) -> Any:
+    """Returns an unfitted forest over one-hot strings and numbers."""
+    columns = ColumnTransformer(
+        [
+            (
+                "strings",
+                OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+                ["carrier"],
+            ),
+            ("numbers", scaler, ["month", "distance", "temperature"]),
+        ]
+    )
+    return make_pipeline(columns, RandomForestClassifier(trees, min_samples_leaf=5, random_state=0))
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    """The forest of 100 trees on handwritten digits: one vector in, ten classes out."""
+    x, y = load_digits(return_X_y=True)
+    estimator = RandomForestClassifier(100, random_state=0).fit(x, y)
+    folder = tmp_path_factory.mktemp("digits")
+    manifest = package_sklearn(estimator, "digits", None, folder, {"x": x})
+    return Example(estimator, manifest.signature, {"x": x}, folder)
+
+
+@pytest.fixture(scope="session")
+def delays(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    """A classifier of flights: strings, integers and floats in, labels of text out."""
+    frame, batch = flights()
+    estimator = tabular().fit(frame, late(batch))
+    folder = tmp_path_factory.mktemp("delays")
+    package_sklearn(estimator, "delays", TABULAR, folder, batch)
+    return Example(estimator, TABULAR, batch, folder)
+
+
+@pytest.fixture(scope="session")
+def minutes(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    """A regressor with named columns."""
+    _, batch = flights()
+    numbers = {name: batch[name] for name in ("month", "distance", "temperature")}
+    value = batch["distance"] / 8 + batch["temperature"]
+    estimator = RandomForestRegressor(10, min_samples_leaf=5, random_state=0)
+    estimator.fit(pd.DataFrame(numbers), value)
+    columns = tuple(column for column in TABULAR.inputs if column.name in numbers)
+    signature = Signature(columns, (Column("value", "float32"),))
+    folder = tmp_path_factory.mktemp("minutes")
+    package_sklearn(estimator, "minutes", signature, folder, numbers)
+    return Example(estimator, signature, numbers, folder)
+
+
+@pytest.fixture(scope="session")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    """A forest behind a scaler, which no 32-bit graph answers alike: it stays an estimator."""
+    frame, batch = flights(3000)
+    estimator = tabular(StandardScaler()).fit(frame, late(batch))
+    folder = tmp_path_factory.mktemp("scaled")
+    package_sklearn(estimator, "scaled", TABULAR, folder, batch)
+    return Example(estimator, TABULAR, batch, folder)
+
+
+SERVED = """
+onnx-digits onnx-delays onnx-minutes
+sklearn-digits sklearn-delays sklearn-minutes sklearn-scaled
+"""
+
+
+@pytest.fixture(params=SERVED.split())
+def served(request: pytest.FixtureRequest) -> tuple[Path, Example]:
+    """Every kind of model in every runtime: the folder to open, and the example in it."""
+    runtime, name = request.param.split("-")
+    example: Example = request.getfixturevalue(name)
+    kept = runtime == "sklearn" and name != "scaled"
+    return example.folder / ORIGINAL if kept else example.folder, example
+
+
+@pytest.fixture(scope="session")
+def make_tabular() -> Any:
+    """The maker of unfitted forests over one-hot strings and numbers."""
+    return tabular
+
+
+@pytest.fixture(scope="session")
+def flights_rows() -> tuple[pd.DataFrame, Batch, Any]:
+    """3000 flights as a data frame and as a batch, and whether they were late."""
+    frame, batch = flights(3000)
+    return frame, batch, late(batch)
