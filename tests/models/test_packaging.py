@@ -91,6 +91,18 @@ def test_without_evaluation_rows_the_estimator_is_served(tmp_path: Path) -> None
     np.testing.assert_array_equal(answer["label"], Y[:5])
 
 
+def test_made_up_rows_are_not_called_evaluation(tmp_path: Path) -> None:
+    """The report says what the model was compared on."""
+    estimator = LogisticRegression().fit(X, Y)
+    sources: Any = ("evaluation", "probes")
+    for source in sources:
+        folder = tmp_path / source
+        package_sklearn(estimator, "m", None, folder, {"x": X}, rows_from=source)
+        report = read_manifest(folder).compiled_from
+        assert report is not None
+        assert report.rows_from == source
+
+
 def test_lineage_and_metrics_are_kept(tmp_path: Path) -> None:
     """What it comes from and how good it was is written, in the original too."""
     facts: Any = {"lineage": {"run": "r1", "snapshots": ["s1"]}, "metrics": {"auc": 0.9}}

@@ -52,7 +52,8 @@ class CompilationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     Args:
         equal: every answer agreed; only then is the compiled model served.
         reason: why not, if not.
-        rows: evaluation rows compared.
+        rows: rows compared.
+        rows_from: where they are from: "evaluation" data, or made-up "probes", which prove less.
         shuffled_rows: rows compared on top, made by shuffling each column by itself.
         tolerance: the largest difference of probabilities (values: relative) allowed.
         max_difference: the largest one found, if answers could be compared.
@@ -66,6 +67,7 @@ class CompilationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     equal: bool
     reason: str | None = None
     rows: int = 0
+    rows_from: Literal["evaluation", "probes"] = "evaluation"
     shuffled_rows: int = 0
     tolerance: float = 0.0
     max_difference: float | None = None

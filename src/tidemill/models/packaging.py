@@ -120,6 +120,7 @@ def package_sklearn(
     folder: Path,
     evaluation: Batch | None,
     *,
+    rows_from: Literal["evaluation", "probes"] = "evaluation",
     tolerance: float = TOLERANCE,
     lineage: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -138,6 +139,7 @@ def package_sklearn(
         folder: a new folder, or an empty one.
         evaluation: rows on which compiled and original must agree; without any, the estimator
             is not compiled.
+        rows_from: what those rows are; recorded, since probes prove less than evaluation data.
         tolerance: of the comparison.
         lineage: what it comes from.
         metrics: how good it was found to be.
@@ -154,6 +156,7 @@ def package_sklearn(
     _check_answers(estimator, signature, rows)
     _new_folder(folder)
     report = _compiled(estimator, signature, rows, tolerance, folder)
+    report = msgspec.structs.replace(report, rows_from=rows_from)
     original = folder / ORIGINAL if report.equal else folder
     plain = ModelManifest(
         name=name,
