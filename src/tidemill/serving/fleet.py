@@ -89,18 +89,27 @@ class Fleet:
         Raises:
             Unavailable: a gateway died again and again before anything was live.
         """
-        await asyncio.gather(*self._keepers)
+        done, _ = await asyncio.wait(self._keepers, return_when=asyncio.FIRST_COMPLETED)
+        for keeper in done:
+            keeper.result()
 
     async def go_live(self, assignment: Assignment) -> Failure | None:
         """Makes an assignment live on every gateway, or on none; returns why not, or None."""
         await self._all_joined()
         prepared: set[GatewayProcess] = set()
-        while missing := self._members - prepared:
+        while missing := list(self._members - prepared):
             outcomes = await asyncio.gather(*(each.prepare(assignment) for each in missing))
-            for failure in outcomes:
-                if failure is not None:
-                    return failure
-            prepared |= missing
+            failures = {
+                gateway: failure
+                for gateway, failure in zip(missing, outcomes, strict=True)
+                if failure is not None
+            }
+            for gateway, failure in failures.items():
+                if failure.died:
+                    self._members.discard(gateway)
+            if failures:
+                return next(iter(failures.values()))
+            prepared.update(missing)
         self.live = assignment
         outcome = await asyncio.gather(
             *(member.activate(assignment) for member in self._members), return_exceptions=True

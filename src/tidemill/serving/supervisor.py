@@ -235,30 +235,34 @@ class Supervisor:
         if refusal is not None and refusal.revision != deployment.revision:
             del self._refusals[name]
             refusal = None
+        changed = refusal is None and (present is None or present.deployment != deployment)
         wanted = present
         try:
-            if refusal is None and (present is None or present.deployment != deployment):
+            if changed:
                 wanted = await asyncio.to_thread(place, self._source, deployment)
             if wanted is not None:
                 for key in wanted.worker_keys:
                     await self._pool.ensure(key, plan.replicas)
         except Exception as error:  # noqa: BLE001 - one application's trouble is its own
-            if wanted is present and present is not None:
-                self._log.warning("worker.start_failed", application=name, reason=describe(error))
-            else:
+            if changed:
                 self._refuse(deployment, describe(error))
+            else:
+                self._log.warning("worker.start_failed", application=name, reason=describe(error))
             return present
         return wanted
 
-    async def _go_live(self, wanted: dict[str, Placed], revision: int | None) -> Failure | None:
+    async def _go_live(
+        self, wanted: dict[str, Placed], revision: int | None, *, again: bool = False
+    ) -> Failure | None:
         """Makes this live, and nothing else; tried once more if a gateway died over it.
 
-        ``revision`` is the source's, if this is all that it wants.
+        ``revision`` is the source's, if this is all that it wants; ``again`` makes live what is
+        live already, so that gateways forget what they prepared in vain.
         """
         assert self._fleet is not None
         assert self._pool is not None
         assignment = assign(wanted, self._pool, revision=self._number(wanted, revision))
-        if assignment == self._fleet.live and self._fleet.complete:
+        if assignment == self._fleet.live and self._fleet.complete and not again:
             return None
         failure = await self._fleet.go_live(assignment)
         if failure is not None and failure.died:
@@ -276,7 +280,7 @@ class Supervisor:
             for name, placed in wanted.items()
             if name not in changed or name in self._placed
         }
-        stuck = await self._go_live(kept, None)
+        stuck = await self._go_live(kept, None, again=True)
         if stuck is not None:
             self._log.error("revision.stuck", reason=stuck.reason)
             self._retry_later()

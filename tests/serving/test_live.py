@@ -1,0 +1,135 @@
+"""The deployment table keeps every change, and its newest rows are what is live."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.home import Home, open_home
+from tidemill.foundation.settings import Settings
+from tidemill.serving.live import (
+    TABLES,
+    FileSource,
+    StoreSource,
+    current_revision,
+    deployment_history,
+    live_deployments,
+    remove_deployment,
+    write_deployment,
+)
+from tidemill.serving.plan import Deployment, Live, ServingPlan
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """An empty installation."""
+    with open_home(Settings(home=tmp_path / "home")) as opened:
+        yield opened
+
+
+def deployed(application: str, version: int) -> Deployment:
+    """Returns a deployment whose revision does not matter yet."""
+    return Deployment(
+        application=application,
+        revision=0,
+        versions=(Live(model="m", version=version, table="t"),),
+        default={"label": 1},
+        key=("a", "b"),
+        plan=ServingPlan(replicas=3),
+    )
+
+
+def test_the_newest_row_is_live_and_history_is_kept(home: Home) -> None:
+    """Revisions grow over all applications; a row comes back exactly as it was written."""
+    with home.store.write(TABLES) as conn:
+        assert current_revision(conn) == 0
+        first = write_deployment(conn, deployed("one", 1), by="ann", reason="new", at=1.0)
+        other = write_deployment(conn, deployed("two", 1), by="ann", reason="new", at=2.0)
+        second = write_deployment(conn, deployed("one", 2), by="bob", reason="better", at=3.0)
+    assert [first.revision, other.revision, second.revision] == [1, 2, 3]
+    with home.store.read(TABLES) as conn:
+        assert live_deployments(conn) == (second, other)
+        newest, oldest = deployment_history(conn, "one")
+    assert (newest.deployment, newest.by, newest.reason) == (second, "bob", "better")
+    assert (oldest.deployment, oldest.created_at) == (first, 1.0)
+
+
+def test_a_removed_application_is_not_live(home: Home) -> None:
+    """Removing is a revision of its own; what was never live cannot be removed."""
+    with home.store.write(TABLES) as conn:
+        write_deployment(conn, deployed("one", 1), by="a", reason="r", at=1.0)
+        assert remove_deployment(conn, "one", by="a", reason="over", at=2.0) == 2
+        assert live_deployments(conn) == ()
+        assert deployment_history(conn, "one")[0].deployment is None
+        with pytest.raises(NotFound):
+            remove_deployment(conn, "one", by="a", reason="over", at=3.0)
+        assert write_deployment(conn, deployed("one", 1), by="a", reason="r", at=4.0).revision == 3
+
+
+def test_a_transaction_that_fails_leaves_nothing(home: Home) -> None:
+    """A deployment is written with all that its transaction writes, or not at all."""
+
+    class BrokenError(Exception):
+        pass
+
+    with pytest.raises(BrokenError), home.store.write(TABLES) as conn:
+        write_deployment(conn, deployed("one", 1), by="a", reason="r", at=1.0)
+        raise BrokenError
+    source = StoreSource(home)
+    assert source.revision() == 0
+    assert source.deployments() == ()
+
+
+def test_a_revision_is_given_once(home: Home) -> None:
+    """The store itself refuses a second row with the same revision."""
+    table = TABLES.tables["deployment"]
+    row = {"revision": 1, "document": None, "created_at": 0.0, "by": "a", "reason": "r"}
+    with home.store.write(TABLES) as conn:
+        conn.execute(table.insert().values(application="one", **row))
+        with pytest.raises(sa.exc.IntegrityError):
+            conn.execute(table.insert().values(application="two", **row))
+
+
+def test_names_are_checked(home: Home) -> None:
+    """An application's name never gets into the store without fitting the pattern."""
+    with home.store.write(TABLES) as conn, pytest.raises(InvalidInput, match="application name"):
+        write_deployment(conn, deployed("../x", 1), by="a", reason="r", at=1.0)
+
+
+def test_a_version_that_is_not_registered_is_not_found(home: Home) -> None:
+    """Resolving says which model is missing."""
+    with pytest.raises(NotFound, match="'m'"):
+        StoreSource(home).resolve(Live(model="m", version=1), deployed("one", 1))
+
+
+def test_a_file_is_a_source(tmp_path: Path) -> None:
+    """A file gives deployments and folders; a change is seen; mistakes are said plainly."""
+    path = tmp_path / "live.json"
+    source = FileSource(path)
+    with pytest.raises(InvalidInput, match=r"live\.json"):
+        source.revision()
+    deployment = {
+        "application": "one",
+        "revision": 4,
+        "versions": [{"model": "m", "version": 2, "table": "t"}],
+    }
+    content = {"deployments": [deployment], "folders": {"m:2": "/models/2"}, "trust_code": True}
+    path.write_text(json.dumps(content))
+    (found,) = source.deployments()
+    assert source.revision() == 4
+    with pytest.raises(NotFound, match="table 't'"):
+        source.resolve(found.versions[0], found)
+    path.write_text(json.dumps({**content, "tables": {"t": "/tables/t"}}) + "\n")
+    resolved = source.resolve(found.versions[0], found)
+    assert (resolved.folder, resolved.table) == (Path("/models/2"), Path("/tables/t"))
+    assert resolved.trust_code
+    with pytest.raises(NotFound, match="'m:3'"):
+        source.resolve(Live(model="m", version=3), found)
+    path.write_text(json.dumps({**content, "folder": {}}))
+    with pytest.raises(InvalidInput, match="folder"):
+        source.deployments()
