@@ -92,7 +92,12 @@ def test_a_label_is_synced_before_it_is_acknowledged(
     with LedgerWriter(tmp_path, "gw", sync_interval_s=60) as writer:
         done = Acknowledged()
         started = time.perf_counter()
-        writer.append_labels([label(1)], lambda error: (order.append("done"), done(error))[-1])
+
+        def acknowledge(error: BaseException | None) -> None:
+            order.append("done")
+            done(error)
+
+        writer.append_labels([label(1)], acknowledge)
         assert done.wait() is None
         assert time.perf_counter() - started < 5  # labels do not wait for the interval
         assert order == ["synced", "done"]
