@@ -6,12 +6,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 import sqlalchemy as sa
+from onnx import TensorProto, helper
 
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
+from tidemill.models.format import read_manifest, verify_model
+from tidemill.models.packaging import package_onnx
+from tidemill.models.registry import Registry
 from tidemill.serving.live import (
     TABLES,
     FileSource,
@@ -22,6 +27,7 @@ from tidemill.serving.live import (
     remove_deployment,
     write_deployment,
 )
+from tidemill.serving.placement import decide_placement
 from tidemill.serving.plan import Deployment, Live, ServingPlan
 
 
@@ -105,6 +111,28 @@ def test_a_version_that_is_not_registered_is_not_found(home: Home) -> None:
     """Resolving says which model is missing."""
     with pytest.raises(NotFound, match="'m'"):
         StoreSource(home).resolve(Live(model="m", version=1), deployed("one", 1))
+
+
+def test_a_registered_version_is_fetched(home: Home, tmp_path: Path) -> None:
+    """Resolving gives a verified folder on this machine; a model of data needs no trust."""
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["y"])],
+        "neg",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(made, tmp_path / "neg.onnx")
+    package_onnx(tmp_path / "neg.onnx", "m", tmp_path / "packaged")
+    Registry(home).register(tmp_path / "packaged", "m")
+    resolved = StoreSource(home).resolve(Live(model="m", version=1), deployed("one", 1))
+    manifest = read_manifest(resolved.folder)
+    verify_model(resolved.folder, manifest)
+    assert not resolved.trust_code
+    assert resolved.table is None
+    assert decide_placement(ServingPlan(), manifest) == "gateway"
+    assert decide_placement(ServingPlan(inline_below_ms=0.0), manifest) == "worker"
+    assert decide_placement(ServingPlan(placement="worker"), manifest) == "worker"
 
 
 def test_a_file_is_a_source(tmp_path: Path) -> None:
