@@ -40,7 +40,7 @@ find_uv() {
     echo .venv/bin/uv
 }
 
-install() {
+install_tidemill() {
     local uv quiet=--quiet
     [ -t 2 ] && quiet=
     if uv=$(find_uv 2>/dev/null); then
@@ -53,10 +53,13 @@ install() {
         --constraint constraints.txt --editable ".[$extras]"
 }
 
-[ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || { rm -rf .venv && make_venv; }
+if ! .venv/bin/python -c '' 2>/dev/null; then
+    rm -rf .venv
+    make_venv
+fi
 say "Installing Tidemill with [$extras] into .venv, in the versions of constraints.txt;"
 say "the first time this takes about a minute ..."
-install
+install_tidemill
 # Some environments forbid writing bytecode later, and every start would then compile anew.
 .venv/bin/python -m compileall -q src
 touch .venv/.all
