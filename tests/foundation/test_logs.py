@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
+from tidemill.foundation import logs
 from tidemill.foundation.logs import configure_logs, log
 
 
@@ -17,9 +19,10 @@ def unconfigured() -> Iterator[None]:
     """Logs as they are before anybody configured them, and again afterwards."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    structlog.reset_defaults()
+    before = vars(logs._current).copy()
+    vars(logs._current).update(vars(logs._Configuration()))
     yield
-    structlog.reset_defaults()
+    vars(logs._current).update(before)
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -78,3 +81,21 @@ def test_an_exception_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert json.loads(lines[0])["exception"][0]["exc_type"] == "ValueError"
+
+
+def test_nothing_is_imported_before_the_first_line() -> None:
+    """A command that logs nothing does not pay for the logging library."""
+    script = (
+        "import sys; from tidemill.foundation.logs import configure_logs, log\n"
+        "configure_logs('info', 'json'); logger = log('x')\n"
+        "print('structlog' in sys.modules); logger.info('now'); print('structlog' in sys.modules)"
+    )
+    found = subprocess.run((sys.executable, "-c", script), capture_output=True, check=True)
+    assert found.stdout.split() == [b"False", b"True"]
+    assert json.loads(found.stderr)["event"] == "now"
+
+
+def test_bound_fields_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    """A logger can be given fields that all its lines carry."""
+    log("tidemill.x").bind(request="r1").info("done")
+    assert json.loads(capsys.readouterr().err)["request"] == "r1"

@@ -1,17 +1,20 @@
-"""Logs: events with fields, on standard error, as JSON when nobody watches."""
+"""Logs: events with fields, on standard error, as JSON when nobody watches.
+
+structlog is imported when the first line is written: most commands write none, and start faster.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
-
-import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+from typing import TYPE_CHECKING, Any
 
 from tidemill.foundation.settings import mask_url
 
-Logger = FilteringBoundLogger
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+    Logger = FilteringBoundLogger
 
 
 def log(name: str) -> Logger:
@@ -20,54 +23,91 @@ def log(name: str) -> Logger:
     Example:
         >>> log("tidemill.serving").info("started", port=8080)
     """
-    if not structlog.is_configured():
-        configure_logs()
-    logger: Logger = structlog.get_logger(module=name)
-    return logger
+    return _Logger(name)
 
 
 def configure_logs(level: str = "info", format: str = "auto") -> None:  # noqa: A002 - a setting's name
     """Sends every log line to standard error, those of libraries included.
 
     Args:
-        level: ``debug``, ``info``, ``warning`` or ``error``; less severe events cost nothing.
+        level: ``debug``, ``info``, ``warning`` or ``error``; less severe events are dropped at once.
         format: ``text``, ``json``, or ``auto``: text when standard error is a terminal.
     """
-    threshold = logging.getLevelNamesMapping()[level.upper()]
+    _current.configure(logging.getLevelNamesMapping()[level.upper()], format)
+
+
+class _Logger:
+    """Stands for a structlog logger until it is first used."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, verb: str) -> Any:
+        return getattr(_current.logger(self._name), verb)
+
+
+class _Configuration:
+    """How lines are written, in this process."""
+
+    def __init__(self) -> None:
+        self.threshold = logging.INFO
+        self.format = "auto"
+        self._made: tuple[Any, logging.Formatter] | None = None
+
+    def configure(self, threshold: int, format_: str) -> None:
+        self.threshold = threshold
+        self.format = format_
+        self._made = None
+        root = logging.getLogger()
+        if not any(isinstance(handler, _StderrHandler) for handler in root.handlers):
+            root.addHandler(_StderrHandler())
+        # Libraries speak at their own length: only their warnings are ours to pass on.
+        root.setLevel(max(threshold, logging.WARNING))
+
+    def logger(self, name: str) -> Any:
+        return self._ready()[0].bind(module=name)
+
+    def formatter(self) -> logging.Formatter:
+        return self._ready()[1]
+
+    def _ready(self) -> tuple[Any, logging.Formatter]:
+        if self._made is None:
+            self._made = _make(self.threshold, self.format)
+        return self._made
+
+
+def _make(threshold: int, format_: str) -> tuple[Any, logging.Formatter]:
+    import structlog  # noqa: PLC0415
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _mask_secrets,
     ]
-    end = _renderers(format)
-    structlog.configure(
+    end = _renderers(format_)
+    logger = structlog.wrap_logger(
+        _Stderr(),
         processors=[*shared, *end],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=_stderr_logger,
-        cache_logger_on_first_use=False,
+        context_class=dict,
     )
-    handler = _StderrHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *end],
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *end],
     )
-    root = logging.getLogger()
-    for old in [h for h in root.handlers if isinstance(h, _StderrHandler)]:
-        root.removeHandler(old)
-    root.addHandler(handler)
-    # Libraries speak at their own length: only their warnings are ours to pass on.
-    root.setLevel(max(threshold, logging.WARNING))
+    return logger, formatter
 
 
 def _renderers(format_: str) -> list[Processor]:
-    text = format_ == "text" or (format_ == "auto" and sys.stderr.isatty())
-    if text:
+    import structlog  # noqa: PLC0415
+
+    watched = sys.stderr.isatty()
+    if format_ == "text" or (format_ == "auto" and watched):
         plain = structlog.dev.plain_traceback
-        colors = sys.stderr.isatty()
-        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+        return [structlog.dev.ConsoleRenderer(colors=watched, exception_formatter=plain)]
     return [
         structlog.processors.dict_tracebacks,
         structlog.processors.JSONRenderer(default=str),
@@ -81,15 +121,24 @@ def _mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     return event
 
 
-def _stderr_logger(*_: Any) -> structlog.WriteLogger:
-    return structlog.WriteLogger(sys.stderr)
+class _Stderr:
+    """Writes each line, whole, to whatever standard error is now."""
+
+    def msg(self, line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+    debug = info = warning = error = critical = exception = fatal = log = msg
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to whatever standard error is now."""
+    """Writes what libraries log as our own lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            _Stderr().msg(_current.formatter().format(record))
         except Exception:  # noqa: BLE001 - logging must not stop the work; the handler reports it
             self.handleError(record)
+
+
+_current = _Configuration()
