@@ -30,7 +30,7 @@ def configure_logs(level: str = "info", format: str = "auto") -> None:  # noqa: 
     """Sends every log line to standard error, those of libraries included.
 
     Args:
-        level: ``debug``, ``info``, ``warning`` or ``error``; less severe events are dropped at once.
+        level: ``debug``, ``info``, ``warning`` or ``error``; milder events are dropped at once.
         format: ``text``, ``json``, or ``auto``: text when standard error is a terminal.
     """
     _current.configure(logging.getLevelNamesMapping()[level.upper()], format)
