@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from tidemill.data.csv_records import Ints
 from tidemill.data.records import Anomaly, SourceRecord
-from tidemill.foundation.errors import InvalidInput
+from tidemill.foundation.errors import Conflict, InvalidInput
 
 MAX_COLUMNS = 10_000
 
@@ -84,3 +85,22 @@ def check_names(path: Path, names: list[str]) -> None:
             raise InvalidInput(
                 f"{path} has two columns {name[:100]!r}", remedy="Give them different names."
             )
+
+
+def written_to(path: Path) -> Conflict:
+    """Returns the error for a file that isn't what it was when it was found."""
+    return Conflict(
+        f"{path} was written to while it was read",
+        remedy="Ingest it when its writer is done; write under another name, then rename.",
+    )
+
+
+def plain_values(column: pa.ChunkedArray) -> list[Any]:
+    """Returns values that JSON has: numbers, booleans and strings; others as text."""
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return list(column.to_pylist())
+    try:
+        return list(column.cast(pa.string()).to_pylist())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return [f"({kind})"] * len(column)

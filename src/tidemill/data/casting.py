@@ -117,7 +117,21 @@ def supported(kind: pa.DataType) -> bool:
     """Tells whether a Parquet column of this type can be kept."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_null(kind))
+    types = pa.types
+    known = (
+        types.is_integer,
+        types.is_floating,
+        types.is_decimal,
+        types.is_boolean,
+        types.is_timestamp,
+        types.is_date,
+        types.is_time,
+        types.is_string,
+        types.is_large_string,
+        types.is_string_view,
+        types.is_null,
+    )
+    return any(test(kind) for test in known)
 
 
 def _is_text(column: pa.Array) -> bool:
@@ -174,7 +188,7 @@ def _text_to_timestamp(text: pa.Array) -> tuple[pa.Array, Mask]:
         )
     except pa.ArrowInvalid:  # a date that is in no calendar: look at every value
         values = _patched(pa.nulls(len(text), utc), text, pc.or_(zoned, naive), _timestamp)
-    return values, np.zeros(len(text), np.bool_)
+    return _in_calendar(values), np.zeros(len(text), np.bool_)
 
 
 def _text_to_string(text: pa.Array) -> tuple[pa.Array, Mask]:
@@ -226,12 +240,13 @@ def _timestamp(text: str) -> datetime | None:
 
 
 def _cast_typed(column: pa.Array, to: Type) -> Cast:
-    missing = column.is_null()
     nothing = np.zeros(len(column), np.bool_)
-    if to == "string":
-        return _finished(column, column.cast(pa.string()), nothing)
     have = _type_of(column.type)
-    if have == to or (have, to) == ("int64", "float64"):
+    if pa.types.is_null(column.type):
+        return _finished(column, column.cast(ARROW[to]), nothing)
+    if to == "string" and supported(column.type):
+        return _finished(column, column.cast(pa.string()), nothing)
+    if to != "string" and (have == to or (have, to) == ("int64", "float64")):
         values, not_finite = _widened(column, to)
         return _finished(column, values, not_finite)
     if (have, to) == ("float64", "int64"):
@@ -240,29 +255,43 @@ def _cast_typed(column: pa.Array, to: Type) -> Cast:
         numbers = values.fill_null(0.5).to_numpy(zero_copy_only=False)
         whole = (np.floor(numbers) == numbers) & (np.abs(numbers) < 2.0**53)
         return _finished(column, _only(values, pa.array(whole)).cast(pa.int64()), not_finite)
-    return Cast(
-        values=pa.nulls(len(column), ARROW[to]),
-        missing=_mask(missing),
-        wrong=~_mask(missing),
-        not_finite=nothing,
-    )
+    return _finished(column, pa.nulls(len(column), ARROW[to]), nothing)
 
 
 def _widened(column: pa.Array, to: Type) -> tuple[pa.Array, Mask]:
     nothing = np.zeros(len(column), np.bool_)
     if to == "timestamp":
-        if pa.types.is_timestamp(column.type) and column.type.tz is not None:
-            return column.cast(ARROW[to], safe=False), nothing
-        naive = column.cast(pa.timestamp("us"), safe=False)
-        return pc.assume_timezone(naive, "UTC"), nothing
+        if not pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("ms" if column.type == pa.date64() else "s"))
+        values = _in_calendar(column).cast(pa.timestamp("us", column.type.tz), safe=False)
+        utc = values if column.type.tz else pc.assume_timezone(values, "UTC")
+        return utc.cast(ARROW[to]), nothing
     if to == "int64":
-        fits = pc.less_equal(column, (1 << 63) - 1) if column.type == pa.uint64() else None
-        return (_only(column, fits) if fits is not None else column).cast(pa.int64()), nothing
+        if column.type == pa.uint64():
+            column = _only(column, pc.less(column, pa.scalar(1 << 63, pa.uint64())))
+        return column.cast(pa.int64()), nothing
     if to == "float64":
         # Large integers lose their last digits here, as they do in every float64.
         values = column.cast(pa.float64(), safe=False)
         return values, _not_finite(values)
     return column.cast(ARROW[to]), nothing
+
+
+_FIRST_S = -62_135_596_800
+_LAST_S = 253_402_300_799
+_PER_S = {"s": 1, "ms": 10**3, "us": 10**6}
+
+
+def _in_calendar(times: pa.Array) -> pa.Array:
+    """Returns the times in the years 1 to 9999; elsewhere clocks and calendars disagree."""
+    per_s = _PER_S.get(times.type.unit)
+    if per_s is None:  # nanoseconds end in 2262
+        return times
+    ticks = times.cast(pa.int64())
+    inside = pc.and_(
+        pc.greater_equal(ticks, _FIRST_S * per_s), pc.less(ticks, (_LAST_S + 1) * per_s)
+    )
+    return _only(times, inside)
 
 
 # --- masks -----------------------------------------------------------------------------------

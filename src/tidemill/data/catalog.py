@@ -43,9 +43,7 @@ _ingests = sa.Table(
     sa.Column("snapshot", sa.String(16)),
     sa.Column("refused", sa.Text),
     sa.Column("held_key", sa.Text),
-    sa.Column("groups", sa.Text, nullable=False),
     sa.Column("anomalies", sa.Text, nullable=False),
-    sa.Column("superseded", sa.Boolean, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
 )
 _sources = sa.Table(
@@ -58,6 +56,7 @@ _sources = sa.Table(
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("counts", sa.Text, nullable=False),
     sa.Column("reasons", sa.Text, nullable=False),
+    sa.Column("groups", sa.Text, nullable=False),
     sa.Column("basis", sa.String(64)),
 )
 _snapshots = sa.Table(
@@ -77,12 +76,17 @@ class MovedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenSource:
-    """A file that was ingested, what became of its rows, and under which rules if refused."""
+    """A file that was ingested, and what became of its rows.
+
+    Attributes:
+        basis: if it was refused, the hash of the rules and of the files it was judged with.
+    """
 
     record: SourceRecord
     ingest: str
     counts: Counts
     reasons: dict[str, int]
+    groups: tuple[HeldGroup, ...]
     basis: str | None
 
 
@@ -118,7 +122,6 @@ class IngestRow:
     snapshot: str | None
     refused: str | None
     held_key: str | None
-    groups: tuple[HeldGroup, ...]
     anomalies: tuple[Anomaly, ...]
     created_at: float
 
@@ -244,9 +247,7 @@ def save_ingest(conn: Connection, row: IngestRow, sources: list[SeenSource]) -> 
             snapshot=row.snapshot,
             refused=row.refused,
             held_key=row.held_key,
-            groups=_json(row.groups),
             anomalies=_json(row.anomalies),
-            superseded=False,
             created_at=row.created_at,
         )
     )
@@ -264,14 +265,12 @@ def save_ingest(conn: Connection, row: IngestRow, sources: list[SeenSource]) -> 
                 "bytes": source.record.bytes,
                 "counts": _json(source.counts),
                 "reasons": _json(source.reasons),
+                "groups": _json(source.groups),
                 "basis": source.basis,
             }
             for source in sources
         ],
     )
-    left = _ingests.c.id.not_in(sa.select(_sources.c.ingest).where(mine))
-    abandoned = (_ingests.c.dataset == row.dataset) & left
-    conn.execute(_ingests.update().where(abandoned).values(superseded=True))
 
 
 def save_snapshot(conn: Connection, snapshot: Snapshot) -> None:
@@ -300,26 +299,29 @@ def find_snapshots(
     return [msgspec.json.decode(manifest, type=Snapshot) for manifest in manifests]
 
 
-def find_sources(home: Home, dataset: str, hashes: list[str]) -> dict[str, SeenSource]:
-    """Returns, by sha256, those files among some that were ingested."""
-    mine = (_sources.c.dataset == dataset) & _sources.c.sha256.in_(hashes)
+def find_sources(home: Home, dataset: str, hashes: list[str] | None = None) -> list[SeenSource]:
+    """Returns the files that were ingested, all or those among some."""
+    mine = _sources.c.dataset == dataset
+    if hashes is not None:
+        mine &= _sources.c.sha256.in_(hashes)
     with home.store.read(TABLES) as conn:
         rows = conn.execute(sa.select(_sources).where(mine)).all()
-    return {
-        row.sha256: SeenSource(
+    return [
+        SeenSource(
             record=SourceRecord(path=row.path, sha256=row.sha256, bytes=row.bytes),
             ingest=row.ingest,
             counts=msgspec.json.decode(row.counts, type=Counts),
             reasons=msgspec.json.decode(row.reasons, type=dict[str, int]),
+            groups=msgspec.json.decode(row.groups, type=tuple[HeldGroup, ...]),
             basis=row.basis,
         )
         for row in rows
-    }
+    ]
 
 
 def find_ingests(home: Home, dataset: str, *, ids: list[str] | None = None) -> list[IngestRow]:
-    """Returns a dataset's ingests, oldest first, without those that a later one replaced."""
-    query = sa.select(_ingests).where(_ingests.c.dataset == dataset, ~_ingests.c.superseded)
+    """Returns a dataset's ingests, oldest first."""
+    query = sa.select(_ingests).where(_ingests.c.dataset == dataset)
     if ids is not None:
         query = query.where(_ingests.c.id.in_(ids))
     with home.store.read(TABLES) as conn:
@@ -331,7 +333,6 @@ def find_ingests(home: Home, dataset: str, *, ids: list[str] | None = None) -> l
             snapshot=row.snapshot,
             refused=row.refused,
             held_key=row.held_key,
-            groups=msgspec.json.decode(row.groups, type=tuple[HeldGroup, ...]),
             anomalies=msgspec.json.decode(row.anomalies, type=tuple[Anomaly, ...]),
             created_at=row.created_at,
         )

@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from tidemill.data.batches import Batch, Progress, SourceFile, Unreadable, check_names
+from tidemill.data.batches import Batch, Progress, SourceFile, Unreadable, check_names, written_to
 from tidemill.data.csv_records import MAX_RECORD_BYTES, Ints, Records, split
 from tidemill.data.records import Anomaly, DatasetOptions
 from tidemill.foundation.errors import InvalidInput
@@ -68,7 +68,7 @@ def _open_text(file: SourceFile, options: DatasetOptions, progress: Progress) ->
     """Gives the file's text as UTF-8 bytes, decompressed; bytes that aren't text stay invalid."""
     try:
         with file.path.open("rb") as raw, _decompressed(file.path, raw) as plain:
-            yield _Reader(plain, raw, options.encoding, file.record.bytes, progress)
+            yield _Reader(file, plain, raw, options.encoding, progress)
     except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
         raise InvalidInput(
             f"{file.path} is a broken archive: {error}",
@@ -118,11 +118,12 @@ class _Reader:
     """Reads, recodes to UTF-8, and tells how far it is."""
 
     def __init__(
-        self, plain: _Stream, raw: IO[bytes], encoding: str, size: int, progress: Progress
+        self, file: SourceFile, plain: _Stream, raw: IO[bytes], encoding: str, progress: Progress
     ) -> None:
+        self._path = file.path
+        self._size = file.record.bytes
         self._plain = plain
         self._raw = raw
-        self._size = size
         self._progress = progress
         try:
             name = codecs.lookup(encoding).name
@@ -135,7 +136,10 @@ class _Reader:
 
     def read(self, size: int, /) -> bytes:
         data = self._plain.read(size)
-        self._progress(self._raw.tell(), self._size)
+        done = self._raw.tell()
+        if done > self._size:  # a file that grows as fast as it is read has no end
+            raise written_to(self._path)
+        self._progress(done, self._size)
         if self._decoder is None:
             return data
         text = self._decoder.decode(data, final=not data)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.data.batches import Batch, SourceFile
+from tidemill.data.batches import Batch, SourceFile, plain_values
 from tidemill.data.casting import ARROW, Mask
 from tidemill.data.catalog import Dataset
 from tidemill.data.csv_records import Ints
@@ -49,18 +49,57 @@ class Earlier:
     newest: float | None = None
 
 
+@dataclass(slots=True)
+class _Group:
+    rows: int = 0
+    example: str | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class Tally:
     """What became of the rows of one file."""
 
     counts: Counts = field(default_factory=Counts)
-    reasons: dict[str, int] = field(default_factory=dict)
+    _groups: dict[tuple[Kind, str, str, str | None], _Group] = field(default_factory=dict)
 
-    def add(self, kind: Kind | None, reasons: Sequence[str], rows: int) -> None:
-        """Counts rows of one fate."""
-        self.counts += Counts(**{"received": rows, kind or "accepted": rows})
-        for reason in reasons:
-            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+    def accept(self, rows: int) -> None:
+        """Counts accepted rows."""
+        self.counts += Counts(received=rows, accepted=rows)
+
+    def hold(self, kind: Kind, held: Held) -> None:
+        """Counts held rows of one kind, by reason and rule."""
+        rows = len(held.lines)
+        self.counts += Counts(**{"received": rows, kind: rows})
+        rules = zip(held.reasons, held.rules, held.columns, held.values, strict=True)
+        for reason, rule, column, value in rules:
+            group = self._groups.setdefault((kind, reason, rule, column), _Group())
+            group.rows += 1
+            group.example = value if group.example is None else group.example
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Held rows by reason."""
+        found: dict[str, int] = {}
+        for (_, reason, _, _), group in self._groups.items():
+            found[reason] = found.get(reason, 0) + group.rows
+        return found
+
+    def groups(self, ingest: str, *, held_at: float) -> tuple[HeldGroup, ...]:
+        """Returns the held rows in groups, the largest first."""
+        ordered = sorted(self._groups.items(), key=lambda pair: -pair[1].rows)
+        return tuple(
+            HeldGroup(
+                ingest=ingest,
+                kind=kind,
+                reason=reason,
+                rule=rule,
+                column=column,
+                rows=group.rows,
+                example=group.example,
+                held_at=held_at,
+            )
+            for (kind, reason, rule, column), group in ordered
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +127,6 @@ class Draft:
     parts: tuple[tuple[Path, int], ...]
     held: Path | None
     keys: Path | None
-    groups: tuple[HeldGroup, ...]
     tallies: dict[str, Tally]
     statistics: TableStatistics
     anomalies: tuple[Anomaly, ...]
@@ -157,7 +195,7 @@ class Gate:
         good = self._without_late(delivery, judged.table, good)
         self._accept(judged.table.take(pa.array(good)), tally)
 
-    def close(self, *, held_at: float) -> Draft:
+    def close(self) -> Draft:
         """Finishes the files and returns what became of everything."""
         self._held.close()
         statistics = self._statistics.result()
@@ -177,7 +215,6 @@ class Gate:
             parts=self._accepted.close(),
             held=self._held.path if self._held.path.exists() else None,
             keys=keys,
-            groups=self._held.groups(held_at=held_at),
             tallies=self._tallies,
             statistics=statistics,
             anomalies=tuple(anomalies),
@@ -251,7 +288,7 @@ class Gate:
 
     def _put(self, delivery: _Delivery, kind: Kind, held: Held) -> None:
         self._held.put(kind, delivery.path, held)
-        delivery.tally.add(kind, held.reasons, len(held.lines))
+        delivery.tally.hold(kind, held)
 
     def _without_duplicates(self, delivery: _Delivery, table: pa.Table, good: Ints) -> Ints:
         key = self._options.key
@@ -284,7 +321,7 @@ class Gate:
             self._keys.append(hash_rows(rows, self._options.key))
         self._statistics.update(rows)
         self._accepted.put(rows)
-        tally.add(None, (), rows.num_rows)
+        tally.accept(rows.num_rows)
 
 
 class _PartWriter:
@@ -339,7 +376,7 @@ def _values(table: pa.Table, judged: Judgement, rows: Ints) -> list[str | None]:
 def _texts(table: pa.Table, column: str | None, rows: Ints) -> list[str | None]:
     if column is None or column not in table.column_names:
         return [None] * len(rows)
-    found = table.column(column).take(pa.array(rows)).to_pylist()
+    found = plain_values(table.column(column).take(pa.array(rows)))
     return [None if value is None else str(value)[:1000] for value in found]
 
 

@@ -8,8 +8,8 @@
 
 Killed at any point, the same call does the rest: what was staged is thrown away, what was kept is
 found by its hash, what was committed is known. A refused batch is recorded too; the same files
-again under the same schema and options are a no-op that says so, and are judged anew after either
-was changed.
+together again, under the same schema and options, are a no-op that says so, and are judged anew
+after any of these was changed.
 """
 
 from __future__ import annotations
@@ -139,13 +139,20 @@ def _checked(options: DatasetOptions | None) -> DatasetOptions | None:
 
 
 def _known(home: Home, dataset: Dataset, files: list[SourceFile]) -> dict[str, SeenSource]:
-    """Returns files that need no reading: ingested, or refused under the same rules."""
+    """Returns the files that need no reading.
+
+    Those are files that were ingested, and files refused under the same rules if the same ones
+    come together again.
+    """
     seen = find_sources(home, dataset.name, [file.record.sha256 for file in files])
-    return {
-        sha256: source
-        for sha256, source in seen.items()
-        if source.basis is None or source.basis == dataset.basis
-    }
+    known = {source.record.sha256: source for source in seen if source.basis is None}
+    basis = _basis(dataset, [file for file in files if file.record.sha256 not in known])
+    return known | {one.record.sha256: one for one in seen if one.basis == basis}
+
+
+def _basis(dataset: Dataset, files: list[SourceFile]) -> str:
+    what = (dataset.basis, sorted(file.record.sha256 for file in files))
+    return hashlib.sha256(msgspec.json.encode(what)).hexdigest()
 
 
 def _skipped(known: dict[str, SeenSource]) -> list[Anomaly]:
@@ -222,7 +229,7 @@ def _read(
     except BaseException:
         gate.abandon()
         raise
-    return gate.close(held_at=home.clock.now())
+    return gate.close()
 
 
 def _earlier(home: Home, dataset: Dataset) -> Earlier:
@@ -246,7 +253,9 @@ def _refusal(dataset: Dataset, draft: Draft) -> str | None:
     counts, most = draft.counts, dataset.options.max_bad_fraction
     if counts.quarantined <= most * counts.received:
         return None
-    worst = ", ".join(f"{group.rows} {group.reason}: {group.rule}" for group in draft.groups[:3])
+    groups = [group for tally in draft.tallies.values() for group in tally.groups("", held_at=0)]
+    bad = sorted((one for one in groups if one.kind == "quarantined"), key=lambda one: -one.rows)
+    worst = ", ".join(f"{one.rows} {one.reason}: {one.rule}" for one in bad[:3])
     return (
         f"{counts.quarantined} of {counts.received} rows are bad ({worst}), more than "
         f"max_bad_fraction {most:g}. Correct the file, the schema or max_bad_fraction, and ingest "
@@ -285,14 +294,13 @@ def _commit(
         snapshot=snapshot.id if snapshot else None,
         refused=draft.refused,
         held_key=held_key,
-        groups=draft.groups,
         anomalies=anomalies,
         created_at=at,
     )
-    basis = dataset.basis if draft.refused else None
+    basis = _basis(dataset, files) if draft.refused else None
     with home.store.write(TABLES) as conn:
         save_dataset(conn, _advanced(dataset, draft, snapshot), at=at)
-        save_ingest(conn, row, [_seen(file, draft, row.id, basis) for file in files])
+        save_ingest(conn, row, [_seen(file, draft, row, basis) for file in files])
         if snapshot:
             save_snapshot(conn, snapshot)
     reasons: dict[str, int] = {}
@@ -375,13 +383,14 @@ def _without_rows(files: list[SourceFile], draft: Draft) -> list[Anomaly]:
     ]
 
 
-def _seen(file: SourceFile, draft: Draft, ingest_id: str, basis: str | None) -> SeenSource:
+def _seen(file: SourceFile, draft: Draft, row: IngestRow, basis: str | None) -> SeenSource:
     tally = draft.tallies[file.record.sha256]
     return SeenSource(
         record=file.record,
-        ingest=ingest_id,
+        ingest=row.id,
         counts=tally.counts,
         reasons=tally.reasons,
+        groups=tally.groups(row.id, held_at=row.created_at),
         basis=basis,
     )
 

@@ -1,13 +1,13 @@
 """Held rows, with the reason, the place and the text of each: nothing that came in is lost.
 
-Every ingest that held rows has one Parquet file of them. A refused ingest whose files were all
-ingested again under other rules is replaced by that later one, and isn't listed any more.
+Every ingest that held rows has one Parquet file of them. Rows of a refused file that a later
+ingest took are not listed any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tidemill.data.catalog import find_ingests, get_dataset
+from tidemill.data.catalog import find_ingests, find_sources, get_dataset
 from tidemill.data.records import HeldGroup, Kind
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
@@ -41,6 +41,8 @@ HELD_SCHEMA = pa.schema(
 def list_held(home: Home, name: str, *, ingest: str | None = None) -> list[HeldGroup]:
     """Returns the held rows of a dataset in groups, oldest ingest first, largest group first.
 
+    Rows of files that were accepted later, under other rules, are not held any more.
+
     Args:
         home: the installation.
         name: the dataset.
@@ -50,8 +52,13 @@ def list_held(home: Home, name: str, *, ingest: str | None = None) -> list[HeldG
         NotFound: there is no such dataset.
     """
     get_dataset(home, name)
-    rows = find_ingests(home, name, ids=None if ingest is None else [ingest])
-    return [group for row in rows for group in row.groups]
+    merged: dict[tuple[str, str, str, str, str | None], HeldGroup] = {}
+    for source in find_sources(home, name):
+        for group in source.groups if ingest in (None, source.ingest) else ():
+            key = (group.ingest, group.kind, group.reason, group.rule, group.column)
+            old = merged.get(key)
+            merged[key] = replace(group, rows=group.rows + old.rows) if old else group
+    return sorted(merged.values(), key=lambda group: (group.held_at, group.ingest, -group.rows))
 
 
 def show_held(
@@ -84,32 +91,29 @@ def show_held(
         raise InvalidInput(f"limit {limit} is negative", remedy="Give 0 or more.")
     get_dataset(home, name)
     wanted = [(key, value) for key, value in (("reason", reason), ("kind", kind)) if value]
-    rows = find_ingests(home, name, ids=None if ingest is None else [ingest])
+    paths: dict[str, list[str]] = {}
+    for source in find_sources(home, name):
+        paths.setdefault(source.ingest, []).append(source.record.path)
     found: list[pa.Table] = [HELD_SCHEMA.empty_table()]
-    for row in reversed(rows):
+    for row in reversed(find_ingests(home, name, ids=None if ingest is None else [ingest])):
         left = limit - sum(table.num_rows for table in found)
-        if left > 0 and row.held_key is not None:
-            found.append(_first(home.files.fetch(row.held_key), wanted, left))
+        if left > 0 and row.held_key is not None and row.id in paths:
+            held = home.files.fetch(row.held_key)
+            found.append(_first(held, paths[row.id], wanted, left))
     return pa.concat_tables(found)
 
 
-def _first(path: Path, wanted: list[tuple[str, str]], limit: int) -> pa.Table:
+def _first(path: Path, sources: list[str], wanted: list[tuple[str, str]], limit: int) -> pa.Table:
     found: list[pa.RecordBatch] = []
     with pq.ParquetFile(path) as parquet:
         for batch in parquet.iter_batches(batch_size=1 << 14):
-            rows = batch
+            rows = batch.filter(pc.is_in(batch.column("source"), pa.array(sources)))
             for key, value in wanted:
                 rows = rows.filter(pc.equal(rows.column(key), value))
             found.append(rows.slice(0, limit - sum(one.num_rows for one in found)))
             if sum(one.num_rows for one in found) >= limit:
                 break
     return pa.Table.from_batches(found, HELD_SCHEMA)
-
-
-@dataclass(slots=True)
-class _Tally:
-    rows: int = 0
-    example: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +139,6 @@ class HeldWriter:
         self._dataset = dataset
         self._ingest = ingest
         self._writer: pq.ParquetWriter | None = None
-        self._tallies: dict[tuple[Kind, str, str, str | None], _Tally] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -177,24 +180,3 @@ class HeldWriter:
         if self._writer is None:
             self._writer = pq.ParquetWriter(self.path, HELD_SCHEMA, compression="zstd")
         self._writer.write_table(table)
-        for key in zip(held.reasons, held.rules, held.columns, held.values, strict=True):
-            tally = self._tallies.setdefault((kind, *key[:3]), _Tally())
-            tally.rows += 1
-            tally.example = key[3] if tally.example is None else tally.example
-
-    def groups(self, *, held_at: float) -> tuple[HeldGroup, ...]:
-        """Returns what was written, in groups, the largest first."""
-        ordered = sorted(self._tallies.items(), key=lambda pair: -pair[1].rows)
-        return tuple(
-            HeldGroup(
-                ingest=self._ingest,
-                kind=kind,
-                reason=reason,
-                rule=rule,
-                column=column,
-                rows=tally.rows,
-                example=tally.example,
-                held_at=held_at,
-            )
-            for (kind, reason, rule, column), tally in ordered
-        )

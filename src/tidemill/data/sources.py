@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.data.batches import Batch, Progress, SourceFile, check_names
+from tidemill.data.batches import Batch, Progress, SourceFile, check_names, plain_values, written_to
 from tidemill.data.csv_records import Ints
 from tidemill.data.csv_source import read_csv
 from tidemill.data.records import Anomaly, DatasetOptions, SourceRecord
-from tidemill.foundation.errors import Conflict, InvalidInput, NotFound
+from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.files import sha256_file
 
 PARQUET_ROWS = 1 << 16
@@ -68,10 +68,7 @@ def read(file: SourceFile, options: DatasetOptions, progress: Progress) -> Itera
             f"{file.path} cannot be read: {error.strerror or error}", remedy="Check the file."
         ) from error
     if _stamp(file.path) != file.stamp:
-        raise Conflict(
-            f"{file.path} was written to while it was read",
-            remedy="Ingest it when its writer is done; write under another name, then rename.",
-        )
+        raise written_to(file.path)
 
 
 # --- which files -----------------------------------------------------------------------------
@@ -166,8 +163,12 @@ def _read_parquet(file: SourceFile, progress: Progress) -> Iterator[Batch]:
 
 def _typed_batch(table: pa.Table, before: int) -> Batch:
     def texts(indices: Ints) -> list[str]:
-        rows = table.take(pa.array(indices)).to_pylist()
-        return [json.dumps(row, default=str, ensure_ascii=False) for row in rows]
+        rows = table.take(pa.array(indices))
+        columns = [plain_values(column) for column in rows.columns]
+        return [
+            json.dumps(dict(zip(table.column_names, row, strict=True)), ensure_ascii=False)
+            for row in zip(*columns, strict=True)
+        ]
 
     lines = np.arange(before + 1, before + 1 + table.num_rows, dtype=np.int64)
     return Batch(table=table, lines=lines, texts=texts)

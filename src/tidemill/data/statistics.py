@@ -90,6 +90,10 @@ def _plain(value: Any) -> Any:
     return value.astimezone(UTC).timestamp() if isinstance(value, datetime) else value
 
 
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
 @dataclass(slots=True)
 class _Moments:
     count: int = 0
@@ -100,13 +104,15 @@ class _Moments:
     largest: float = -math.inf
 
     def update(self, numbers: Floats) -> None:
-        mean = float(numbers.mean())
+        with np.errstate(over="ignore", invalid="ignore"):  # near the largest floats
+            mean = float(numbers.mean())
+            squares = float(((numbers - mean) ** 2).sum())
         self.merge(
             _Moments(
                 count=len(numbers),
                 zeros=int((numbers == 0).sum()),
                 mean=mean,
-                squares=float(((numbers - mean) ** 2).sum()),
+                squares=squares,
                 smallest=float(numbers.min()),
                 largest=float(numbers.max()),
             )
@@ -125,7 +131,9 @@ class _Moments:
         self.count = total
 
     def std(self) -> float | None:
-        return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else None
+        if self.count < 2 or not math.isfinite(self.squares):
+            return None
+        return math.sqrt(self.squares / (self.count - 1))
 
 
 @dataclass(slots=True)
@@ -171,7 +179,12 @@ class _Frequent:
         if self.exact:
             return len(self.counts)
         size = len(self.registers)
-        estimate = 0.7213 / (1 + 1.079 / size) * size**2 / np.exp2(-self.registers * 1.0).sum()
+        estimate = (
+            0.7213
+            / (1 + 1.079 / size)
+            * size**2
+            / np.exp2(-self.registers.astype(np.float64)).sum()
+        )
         empty = int((self.registers == 0).sum())
         if estimate <= 2.5 * size and empty:
             estimate = size * math.log(size / empty)
@@ -220,7 +233,9 @@ class _Quantiles:
         order = np.argsort(self.points, kind="stable")
         points, weights = self.points[order], self.weights[order]
         middle = (np.cumsum(weights) - 0.5 * weights) / weights.sum()
-        return {str(q): float(np.interp(q, middle, points)) for q in QUANTILES}
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = {str(q): float(np.interp(q, middle, points)) for q in QUANTILES}
+        return {q: value for q, value in found.items() if math.isfinite(value)}
 
 
 @dataclass(slots=True)
@@ -277,8 +292,8 @@ class _Column:
             zeros=moments.zeros if self.type in ("int64", "float64") else None,
             min=_plain(self.smallest),
             max=_plain(self.largest),
-            mean=moments.mean if known and not text else None,
-            std=moments.std() if not text else None,
+            mean=_finite(moments.mean) if known and not text else None,
+            std=_finite(moments.std()) if not text else None,
             quantiles=self.quantiles.result(),
             min_length=int(moments.smallest) if known and text else None,
             max_length=int(moments.largest) if known and text else None,
