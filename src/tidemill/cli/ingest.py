@@ -10,8 +10,8 @@ from rich.console import Console
 
 from tidemill.cli.progress import bytes_progress
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
-from tidemill.recipes.intake import IngestOptions, take
 from tidemill.data.records import IngestResult
+from tidemill.recipes.intake import IngestOptions, take
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +61,7 @@ def _print(out: Console, result: IngestResult) -> None:
         counts.add_row(name, f"{getattr(result, name):,}")
     out.print(counts)
     for reason, rows in sorted(result.reasons.items()):
-        out.print(f"  held: {rows:,} × {reason}", markup=False)
+        out.print(f"  held: {rows:,} for {reason}", markup=False)
     if result.refused:
         out.print(f"refused: {result.refused}", style="bold red", markup=False)
     else:

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
 from tidemill.control import views
-from tidemill.foundation.clock import iso
 
 
 def register(app: typer.Typer) -> None:
@@ -40,12 +39,12 @@ def _print(out: Console, shown: views.Models) -> None:
             ", ".join(each.aliases),
             each.runtime,
             "yes" if each.blessed else "no",
-            iso(each.created_at),
+            each.created_at,
         )
     out.print(rows)
     if shown.history:
         moves = table("History", "at", "alias", "version", "by", "reason")
         for move in shown.history:
             version = "-" if move.version is None else str(move.version)
-            moves.add_row(iso(move.at), move.alias, version, move.by, move.reason)
+            moves.add_row(move.at, move.alias, version, move.by, move.reason)
         out.print(moves)

@@ -34,7 +34,7 @@ def write_audit(
     reason: str,
     detail: dict[str, Any],
 ) -> None:
-    """Adds one row on the caller's connection, so that it is durable with the change or not at all."""
+    """Adds one row on the caller's connection: durable with the change, or not at all."""
     conn.execute(
         _audit.insert().values(
             at=at,

@@ -61,7 +61,7 @@ def deploy(
     _check_terms(terms)
     with home.store.write(*METADATA) as conn:
         now = home.clock.now()
-        registry.set_alias(conn, model, "champion", version, by=by, reason=reason, at=now)
+        registry.set_alias(conn, model, "champion", version, by=by, reason=reason, clock=home.clock)
         before = _current(conn, application)
         deployment = _with_terms(
             before or Deployment(application=application, revision=0, versions=()), terms
@@ -103,8 +103,7 @@ def rollback(home: Home, application: str, *, by: str, reason: str) -> RolledBac
         now = home.clock.now()
         current = _require(conn, application)
         going = current.versions[0]
-        registry.rollback(conn, going.model, by=by, reason=reason, at=now)
-        returning = _champion(conn, going.model)
+        _, returning = registry.rollback(conn, going.model, by=by, reason=reason, clock=home.clock)
         older = _newest_with(conn, application, going.model, returning)
         deployment = msgspec.structs.replace(current, versions=(older,))
         written = _write(conn, deployment, verb="rollback", by=by, reason=reason, at=now)
@@ -117,7 +116,9 @@ def rollback(home: Home, application: str, *, by: str, reason: str) -> RolledBac
     )
 
 
-def attach_table(home: Home, application: str, table: str, *, by: str, reason: str) -> Deployment:
+def attach_table(
+    home: Home, application: str, table: str, *, key: tuple[str, ...], by: str, reason: str
+) -> Deployment:
     """Puts a table in front of the version that it was built with, if that is live.
 
     Raises:
@@ -139,7 +140,7 @@ def attach_table(home: Home, application: str, table: str, *, by: str, reason: s
                 f"which is not live in {application!r}",
                 remedy="Build a table for the live version, or promote that version.",
             )
-        deployment = msgspec.structs.replace(current, versions=versions)
+        deployment = msgspec.structs.replace(current, versions=versions, key=key)
         return _write(
             conn, deployment, verb="attach_table", by=by, reason=reason, at=home.clock.now()
         )
@@ -191,13 +192,6 @@ def _require(conn: sa.Connection, application: str) -> Deployment:
             remedy=f"Known: {known}." if known else "Push a model to make one.",
         )
     return found
-
-
-def _champion(conn: sa.Connection, model: str) -> int:
-    version = registry.aliases(conn, model).get("champion")
-    if version is None:
-        raise NotFound(f"model {model!r} has no champion", remedy="Promote a version.")
-    return version
 
 
 def _newest_with(conn: sa.Connection, application: str, model: str, version: int) -> Live:

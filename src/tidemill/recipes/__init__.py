@@ -3,6 +3,4 @@
 Recipes know which step follows which; they never decide what goes live.
 """
 
-from tidemill.recipes.recipe import Recipe
-
-__all__ = ["Recipe"]
+__all__: list[str] = []

@@ -1,0 +1,67 @@
+"""``tidemill push``: from a model file to an application."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session
+from tidemill.control import rollout
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+
+    @app.command("push")
+    def push(
+        path: Annotated[
+            Path, typer.Argument(help="An ONNX file, a joblib file or a model folder.")
+        ],
+        name: Annotated[str, typer.Option(help="The model's name, and its application's.")],
+        trust_code: Annotated[
+            bool, typer.Option("--trust-code", help="Vouch for code that the file runs.")
+        ] = False,
+        sample: Annotated[
+            Path | None,
+            typer.Option(help="Rows (CSV, Parquet, .npy) on which a compiled model must agree."),
+        ] = None,
+        deploy: Annotated[
+            bool, typer.Option("--deploy/--no-deploy", help="Make it live under its name.")
+        ] = True,
+        home: HomeOption = None,
+        config: ConfigOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        """Register a model file, compile it if that changes no answer, and make it live."""
+        with session(home=home, config=config, json=json) as on:
+            done = rollout.push(
+                on.home,
+                path,
+                name,
+                trust_code=trust_code,
+                sample=sample,
+                go_live=deploy,
+                by="cli",
+            )
+            on.show(done, lambda out: _print(out, done))
+
+
+def _print(out: Console, done: rollout.Live) -> None:
+    model = done.model
+    out.print(f"{model.name} version {model.version} ({model.runtime})", style="bold")
+    out.print(f"  takes {', '.join(model.inputs)}; gives {', '.join(model.outputs)}", markup=False)
+    if model.compiled:
+        out.print(f"  compiled: {model.verified}", markup=False)
+    elif model.reason:
+        out.print(f"  not compiled: {model.reason}", markup=False)
+    if model.batch_1_ms is not None:
+        out.print(f"  one row takes {model.batch_1_ms:.3f} ms")
+    if done.revision is None:
+        out.print(
+            f"  not live; make it so with: tidemill promote {done.application} {model.version}"
+        )
+    else:
+        out.print(f"  live as application {done.application}; serve it with: tidemill serve")

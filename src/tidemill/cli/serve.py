@@ -1,0 +1,47 @@
+"""``tidemill serve``: answers queries for every application."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, print_json, session
+from tidemill.control.server import Serving
+from tidemill.control.server import serve as serve_home
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+
+    @app.command("serve")
+    def serve(
+        host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+        port: Annotated[int | None, typer.Option(help="The port of queries; 0 for any.")] = None,
+        admin_port: Annotated[
+            int | None, typer.Option(help="The port of the admin API; 0 for any.")
+        ] = None,
+        gateways: Annotated[int | None, typer.Option(help="Gateway processes.")] = None,
+        home: HomeOption = None,
+        config: ConfigOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        """Serve every application until SIGTERM or Ctrl-C; follow what is promoted meanwhile."""
+        flags = {
+            "serve.host": host,
+            "serve.port": port,
+            "serve.admin_port": admin_port,
+            "serve.gateways": gateways,
+        }
+        with session(home=home, config=config, json=json, flags=flags) as on:
+
+            def ready(serving: Serving) -> None:
+                if json:
+                    print_json(serving)
+                    return
+                names = ", ".join(serving.applications) or "no application yet"
+                on.out.print(f"serving {names} on http://{serving.host}:{serving.port}")
+                on.out.print(f"admin API on http://127.0.0.1:{serving.admin_port}/admin/v1/health")
+
+            asyncio.run(serve_home(on.home, ready=ready))

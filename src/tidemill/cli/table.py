@@ -1,0 +1,83 @@
+"""``tidemill table``: answers prepared beforehand, in front of the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tidemill.cli.progress import count_progress
+from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
+from tidemill.control import rollout
+from tidemill.foundation.clock import iso
+from tidemill.tables.catalog import list_tables
+from tidemill.tables.table import TableInfo
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    group = typer.Typer(help="Build and look at lookup tables.", no_args_is_help=True)
+    app.add_typer(group, name="table")
+
+    @group.command("build")
+    def build(
+        application: Annotated[str, typer.Argument(help="The application.")],
+        source: Annotated[
+            Path, typer.Option("--from", help="Keyed rows (CSV or Parquet) with every input.")
+        ],
+        key: Annotated[
+            str | None,
+            typer.Option(help="The key's columns, with commas; as before if not given."),
+        ] = None,
+        home: HomeOption = None,
+        config: ConfigOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        """Score every key of a source with the live version, and serve the table before it."""
+        columns = tuple(part.strip() for part in key.split(",")) if key else None
+        with (
+            session(home=home, config=config, json=json) as on,
+            count_progress(on, f"scoring keys of {application}") as progress,
+        ):
+            done = rollout.build_live_table(
+                on.home, application, source, key=columns, by="cli", progress=progress
+            )
+            on.show(
+                done,
+                lambda out: out.print(
+                    f"table {done.table.id}: {done.table.rows:,} keys, {done.table.bytes:,} bytes, "
+                    f"live before version {done.table.version} (revision {done.revision})"
+                ),
+            )
+
+    @group.command("list")
+    def list_(
+        application: Annotated[str | None, typer.Argument(help="One application only.")] = None,
+        home: HomeOption = None,
+        config: ConfigOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        """List tables, the newest first."""
+        with session(home=home, config=config, json=json) as on:
+            found = list_tables(on.home.store, application)
+            on.show({"tables": found}, lambda out: _print(out, found))
+
+
+def _print(out: Console, found: list[TableInfo]) -> None:
+    rows = table(
+        "Tables", "id", "application", "model", "version", "keys", "bytes", "built", "from"
+    )
+    for each in found:
+        rows.add_row(
+            each.id,
+            each.application,
+            each.model,
+            str(each.version),
+            f"{each.rows:,}",
+            f"{each.bytes:,}",
+            iso(each.built_at),
+            each.source or "",
+        )
+    out.print(rows)

@@ -1,0 +1,183 @@
+"""The admin API: what is live, and the verbs that change it, as JSON on a port of its own.
+
+It listens on the loopback and takes no request that a web page of another origin could send.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio.to_thread
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tidemill.control import deployments, launches, views
+from tidemill.foundation.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    NotReady,
+    Refused,
+    TidemillError,
+)
+from tidemill.foundation.home import Home
+from tidemill.foundation.instruments import Instruments, render
+from tidemill.serving.supervisor import Supervisor
+
+MAX_BODY_BYTES = 64 << 10
+_OWN_NAMES = ("127.0.0.1", "localhost", "::1")
+_STATUS: tuple[tuple[type[TidemillError], int], ...] = (
+    (InvalidInput, 400),
+    (NotFound, 404),
+    (Conflict, 409),
+    (Refused, 403),
+    (NotReady, 503),
+)
+
+Serve = Callable[[Request], Awaitable[Any]]
+
+
+class Promote(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``:promote``."""
+
+    version: int
+    table: str | None = None
+    reason: str = "promoted through the admin API"
+
+
+class Rollback(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``:rollback``."""
+
+    reason: str = "rolled back through the admin API"
+
+
+def admin_app(home: Home, supervisor: Supervisor, instruments: Instruments) -> Starlette:
+    """Makes the application; its handlers work on the store, as the command line does."""
+    api = _Api(home, supervisor, instruments)
+    routes = [
+        ("/admin/v1/health", "GET", api.health),
+        ("/admin/v1/models", "GET", api.models),
+        ("/admin/v1/models/{name}", "GET", api.models),
+        ("/admin/v1/deployments", "GET", api.deployments),
+        ("/admin/v1/deployments/{name}", "GET", api.deployments),
+        ("/admin/v1/launches", "GET", api.launches),
+        ("/admin/v1/applications/{name}:promote", "POST", api.promote),
+        ("/admin/v1/applications/{name}:rollback", "POST", api.rollback),
+        ("/metrics", "GET", api.metrics),
+    ]
+    return Starlette(
+        routes=[Route(path, _json(serve), methods=[verb]) for path, verb, serve in routes],
+        exception_handlers={404: _no_route, 405: _no_verb},
+    )
+
+
+class _Api:
+    """The handlers."""
+
+    def __init__(self, home: Home, supervisor: Supervisor, instruments: Instruments) -> None:
+        self._home = home
+        self._supervisor = supervisor
+        self._instruments = instruments
+
+    async def health(self, _: Request) -> dict[str, Any]:
+        return self._supervisor.status()
+
+    async def models(self, request: Request) -> views.Models:
+        return await _in_thread(views.models, self._home, request.path_params.get("name"))
+
+    async def deployments(self, request: Request) -> views.Deployments:
+        return await _in_thread(views.deployments, self._home, request.path_params.get("name"))
+
+    async def launches(self, _: Request) -> dict[str, Any]:
+        return {"launches": await _in_thread(launches.list_launches, self._home.store)}
+
+    async def promote(self, request: Request) -> Any:
+        body = await _body(request, Promote)
+        return await _in_thread(
+            deployments.promote,
+            self._home,
+            request.path_params["name"],
+            body.version,
+            table=body.table,
+            by="admin API",
+            reason=body.reason,
+        )
+
+    async def rollback(self, request: Request) -> Any:
+        body = await _body(request, Rollback)
+        return await _in_thread(
+            deployments.rollback,
+            self._home,
+            request.path_params["name"],
+            by="admin API",
+            reason=body.reason,
+        )
+
+    async def metrics(self, _: Request) -> Response:
+        text = await self._supervisor.metrics() + render([self._instruments.snapshot()])
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+
+def _json(serve: Serve) -> Callable[[Request], Awaitable[Response]]:
+    """Turns a handler's record, or its error, into JSON."""
+
+    @functools.wraps(serve)
+    async def answer(request: Request) -> Response:
+        try:
+            _check_host(request)
+            found = await serve(request)
+        except TidemillError as error:
+            status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+            return _respond({"error": str(error)}, status)
+        return found if isinstance(found, Response) else _respond(found, 200)
+
+    return answer
+
+
+def _check_host(request: Request) -> None:
+    """Refuses names that only look like this machine, as a rebound DNS name does."""
+    if request.url.hostname not in _OWN_NAMES:
+        raise Refused(
+            f"host {str(request.url.hostname)[:100]!r} is not this machine's loopback",
+            remedy="Use 127.0.0.1 or localhost.",
+        )
+
+
+def _respond(record: Any, status: int) -> Response:
+    return Response(msgspec.json.encode(record), status, media_type="application/json")
+
+
+async def _body(request: Request, kind: type[Any]) -> Any:
+    """Reads a small JSON body that no foreign web page could have sent unasked.
+
+    A browser sends ``application/json`` to another origin only after a preflight, which this API
+    never grants.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise InvalidInput("the body is not application/json", remedy="Say so in Content-Type.")
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_BODY_BYTES:
+            raise InvalidInput(f"the body is over {MAX_BODY_BYTES} bytes", remedy="Send less.")
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"the body cannot be read: {error}", remedy="Mend it.") from error
+
+
+async def _in_thread(call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    return await anyio.to_thread.run_sync(functools.partial(call, *args, **named))
+
+
+async def _no_route(request: Request, _: Exception) -> Response:
+    return _respond({"error": f"nothing is served at {request.url.path[:200]!r}."}, 404)
+
+
+async def _no_verb(request: Request, _: Exception) -> Response:
+    return _respond({"error": f"{request.method[:20]} is not served here."}, 405)

@@ -1,0 +1,200 @@
+"""From data to live: trains a recipe, builds the new version's table, and deploys both at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from tidemill.control.deployments import Terms, attach_table, deploy, get_deployment
+from tidemill.foundation.errors import InvalidInput
+from tidemill.foundation.home import Home
+from tidemill.recipes.push import PushedModel, push_model
+from tidemill.recipes.recipe import Recipe, get_recipe
+from tidemill.recipes.table import build_table, examples_source
+from tidemill.recipes.train import OnEvent, Trained, train
+from tidemill.tables.table import TableInfo
+
+Progress = Callable[[int, int], None]
+
+
+class RolledOut(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recipe's run came to; ``revision`` is None if nothing went live."""
+
+    trained: Trained
+    application: str
+    table: TableInfo | None
+    revision: int | None
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """A pushed model and the revision at which its application answers with it."""
+
+    model: PushedModel
+    application: str
+    revision: int | None
+
+
+def run_recipe(
+    home: Home,
+    name: str,
+    *,
+    by: str,
+    reason: str,
+    go_live: bool = True,
+    run_id: str | None = None,
+    on_event: OnEvent | None = None,
+    progress: Progress | None = None,
+) -> RolledOut:
+    """Runs a recipe to its end and, if the version is blessed, makes it live with its table.
+
+    Args:
+        home: the installation.
+        name: the recipe.
+        by: who asks for it.
+        reason: why, for the audit.
+        go_live: whether a blessed version is deployed.
+        run_id: continues that run.
+        on_event: told of each step.
+        progress: told of the table's rows.
+
+    Raises:
+        StepFailed: a step failed.
+    """
+    recipe = get_recipe(home.settings, name)
+    application = recipe.application or name
+    with tempfile.TemporaryDirectory(prefix="examples-", dir=home.cache_path) as work:
+        examples = Path(work) / "examples"
+        trained = train(home, name, recipe, run_id=run_id, on_event=on_event, examples_to=examples)
+        if not (trained.blessed and go_live):
+            return RolledOut(trained=trained, application=application, table=None, revision=None)
+        table = _table(
+            home,
+            application=application,
+            recipe=recipe,
+            trained=trained,
+            examples=examples,
+            progress=progress,
+        )
+    deployment = deploy(
+        home,
+        application,
+        model=trained.model,
+        version=trained.version,
+        table=None if table is None else table.id,
+        terms=Terms(
+            slo_ms=recipe.slo_ms,
+            default=recipe.default,
+            key=None if recipe.table is None else recipe.table.key,
+        ),
+        by=by,
+        reason=reason,
+    )
+    return RolledOut(
+        trained=trained, application=application, table=table, revision=deployment.revision
+    )
+
+
+def push(
+    home: Home,
+    path: Path,
+    name: str,
+    *,
+    trust_code: bool,
+    sample: Path | None = None,
+    go_live: bool = True,
+    by: str,
+) -> Live:
+    """Registers a model file and, if wanted, makes it live under its name."""
+    pushed = push_model(home, path, name, trust_code=trust_code, sample=sample)
+    if not go_live:
+        return Live(model=pushed, application=name, revision=None)
+    deployment = deploy(
+        home,
+        name,
+        model=name,
+        version=pushed.version,
+        by=by,
+        reason=f"pushed {path.name}",
+    )
+    return Live(model=pushed, application=name, revision=deployment.revision)
+
+
+def _table(
+    home: Home,
+    *,
+    application: str,
+    recipe: Recipe,
+    trained: Trained,
+    examples: Path,
+    progress: Progress | None,
+) -> TableInfo | None:
+    if recipe.table is None:
+        return None
+    declared = recipe.table.source
+    source = Path(declared) if declared else examples_source(examples)
+    return build_table(
+        home,
+        application=application,
+        model=trained.model,
+        version=trained.version,
+        key=recipe.table.key,
+        source=source,
+        source_name=declared or f"examples of run {trained.run}",
+        progress=progress,
+    )
+
+
+class LiveTable(msgspec.Struct, frozen=True, kw_only=True):
+    """A table and the revision at which it is served."""
+
+    table: TableInfo
+    revision: int
+
+
+def build_live_table(
+    home: Home,
+    application: str,
+    source: Path,
+    *,
+    key: tuple[str, ...] | None,
+    by: str,
+    progress: Progress | None = None,
+) -> LiveTable:
+    """Builds a table with an application's live version and puts it in front of it.
+
+    Args:
+        home: the installation.
+        application: whose queries it answers.
+        source: keyed rows.
+        key: the key's columns; those of the deployment if None.
+        by: who asks for it.
+        progress: told the rows done and all rows.
+
+    Raises:
+        NotFound: there is no such application or source.
+        InvalidInput: no key is known, or it does not determine the model's inputs.
+    """
+    current = get_deployment(home, application)
+    columns = key or current.key
+    if not columns:
+        raise InvalidInput(
+            f"application {application!r} has no key", remedy="Name its columns with --key."
+        )
+    version = current.versions[0]
+    table = build_table(
+        home,
+        application=application,
+        model=version.model,
+        version=version.version,
+        key=columns,
+        source=source,
+        source_name=str(source),
+        progress=progress,
+    )
+    deployment = attach_table(
+        home, application, table.id, key=columns, by=by, reason=f"built from {source.name}"
+    )
+    return LiveTable(table=table, revision=deployment.revision)

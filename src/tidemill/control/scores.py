@@ -1,0 +1,87 @@
+"""How the predictions that were served have fared, read from the ledger."""
+
+from __future__ import annotations
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidemill.data.ledger import Problem, join_counts, join_labels, read_ledger
+from tidemill.foundation.errors import NotFound
+from tidemill.foundation.home import Home
+from tidemill.monitoring.progressive import ProgressiveReport, score_served
+
+OUTPUTS = ("probabilities", "value", "label")
+
+
+class Labels(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the labels; ``received`` is the sum of the other three."""
+
+    received: int
+    joined: int
+    replaced: int
+    unmatched: int
+
+
+class ServedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The progressive validation of one application, and what stood in its way."""
+
+    application: str
+    since: float | None
+    report: ProgressiveReport
+    labels: Labels
+    problems: tuple[Problem, ...]
+
+
+def score_application(
+    home: Home,
+    application: str,
+    *,
+    horizon_s: float | None = None,
+    since: float | None = None,
+    until: float | None = None,
+) -> ServedReport:
+    """Scores what an application served, as it was served.
+
+    Args:
+        home: the installation.
+        application: whose predictions.
+        horizon_s: only predictions older than this count; None counts all.
+        since: only predictions answered at or after this moment, seconds since the epoch.
+        until: only predictions answered before this moment.
+
+    Raises:
+        NotFound: the ledger has no prediction of that application.
+    """
+    ledger = read_ledger(home.ledger_path, application, with_inputs=False)
+    predictions = ledger.predictions
+    if predictions.num_rows == 0:
+        raise NotFound(
+            f"the ledger has no prediction of application {application!r}",
+            remedy="Serve it and send queries; tidemill deployments lists applications.",
+        )
+    if since is not None:
+        predictions = predictions.filter(pc.greater_equal(predictions["time"], since))
+    if until is not None:
+        predictions = predictions.filter(pc.less(predictions["time"], until))
+    joined = join_labels(predictions, ledger.labels)
+    counts = join_counts(joined)
+    return ServedReport(
+        application=application,
+        since=since,
+        report=score_served(joined, horizon_s=horizon_s, output=_output(predictions)),
+        labels=Labels(
+            received=counts.received,
+            joined=counts.joined,
+            replaced=counts.replaced,
+            unmatched=counts.unmatched,
+        ),
+        problems=ledger.problems,
+    )
+
+
+def _output(predictions: pa.Table) -> str:
+    """Returns the output that is judged: probabilities if there are any, else the value."""
+    first = predictions["outputs"][0].as_py() if predictions.num_rows else "{}"
+    names = msgspec.json.decode(first, type=dict[str, object])
+    return next((name for name in OUTPUTS if name in names), OUTPUTS[0])

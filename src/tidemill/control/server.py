@@ -1,0 +1,101 @@
+"""``tidemill serve``: the supervisor and the admin API, in one process, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+
+import msgspec
+import uvicorn
+
+from tidemill.control.admin import admin_app
+from tidemill.control.scoring import Scorer
+from tidemill.foundation.home import Home
+from tidemill.foundation.instruments import Instruments
+from tidemill.foundation.logs import log
+from tidemill.foundation.settings import ServeSettings
+from tidemill.serving.listening import open_listener
+from tidemill.serving.live import StoreSource
+from tidemill.serving.supervisor import Supervisor
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a server answers."""
+
+    host: str
+    port: int
+    admin_port: int
+    applications: tuple[str, ...]
+
+
+async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
+    """Serves queries and the admin API until SIGTERM or SIGINT.
+
+    Args:
+        home: the installation.
+        ready: called once, when queries are answered.
+
+    Raises:
+        Refused: the address can be reached from elsewhere, and nobody said that it may be.
+        Conflict: a port is taken.
+    """
+    settings = home.settings
+    instruments = Instruments()
+    supervisor = Supervisor(
+        StoreSource(home),
+        settings.serve,
+        settings.ledger,
+        run_path=home.run_path,
+        ledger_path=home.ledger_path,
+        logs=settings.logs,
+        clock=home.clock,
+    )
+    scorer = Scorer(home, instruments)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    admin = _AdminServer(
+        uvicorn.Config(
+            admin_app(home, supervisor, instruments),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+        )
+    )
+    listener = open_listener(ServeSettings(host="127.0.0.1", port=settings.serve.admin_port))
+    admin_port = listener.getsockname()[1]
+
+    def up(port: int) -> None:
+        ready(
+            Serving(
+                host=settings.serve.host,
+                port=port,
+                admin_port=admin_port,
+                applications=tuple(supervisor.status()["applications"]),
+            )
+        )
+
+    administering = asyncio.create_task(admin.serve(sockets=[listener]))
+    scoring = asyncio.create_task(scorer.run())
+    try:
+        await supervisor.run(up, stop)
+    finally:
+        scoring.cancel()
+        admin.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(administering, scoring)
+        listener.close()
+        log("control.server").info("stopped")
+
+
+class _AdminServer(uvicorn.Server):
+    """Uvicorn without its own signal handlers: one place decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        """Leaves the signals alone."""
+        yield

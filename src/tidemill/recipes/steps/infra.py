@@ -1,0 +1,196 @@
+"""InfraValidator: a real server is started on the candidate, asked, and must answer as it does."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+
+from tidemill.foundation.clock import SYSTEM_CLOCK
+from tidemill.foundation.errors import NotBlessed
+from tidemill.models.format import read_manifest
+from tidemill.models.runtime import open_runtime
+from tidemill.recipes.steps.examples import EVALUATION
+from tidemill.training.examples import feature_batch
+
+QUERIES = 64
+BATCH = 32
+START_WITHIN_S = 60.0
+TOLERANCE = 1e-6
+
+
+class InfraReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server was asked, and how its answers differ from the model's own."""
+
+    queries: int
+    rows: int
+    max_difference: float
+    started_in_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+def infra_validator(model: Path, examples: Path) -> InfraReport:
+    """Starts a server on the candidate alone, queries it with evaluation rows, compares.
+
+    Raises:
+        NotBlessed: the server does not start or answer, or answers otherwise than the model.
+    """
+    manifest = read_manifest(model)
+    table = pq.read_table(examples / EVALUATION).slice(0, QUERIES + BATCH)
+    rows = feature_batch(table, manifest.signature.inputs)
+    expected = _ask_model(model, rows)
+    began = SYSTEM_CLOCK.monotonic()
+    with candidate_server(model, manifest.name) as port:
+        started_in_s = SYSTEM_CLOCK.monotonic() - began
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        try:
+            answers, times = _ask_server(connection, manifest.name, rows, table.num_rows)
+        finally:
+            connection.close()
+    return InfraReport(
+        queries=len(times),
+        rows=table.num_rows,
+        max_difference=_difference(answers, expected),
+        started_in_s=started_in_s,
+        p50_ms=float(np.quantile(times, 0.5)) * 1000,
+        p99_ms=float(np.quantile(times, 0.99)) * 1000,
+    )
+
+
+@contextmanager
+def candidate_server(model: Path, name: str) -> Iterator[int]:
+    """Runs a server on one model folder while the block runs; gives its port.
+
+    Raises:
+        NotBlessed: it ends, or is not ready within a minute; its last words are told.
+    """
+    with tempfile.TemporaryDirectory(prefix="tidemill-candidate-") as folder:
+        document = {
+            "deployments": [
+                {
+                    "application": name,
+                    "revision": 1,
+                    "versions": [{"model": name, "version": 1}],
+                    "slo_ms": 30_000.0,
+                    "plan": {"cache_bytes": 0},
+                }
+            ],
+            "folders": {f"{name}:1": str(model)},
+            "trust_code": True,
+        }
+        path = Path(folder) / "candidate.json"
+        path.write_text(json.dumps(document), encoding="utf-8")
+        words = Path(folder) / "log"
+        command = [
+            *(sys.executable, "-m", "tidemill.recipes.candidate", str(path)),
+        ]
+        with words.open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+                command, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            )
+        try:
+            yield _await_port(process, words)
+        finally:
+            _stop(process)
+
+
+def _await_port(process: subprocess.Popen[bytes], words: Path) -> int:
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], START_WITHIN_S)
+    line = process.stdout.readline() if ready else b""
+    try:
+        return int(json.loads(line)["port"])
+    except (ValueError, KeyError, TypeError):
+        said = words.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        raise NotBlessed(
+            f"a server on the candidate did not become ready: {said or 'it said nothing'}",
+            remedy="Serve the model by hand and read its log.",
+        ) from None
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _ask_model(model: Path, rows: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    runtime = open_runtime(model, trust_code=True)
+    try:
+        return runtime.predict(rows)
+    finally:
+        runtime.close()
+
+
+def _ask_server(
+    connection: http.client.HTTPConnection, name: str, rows: dict[str, Any], n: int
+) -> tuple[list[Any], list[float]]:
+    """Asks single rows, then the rest as one batch; returns answers in order, and times."""
+    lists = {column: array.tolist() for column, array in rows.items()}
+    instances = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    singles = min(QUERIES, n)
+    bodies = [instances[i : i + 1] for i in range(singles)]
+    if n > singles:
+        bodies.append(instances[singles:])
+    answers: list[Any] = []
+    times: list[float] = []
+    for body in bodies:
+        began = SYSTEM_CLOCK.monotonic()
+        connection.request(
+            "POST",
+            f"/v1/models/{name}:predict",
+            json.dumps({"instances": body}),
+            {"content-type": "application/json"},
+        )
+        response = connection.getresponse()
+        said = response.read()
+        if response.status != 200:
+            raise NotBlessed(
+                f"the server refused an evaluation row: {said.decode(errors='replace')[:500]}",
+                remedy="The signature and the examples do not agree.",
+            )
+        times.append(SYSTEM_CLOCK.monotonic() - began)
+        answers.extend(json.loads(said)["predictions"])
+    return answers, times
+
+
+def _difference(answers: list[Any], expected: dict[str, np.ndarray[Any, Any]]) -> float:
+    """Returns the largest difference of any number; a label that differs is refused."""
+    largest = 0.0
+    for name, array in expected.items():
+        got = [answer[name] if isinstance(answer, dict) else answer for answer in answers]
+        if array.dtype.kind == "f":
+            found = np.asarray(got, np.float64).reshape(array.shape)
+            largest = max(largest, float(np.abs(found - array).max(initial=0.0)))
+        elif got != array.tolist():
+            at = next(i for i, (a, b) in enumerate(zip(got, array.tolist(), strict=True)) if a != b)
+            raise NotBlessed(
+                f"row {at}: the server answers {name} = {got[at]!r}, the model {array[at]!r}",
+                remedy="Do not deploy it: serving changes its answers.",
+            )
+    if largest > TOLERANCE:
+        raise NotBlessed(
+            f"the server's answers differ from the model's by {largest:g}",
+            remedy="Do not deploy it: serving changes its answers.",
+        )
+    return largest
