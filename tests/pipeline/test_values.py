@@ -26,6 +26,7 @@ CASES: list[tuple[Any, Any]] = [
     (None, int | None),
     ({1: "a", 2: "b"}, dict[int, str]),
     ({1: ["a"]}, Any),
+    ({"a": [1, None]}, dict[str, object]),
     ((1, "a"), tuple[int, str]),
     ({3, 1}, set[int]),
     (Node(1.0, [Node(math.inf)]), Node),

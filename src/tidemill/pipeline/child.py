@@ -28,6 +28,7 @@ from tidemill.pipeline.reference import Reference
 
 _LOADING_LIMIT_S = 120.0  # for the imports of a step's module, which its timeout leaves out
 _LEAVING_LIMIT_S = 5.0
+_FORKSERVER_LOST = 255  # what multiprocessing says then; the child itself may live on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,8 @@ class Children:
         if process.is_alive():
             _kill(process)
             process.join()
+        elif process.exitcode == _FORKSERVER_LOST:
+            _kill_group(process)
         with self._lock:
             self._alive.discard(process)
         process.close()
@@ -224,10 +227,15 @@ def _death(code: int | None) -> str:
 
 def _kill(process: ForkServerProcess) -> None:
     """Kills the child with all that it started; before its setsid, it alone."""
-    if process.pid is None or not process.is_alive():
-        return
+    if process.is_alive() and not _kill_group(process):
+        process.kill()
+
+
+def _kill_group(process: ForkServerProcess) -> bool:
+    if process.pid is None:
+        return False
     with contextlib.suppress(ProcessLookupError):
         if os.getpgid(process.pid) == process.pid:
             os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
+            return True
+    return False

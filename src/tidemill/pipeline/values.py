@@ -116,7 +116,7 @@ def _foreign(info: object, seen: set[int]) -> Iterator[Any]:
     if id(info) in seen:
         return
     seen.add(id(info))
-    if isinstance(info, shapes.CustomType):
+    if isinstance(info, shapes.CustomType) and info.cls is not object:
         yield info.cls
     for name in getattr(type(info), "__struct_fields__", ()):
         value = getattr(info, name)
