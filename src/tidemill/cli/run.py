@@ -11,6 +11,7 @@ from tidemill.cli.progress import count_progress
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
 from tidemill.control import rollout
 from tidemill.pipeline.runner import StepEvent
+from tidemill.recipes.train import OnEvent
 from tidemill.training.evaluator import Metrics
 
 _SIGNS = {"finished": "[green]ran[/]", "reused": "[cyan]reused[/]", "failed": "[red]failed[/]"}
@@ -52,7 +53,7 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(4)
 
 
-def teller(on: Session) -> rollout.OnEvent:
+def teller(on: Session) -> OnEvent:
     """Returns what tells a person, on standard error, how each step ends."""
 
     def tell(event: StepEvent) -> None:

@@ -59,7 +59,7 @@ class Rollback(msgspec.Struct, forbid_unknown_fields=True):
 def admin_app(home: Home, supervisor: Supervisor, instruments: Instruments) -> Starlette:
     """Makes the application; its handlers work on the store, as the command line does."""
     api = _Api(home, supervisor, instruments)
-    routes = [
+    routes: list[tuple[str, str, Serve]] = [
         ("/admin/v1/health", "GET", api.health),
         ("/admin/v1/models", "GET", api.models),
         ("/admin/v1/models/{name}", "GET", api.models),
@@ -84,16 +84,16 @@ class _Api:
         self._supervisor = supervisor
         self._instruments = instruments
 
-    async def health(self, _: Request) -> dict[str, Any]:
+    async def health(self, _: Request) -> Any:
         return self._supervisor.status()
 
-    async def models(self, request: Request) -> views.Models:
+    async def models(self, request: Request) -> Any:
         return await _in_thread(views.models, self._home, request.path_params.get("name"))
 
-    async def deployments(self, request: Request) -> views.Deployments:
+    async def deployments(self, request: Request) -> Any:
         return await _in_thread(views.deployments, self._home, request.path_params.get("name"))
 
-    async def launches(self, _: Request) -> dict[str, Any]:
+    async def launches(self, _: Request) -> Any:
         return {"launches": await _in_thread(launches.list_launches, self._home.store)}
 
     async def promote(self, request: Request) -> Any:
@@ -118,7 +118,7 @@ class _Api:
             reason=body.reason,
         )
 
-    async def metrics(self, _: Request) -> Response:
+    async def metrics(self, _: Request) -> Any:
         text = await self._supervisor.metrics() + render([self._instruments.snapshot()])
         return Response(text, media_type="text/plain; version=0.0.4")
 

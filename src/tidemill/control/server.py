@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 import uvicorn
@@ -96,6 +96,6 @@ class _AdminServer(uvicorn.Server):
     """Uvicorn without its own signal handlers: one place decides when to stop."""
 
     @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
+    def capture_signals(self) -> Iterator[None]:
         """Leaves the signals alone."""
         yield

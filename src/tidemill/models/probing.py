@@ -53,7 +53,8 @@ def _numbers(rng: np.random.Generator, points: Array | None, n: int) -> Array:
     """Draws numbers near the points where something is decided, or of several sizes."""
     if points is None or len(points) == 0:
         scales = np.array([1.0, 1.0, 10.0, 1000.0])
-        return rng.standard_normal(n) * rng.choice(scales, n)
+        sized: Array = rng.standard_normal(n) * rng.choice(scales, n)
+        return sized
     drawn = points[rng.integers(0, len(points), n)]
     under, over = np.nextafter(drawn, -np.inf, dtype="f4"), np.nextafter(drawn, np.inf, dtype="f4")
     spread = max(1.0, float(np.std(points)))
@@ -71,7 +72,8 @@ def _typed(values: Array, dtype: np.dtype[Any]) -> Array:
         return np.clip(
             np.round(values), max(bounds.min, -(1 << 24)), min(bounds.max, 1 << 24)
         ).astype(dtype)
-    return values.astype(dtype)
+    typed: Array = values.astype(dtype)
+    return typed
 
 
 def _thresholds(estimator: Any, width: int) -> dict[int, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -13,7 +14,8 @@ from tidemill.foundation.errors import NotFound, Refused
 from tidemill.foundation.home import Home
 from tidemill.foundation.names import new_id
 from tidemill.models.registry import Registry
-from tidemill.pipeline.runner import RunResult, StepEvent, run
+from tidemill.pipeline.result import RunResult
+from tidemill.pipeline.runner import StepEvent, run
 from tidemill.pipeline.step import Handle, Output, Pipeline, SourceFile, Step
 from tidemill.recipes.recipe import Recipe
 from tidemill.recipes.steps import description, evaluation, examples, infra, modelling, pusher
@@ -103,31 +105,58 @@ def pipeline_of(
         seed=recipe.seed,
     )
     lineage = {"recipe": name, "snapshots": [snapshot.id for snapshot in snapshots]}
-    columns = {"select": recipe.select, "features": recipe.features, "label": recipe.label}
-    raw, prepared = Output("ExampleGen"), Output("Transform")
-    model = Output("Compiler")
     steps = [
+        *_gate_steps(rows, recipe),
+        *_model_steps(name, recipe, plan, lineage, _champion(home, name)),
+        Step(
+            "Pusher",
+            pusher.pusher,
+            {
+                "home": Handle(home),
+                "model": Output("Compiler"),
+                "name": name,
+                "verdict": Output("Evaluator"),
+                "infra": Output("InfraValidator"),
+                "run": run_name,
+            },
+            cache=False,
+        ),
+    ]
+    return Pipeline(f"train-{name}", steps)
+
+
+def _gate_steps(rows: list[SourceFile], recipe: Recipe) -> list[Step]:
+    """From rows to examples that look as they should."""
+    raw, statistics = Output("ExampleGen"), Output("StatisticsGen")
+    columns = {"select": recipe.select, "features": recipe.features, "label": recipe.label}
+    return [
         Step("ExampleGen", examples.example_gen, {"files": rows, "split": recipe.split}),
         Step("StatisticsGen", description.statistics_gen, {"examples": raw}),
-        Step(
-            "SchemaGen",
-            description.schema_gen,
-            {"examples": raw, "statistics": Output("StatisticsGen")},
-        ),
+        Step("SchemaGen", description.schema_gen, {"examples": raw, "statistics": statistics}),
         Step(
             "ExampleValidator",
             description.example_validator,
-            {
-                "examples": raw,
-                "statistics": Output("StatisticsGen"),
-                "schema": Output("SchemaGen"),
-            },
+            {"examples": raw, "statistics": statistics, "schema": Output("SchemaGen")},
         ),
         Step(
             "Transform",
             examples.transform,
             {"examples": raw, "valid": Output("ExampleValidator"), **columns},
         ),
+    ]
+
+
+def _model_steps(
+    name: str,
+    recipe: Recipe,
+    plan: TrainingPlan,
+    lineage: dict[str, Any],
+    champion: list[SourceFile],
+) -> list[Step]:
+    """From examples to a model that was judged and tried in a real server."""
+    prepared, model = Output("Transform"), Output("Compiler")
+    judged = {"label": recipe.label, "slices": recipe.slices, "rules": recipe.rules}
+    return [
         Step("Trainer", modelling.trainer, {"examples": prepared, "plan": plan}),
         Step(
             "Compiler",
@@ -143,14 +172,7 @@ def pipeline_of(
         Step(
             "Evaluator",
             evaluation.evaluator,
-            {
-                "model": model,
-                "champion": _champion(home, name),
-                "examples": prepared,
-                "label": recipe.label,
-                "slices": recipe.slices,
-                "rules": recipe.rules,
-            },
+            {"model": model, "champion": champion, "examples": prepared, **judged},
         ),
         Step(
             "InfraValidator",
@@ -159,21 +181,7 @@ def pipeline_of(
             retries=1,
             timeout_s=180.0,
         ),
-        Step(
-            "Pusher",
-            pusher.pusher,
-            {
-                "home": Handle(home),
-                "model": model,
-                "name": name,
-                "verdict": Output("Evaluator"),
-                "infra": Output("InfraValidator"),
-                "run": run_name,
-            },
-            cache=False,
-        ),
     ]
-    return Pipeline(f"train-{name}", steps)
 
 
 def _snapshots(home: Home, recipe: Recipe) -> list[Snapshot]:

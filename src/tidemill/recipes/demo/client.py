@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from tidemill.foundation.clock import SYSTEM_CLOCK
 from tidemill.recipes.demo.flights import Flight
@@ -154,7 +154,7 @@ class Load:
             for i, count in enumerate(self.counts)
         ]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

@@ -1,4 +1,4 @@
-"""StatisticsGen, SchemaGen and ExampleValidator: what examples look like, and whether they should."""
+"""StatisticsGen, SchemaGen and ExampleValidator: what examples look like, and should."""
 
 from __future__ import annotations
 
