@@ -2,9 +2,10 @@
 
     python -m bench.forest [--quick]
 
-All servers run at once, one serving process each, and are loaded in turns; a figure is the median of
-the turns with the smallest and largest beside it. All 1,797 questions differ, caches are off, the
-prediction ledger is on, and answers are checked while the load lasts. Compare within one run only.
+All servers run at once, one serving process each, and are loaded in turns; a figure is the median
+of the turns with the smallest and largest beside it. All 1,797 questions differ, caches are off,
+the prediction ledger is on, and answers are checked while the load lasts. Compare within one run
+only.
 """
 
 from __future__ import annotations
