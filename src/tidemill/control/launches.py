@@ -62,7 +62,7 @@ def begin(store: Store, *, recipe: str, sha256: str, path: str, run: str, at: fl
         elif found["status"] == "begun":
             conn.execute(_launch.update().where(where).values(attempts=found["attempts"] + 1))
         row = conn.execute(sa.select(_launch).where(where)).mappings().one()
-    return msgspec.convert(dict(row), Launch)
+    return Launch(**row)
 
 
 def end(store: Store, launch: Launch, *, status: Status, message: str, at: float) -> Launch:
@@ -81,4 +81,4 @@ def list_launches(store: Store, recipe: str | None = None) -> list[Launch]:
     if recipe is not None:
         query = query.where(_launch.c.recipe == recipe)
     with store.read(TABLES) as conn:
-        return [msgspec.convert(dict(row), Launch) for row in conn.execute(query).mappings()]
+        return [Launch(**row) for row in conn.execute(query).mappings()]

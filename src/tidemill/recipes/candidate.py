@@ -1,15 +1,19 @@
 """A private server on a candidate: ``python -m tidemill.recipes.candidate FILE``.
 
 Serves the deployments of a file on a free port of the loopback, says the port on standard output
-as JSON, and keeps everything that it writes in the file's folder.
+as JSON, and keeps everything that it writes in the file's folder. It ends with its standard input,
+so that it never outlives who started it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from tidemill.foundation.errors import TidemillError
@@ -20,7 +24,7 @@ from tidemill.serving.supervisor import Supervisor
 
 
 async def serve(path: Path) -> None:
-    """Serves until SIGTERM."""
+    """Serves until SIGTERM, or until standard input ends."""
     folder = path.parent
     supervisor = Supervisor(
         FileSource(path),
@@ -30,7 +34,9 @@ async def serve(path: Path) -> None:
         ledger_path=folder / "ledger",
     )
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    threading.Thread(target=_await_end, args=(loop, stop), daemon=True).start()
 
     def ready(port: int) -> None:
         refused = supervisor.status()["refused"]
@@ -42,6 +48,13 @@ async def serve(path: Path) -> None:
         sys.stdout.flush()
 
     await supervisor.run(ready, stop)
+
+
+def _await_end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    with contextlib.suppress(RuntimeError):  # it has stopped already
+        loop.call_soon_threadsafe(stop.set)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
@@ -114,24 +115,27 @@ def _distinct(rows: pa.Table, key: tuple[str, ...], inputs: tuple[str, ...]) -> 
             else "the key is empty",
             remedy=f"Choose among: {', '.join(inputs)}.",
         )
-    missing = [name for name in inputs if name not in rows.column_names]
-    if missing:
-        raise InvalidInput(
-            f"the source has no column {missing[0]!r}",
-            remedy=f"It needs every input of the model: {', '.join(inputs)}.",
-        )
+    for name in inputs:
+        given = rows.column_names.count(name)
+        if given != 1:
+            raise InvalidInput(
+                f"the source has {'two columns' if given else 'no column'} {name!r}",
+                remedy=f"It needs every input of the model, once: {', '.join(inputs)}.",
+            )
     if rows.num_rows == 0:
         raise DataRefused("the source has no rows", remedy="Give a source with keyed rows.")
     distinct = rows.select(list(inputs)).group_by(list(inputs)).aggregate([])
     others = [name for name in inputs if name not in key]
+    missing_too = pc.CountOptions(mode="all")
     counts = distinct.group_by(list(key)).aggregate(
-        [*((name, "count_distinct") for name in others), ([], "count_all")]
+        [*((name, "count_distinct", missing_too) for name in others), ([], "count_all")]
     )
-    if counts.num_rows != distinct.num_rows:
-        varying = [name for name in others if max(counts[f"{name}_count_distinct"].to_pylist()) > 1]
+    several = counts.filter(pc.greater(counts["count_all"], 1))
+    if several.num_rows:
+        varying = [name for name in others if pc.max(several[f"{name}_count_distinct"]).as_py() > 1]
         raise InvalidInput(
             f"the key ({', '.join(key)}) does not determine {', '.join(varying)}: "
-            f"{distinct.num_rows - counts.num_rows} keys would have several answers",
+            f"{several.num_rows} keys would have several answers",
             remedy="Add those columns to the key, or make them equal in the source.",
         )
     return distinct

@@ -18,6 +18,7 @@ from tidemill.serving.plan import (
     Assignment,
     Deployment,
     ReplicaSpec,
+    ServingPlan,
     VersionAssignment,
 )
 from tidemill.serving.query import Query
@@ -46,6 +47,7 @@ class Loader:
         )
         self._loaded: list[LiveVersion] = []
         self._changes: dict[int, list[tuple[LiveVersion, list[Replica]]]] = {}
+        self._started: dict[int, list[Replica]] = {}
         self._replaced: list[Replica] = []
         self._specs: dict[int, ReplicaSpec] = {}
 
@@ -74,7 +76,9 @@ class Loader:
                     key = _identity_of(application.deployment, each)
                     version = known.get(key)
                     kept = [] if version is None else list(version.batcher.replicas)
-                    replicas = await self._replicas(each, kept, started)
+                    replicas = await self._replicas(
+                        each, application.deployment.plan, kept, started
+                    )
                     if version is None:
                         version = await self._open(application, each)
                         fresh.append(version)
@@ -87,7 +91,9 @@ class Loader:
             await _give_back(fresh, started)
             raise
         self._loaded.extend(fresh)
+        self._drop(assignment.revision)
         self._changes[assignment.revision] = changes
+        self._started[assignment.revision] = started
         return prepared
 
     def adopt(self, revision: int) -> None:
@@ -96,7 +102,9 @@ class Loader:
             gone = [each for each in version.batcher.replicas if each not in replicas]
             version.batcher.set_replicas(replicas)
             self._replaced.extend(gone)
-        self._changes = {r: c for r, c in self._changes.items() if r > revision}
+        self._started.pop(revision, None)
+        for given_up in list(self._changes):
+            self._drop(given_up)
 
     async def close_replaced(self) -> None:
         """Closes replicas that live versions no longer use."""
@@ -104,12 +112,27 @@ class Loader:
         for replica in replaced:
             await replica.aclose()
 
+    def _drop(self, revision: int) -> None:
+        """Gives up what was prepared for a revision that did not go live, to be closed."""
+        changes = self._changes.pop(revision, [])
+        started = self._started.pop(revision, [])
+        self._replaced.extend(
+            replica
+            for _, replicas in changes
+            for replica in replicas
+            if any(replica is each for each in started)
+        )
+
     def forget(self, version: LiveVersion) -> None:
         """Takes a version off the books; its owner closes it."""
         self._loaded.remove(version)
 
     async def _replicas(
-        self, version: VersionAssignment, kept: list[Replica], started: list[Replica]
+        self,
+        version: VersionAssignment,
+        plan: ServingPlan,
+        kept: list[Replica],
+        started: list[Replica],
     ) -> list[Replica]:
         alive = [replica for replica in kept if replica.alive]
         replicas: list[Replica] = []
@@ -119,7 +142,7 @@ class Loader:
                 alive.remove(same)
                 replicas.append(same)
                 continue
-            replica = _replica(version, spec)
+            replica = _replica(version, spec, plan)
             await replica.start()
             started.append(replica)
             self._specs[id(replica)] = spec
@@ -166,11 +189,11 @@ def retired_versions(loader: Loader, live: Iterable[LiveVersion]) -> list[LiveVe
     return gone
 
 
-def _replica(version: VersionAssignment, spec: ReplicaSpec) -> Replica:
+def _replica(version: VersionAssignment, spec: ReplicaSpec, plan: ServingPlan) -> Replica:
     if spec.kind == "worker":
         assert spec.socket is not None
         return WorkerReplica(Path(spec.socket))
-    return InlineReplica(Path(version.folder), trust_code=version.trust_code, threads=1)
+    return InlineReplica(Path(version.folder), trust_code=version.trust_code, threads=plan.threads)
 
 
 def _encoder(deployment: Deployment, signature: Signature) -> KeyEncoder:

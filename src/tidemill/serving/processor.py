@@ -114,7 +114,7 @@ class Processor:
     def activate(self, revision: int) -> None:
         """Makes a prepared assignment live, between two queries."""
         self._applications = self._staged.pop(revision)
-        self._staged = {r: s for r, s in self._staged.items() if r > revision}
+        self._staged.clear()  # whatever else was prepared was given up
         self.revision = revision
         self._loader.adopt(revision)
         self._log.info("revision.live", revision=revision, applications=list(self._applications))

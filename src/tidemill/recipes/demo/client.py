@@ -168,6 +168,10 @@ class Load:
         """Returns how many answers came from a version so far."""
         return sum(count.versions[version] for count in self.counts)
 
+    def wait(self, seconds: float) -> None:
+        """Lets the load go on for a while."""
+        self._stop.wait(seconds)
+
     def _ask(self, client: Client, start: int) -> None:
         at = start
         while not self._stop.wait(0.002):

@@ -82,12 +82,13 @@ def _transform(
     path: Path, select: str, features: tuple[str, ...], label: str
 ) -> tuple[pa.Table, int]:
     table = run_select(pq.read_table(path), select)
-    missing = [name for name in (*features, label) if name not in table.column_names]
-    if missing:
-        raise InvalidSettings(
-            f"the recipe's select gives no column {missing[0]!r}",
-            remedy=f"It gives: {', '.join(table.column_names)}.",
-        )
+    for name in (*features, label):
+        given = table.column_names.count(name)
+        if given != 1:
+            raise InvalidSettings(
+                f"the recipe's select gives {'two columns' if given else 'no column'} {name!r}",
+                remedy=f"It gives: {', '.join(table.column_names)}.",
+            )
     labelled = table.filter(table[label].is_valid())
     return labelled, table.num_rows - labelled.num_rows
 
@@ -104,7 +105,12 @@ def run_select(rows: pa.Table, select: str) -> pa.Table:
         connection.register("rows", rows)
         connection.execute("set lock_configuration = true")
         try:
-            found: Any = connection.sql(select).to_arrow_table()
+            asked: Any = connection.sql(select)
+            if asked is None:
+                raise InvalidSettings(
+                    "the recipe's select is empty", remedy="Write a query over the view `rows`."
+                )
+            found: Any = asked.to_arrow_table()
         except duckdb.Error as error:
             raise InvalidSettings(
                 f"the recipe's select fails: {error}", remedy="Mend `select` in the recipe."

@@ -95,12 +95,14 @@ def candidate_server(model: Path, name: str) -> Iterator[int]:
         path = Path(folder) / "candidate.json"
         path.write_text(json.dumps(document), encoding="utf-8")
         words = Path(folder) / "log"
-        command = [
-            *(sys.executable, "-m", "tidemill.recipes.candidate", str(path)),
-        ]
+        command = [sys.executable, "-m", "tidemill.recipes.candidate", str(path)]
         with words.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                command, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,  # never written: its end is ours
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             yield _await_port(process, words)
@@ -130,8 +132,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
     finally:
-        if process.stdout is not None:
-            process.stdout.close()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
 
 
 def _ask_model(model: Path, rows: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
