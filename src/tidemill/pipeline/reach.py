@@ -135,8 +135,8 @@ class Walk:
             name,
             [
                 said.digest,
-                self._data(function.__defaults__),
-                self._data(function.__kwdefaults__),
+                [self._data(one) for one in function.__defaults__ or ()],
+                [[key, self._data(one)] for key, one in (function.__kwdefaults__ or {}).items()],
                 list(self._closure(function)),
                 _annotations(function),
             ],

@@ -95,7 +95,7 @@ def preview(data: bytes) -> str:
     """Returns what the bytes stand for as a short line of text.
 
     Example:
-        >>> preview(encode_value({"depth": 3}, typing.Any, "it"))
+        >>> preview(encode_value({"depth": 3}, Any, "it"))
         '{"depth":3}'
     """
     try:
