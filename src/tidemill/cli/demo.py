@@ -7,14 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from tidemill.cli.session import JsonOption, print_json
 from tidemill.recipes.demo import story
-from tidemill.recipes.demo.report import write_report
 from tidemill.recipes.demo.summary import Summary
 
 
@@ -31,11 +29,6 @@ def register(app: typer.Typer) -> None:
         """Run the main job on New York's flights of 2013: train, serve, score, swap, roll back."""
         teller = _Teller(Console(stderr=json, highlight=False))
         summary = story.tell(folder.absolute(), teller)
-        report = write_report(folder.absolute(), summary)
-        summary = msgspec.structs.replace(
-            summary, folder=str(folder.absolute()), report=str(report)
-        )
-        (folder / "summary.json").write_bytes(summary.to_json())
         if json:
             print_json(summary)
         else:

@@ -29,7 +29,7 @@ def count_progress(on: Session, text: str) -> Iterator[Advance]:
 
 @contextmanager
 def _bar(on: Session, text: str, unit: DownloadColumn | MofNCompleteColumn) -> Iterator[Advance]:
-    columns = (TextColumn("{task.description}"), BarColumn(), unit)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), unit)
     with Progress(*columns, console=on.err, transient=True, disable=not on.progress_on) as bar:
         task = bar.add_task(text, total=None)
 

@@ -49,8 +49,9 @@ class Session:
     def __init__(self, home: Home, *, json: bool) -> None:
         self.home = home
         self.json = json
-        self.out = Console()
-        self.err = Console(stderr=True)
+        # What is shown holds words from data and from people: none of it is markup.
+        self.out = Console(markup=False)
+        self.err = Console(stderr=True, markup=False)
 
     @property
     def progress_on(self) -> bool:

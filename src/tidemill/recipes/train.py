@@ -29,7 +29,10 @@ OnEvent = Callable[[StepEvent], None]
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a recipe that reached its end: the version, and why it may or may not go live."""
+    """One run of a recipe that reached its end: the version, and why it may or may not go live.
+
+    ``steps`` says of each step whether it ran now ("finished") or was there already ("reused").
+    """
 
     run: str
     recipe: str
@@ -42,6 +45,7 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     compiled: Compiled
     verdict: Verdict
     infra: InfraReport
+    steps: dict[str, str]
 
 
 def train(
@@ -214,4 +218,5 @@ def _trained(name: str, result: RunResult, snapshots: list[Snapshot]) -> Trained
         compiled=result.value("Compiler"),
         verdict=result.value("Evaluator"),
         infra=result.value("InfraValidator"),
+        steps={name: step.status for name, step in result.steps.items()},
     )

@@ -19,11 +19,15 @@ LABELS_AT_ONCE = 64
 
 @dataclass(slots=True)
 class Count:
-    """What came back: answers by source and version, times, failures, labels taken."""
+    """What came back: answers by source and version, times, failures, labels taken.
+
+    ``moments`` are (seconds on the monotonic clock, version) of each answer.
+    """
 
     sources: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
     times_s: list[float] = field(default_factory=list)
+    moments: list[tuple[float, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     labels: int = 0
 
@@ -64,7 +68,9 @@ class Client:
         said = self._post(f"/v2/models/{self._application}/infer", body)
         if said is None:
             return None
-        self._count.times_s.append(SYSTEM_CLOCK.monotonic() - began)
+        ended = SYSTEM_CLOCK.monotonic()
+        self._count.times_s.append(ended - began)
+        self._count.moments.append((ended, said["model_version"]))
         parameters = said["parameters"]
         self._count.sources[parameters["source"]] += 1
         self._count.versions[said["model_version"]] += 1

@@ -17,7 +17,7 @@ from tidemill.foundation.errors import NotReady, TidemillError
 START_WITHIN_S = 60.0
 
 
-class CommandFailed(TidemillError):
+class CommandFailed(TidemillError):  # noqa: N818 - reads as a sentence, as its family does
     """A command of the demo ended otherwise than it should."""
 
 

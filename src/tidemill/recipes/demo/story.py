@@ -21,7 +21,8 @@ from tidemill.recipes.demo.client import Load, replay
 from tidemill.recipes.demo.commands import Commands
 from tidemill.recipes.demo.flights import Data, flights, prepare
 from tidemill.recipes.demo.recompute import auc_by_sql
-from tidemill.recipes.demo.summary import Served, Summary, summarise
+from tidemill.recipes.demo.report import write_report
+from tidemill.recipes.demo.summary import Served, Summary, Told, summarise
 
 APPLICATION = "flights"
 FIRST_WEEK, SECOND_WEEK = range(1, 8), range(8, 15)
@@ -40,7 +41,7 @@ class Teller:
         """Tells a sentence."""
 
     @contextmanager
-    def bar(self, text: str) -> Iterator[Progress]:
+    def bar(self, text: str) -> Iterator[Progress]:  # noqa: ARG002 - a teller may show nothing
         """Shows progress while the block runs."""
         yield lambda _done, _all: None
 
@@ -75,14 +76,16 @@ def tell(folder: Path, teller: Teller) -> Summary:
             serving = server.line()
             teller.say(f"serving on http://127.0.0.1:{serving['port']}")
             served = _serve_a_week(commands, serving["port"], data, story, teller)
-            _swap_and_return(commands, serving["port"], data, story, served, teller)
+            port = serving["port"]
+            _swap_and_return(commands, port, data, story=story, served=served, teller=teller)
         served.sql_auc = auc_by_sql(commands, folder, since=story.facts["replay_began"])
         story.facts["began_at"] = story.began_at
         story.facts["finished_at"] = SYSTEM_CLOCK.now()
-        summary = summarise(story.facts, served)
-        write_atomic(folder / "summary.json", summary.to_json())
+        told = Told(summary=summarise(story.facts, served), facts=story.facts, served=served)
+        told = write_report(folder, told)
+        write_atomic(folder / "summary.json", told.summary.to_json())
         (folder / "story.json").unlink(missing_ok=True)
-        return summary
+        return told.summary
 
 
 def _begin(folder: Path, work: Path, data: Data, teller: Teller) -> Story:
@@ -123,8 +126,8 @@ def _make_model(commands: Commands, data: Data, story: Story, teller: Teller) ->
     story.facts["made"] = made
     trained = made["trained"]
     metrics, compiled = trained["verdict"]["candidate"]["metrics"], trained["compiled"]
-    steps = commands.run("explain", trained["run"])["steps"]
-    reused = sum(step["status"] == "reused" for step in steps)
+    steps = trained["steps"]
+    reused = sum(status == "reused" for status in steps.values())
     teller.say(
         f"model: version {trained['version']}, AUC {metrics['auc']:.3f} on kept-apart rows, "
         f"in {SYSTEM_CLOCK.monotonic() - began:.1f} s ({reused} of {len(steps)} steps reused)"
@@ -165,7 +168,7 @@ def _serve_a_week(
 
 
 def _swap_and_return(
-    commands: Commands, port: int, data: Data, story: Story, served: Served, teller: Teller
+    commands: Commands, port: int, data: Data, *, story: Story, served: Served, teller: Teller
 ) -> None:
     incoming = data.february.parent.parent / "work" / "incoming"
     week = flights(data.february, SECOND_WEEK)

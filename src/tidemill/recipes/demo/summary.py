@@ -23,6 +23,15 @@ class Served:
     sql_auc: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """The whole story: its numbers, what each command said, what the clients saw."""
+
+    summary: Summary
+    facts: dict[str, Any]
+    served: Served
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The demo's result; times are seconds or milliseconds as their names say."""
 
