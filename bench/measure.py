@@ -46,6 +46,7 @@ class Target:
     bodies: Path
     expected: Path
     process: psutil.Process
+    log: Path
 
     def processes(self) -> list[psutil.Process]:
         """The server's process and all that it started."""
@@ -107,7 +108,8 @@ def check(target: Target, *, seconds: float = 2.0) -> None:
     """Asks without load and raises unless every answer is right; also warms the server up."""
     found = _load(target, connections=4, seconds=seconds, check_every=1)
     if found["wrong"] or found["errors"] or not found["checked"]:
-        raise BenchmarkFailed(f"{target.name} answers wrongly: {found}")
+        tail = target.log.read_text(errors="replace")[-2000:]
+        raise BenchmarkFailed(f"{target.name} answers wrongly: {found}\n{tail}")
 
 
 def measure(target: Target, *, connections: int, seconds: float) -> dict[str, Any]:

@@ -146,6 +146,7 @@ def _start(
             bodies=work.v2_bodies,
             expected=work.expected,
             process=process,
+            log=folder / "tidemill.log",
         )
         for name, application in names.items()
     ]
@@ -165,6 +166,7 @@ def _start(
                 bodies=work.plain_bodies,
                 expected=work.expected,
                 process=process,
+                log=folder / f"{app}.log",
             )
         )
     return targets
