@@ -20,7 +20,7 @@ from typing import Self
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
-from tidemill.foundation.errors import InvalidSettings, NotReady, Unavailable
+from tidemill.foundation.errors import Corrupted, InvalidSettings, NotReady, Unavailable
 from tidemill.foundation.settings import mask_url
 
 SCHEMA_VERSION = 1
@@ -28,6 +28,8 @@ SCHEMA_VERSION = 1
 
 _WRITERS = 8403257
 """The advisory lock of PostgreSQL that writers take in turn."""
+
+_DAMAGED = ("file is not a database", "database disk image is malformed")
 
 _meta = sa.MetaData()
 _schema = sa.Table(
@@ -75,6 +77,7 @@ class Store:
 
         Raises:
             Unavailable: the database cannot be reached.
+            Corrupted: the database is damaged.
         """
         with self._explained(), self._ready(tables).connect() as conn:
             yield conn
@@ -88,6 +91,7 @@ class Store:
         Raises:
             NotReady: another writer held the store for longer than ``wait_s``.
             Unavailable: the database cannot be reached.
+            Corrupted: the database is damaged.
         """
         with self._explained(), _writing(self._ready(tables)) as conn:
             yield conn
@@ -130,6 +134,13 @@ class Store:
                 raise Unavailable(
                     f"the store cannot be reached: {reason.splitlines()[0]}",
                     remedy=f"Start the database, or correct its URL: {self!r}.",
+                ) from error
+            raise
+        except sa.exc.DatabaseError as error:
+            if any(words in str(error.orig) for words in _DAMAGED):
+                raise Corrupted(
+                    f"the store is damaged: {error.orig}",
+                    remedy=f"Restore it from a backup: {self!r}.",
                 ) from error
             raise
 
