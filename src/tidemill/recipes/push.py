@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from tidemill.foundation.errors import InvalidInput, NotTrusted
+from tidemill.foundation.errors import InvalidInput, NotFound, NotTrusted
 from tidemill.foundation.home import Home
 from tidemill.models.format import CompilationReport, read_manifest
 from tidemill.models.packaging import (
@@ -103,12 +104,23 @@ def read_sample(path: Path, signature: Signature) -> Batch:
                 f"{path} is one matrix, the model takes {len(signature.inputs)} columns",
                 remedy="Give the sample as CSV or Parquet, with those columns.",
             )
-        return {signature.inputs[0].name: np.load(path, allow_pickle=False)}
+        return {signature.inputs[0].name: _load_matrix(path)}
     rows = read_rows(path)
     if len(signature.inputs) == 1 and signature.inputs[0].shape:
         columns = [column.to_numpy() for column in rows.columns]
         return {signature.inputs[0].name: np.stack(columns, axis=1)}
     return feature_batch(rows, signature.inputs)
+
+
+def _load_matrix(path: Path) -> np.ndarray[Any, Any]:
+    if not path.is_file():
+        raise NotFound(f"{path} does not exist", remedy="Check the path.")
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInput(
+            f"{path} cannot be read: {error}", remedy="Save one array of numbers with numpy.save."
+        ) from error
 
 
 def _said(report: CompilationReport) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tidemill.foundation.clock import SYSTEM_CLOCK
-from tidemill.foundation.errors import NotBlessed
+from tidemill.foundation.errors import NotBlessed, WorkerLost
 from tidemill.models.format import read_manifest
 from tidemill.models.runtime import open_runtime
 from tidemill.recipes.steps.examples import EVALUATION
@@ -47,7 +47,8 @@ def infra_validator(model: Path, examples: Path) -> InfraReport:
     """Starts a server on the candidate alone, queries it with evaluation rows, compares.
 
     Raises:
-        NotBlessed: the server does not start or answer, or answers otherwise than the model.
+        NotBlessed: the server does not start, refuses a row, or answers otherwise than the model.
+        WorkerLost: the server died, or fell silent, while it was asked.
     """
     manifest = read_manifest(model)
     table = pq.read_table(examples / EVALUATION).slice(0, QUERIES + BATCH)
@@ -59,6 +60,11 @@ def infra_validator(model: Path, examples: Path) -> InfraReport:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         try:
             answers, times = _ask_server(connection, manifest.name, rows, table.num_rows)
+        except (OSError, http.client.HTTPException) as error:
+            raise WorkerLost(
+                f"a server on the candidate was lost while it was asked: {error!r}",
+                remedy="Serve the model by hand and read its log.",
+            ) from error
         finally:
             connection.close()
     return InfraReport(
@@ -184,7 +190,9 @@ def _difference(answers: list[Any], expected: dict[str, np.ndarray[Any, Any]]) -
         got = [answer[name] if isinstance(answer, dict) else answer for answer in answers]
         if array.dtype.kind == "f":
             found = np.asarray(got, np.float64).reshape(array.shape)
-            largest = max(largest, float(np.abs(found - array).max(initial=0.0)))
+            apart = np.where(np.isnan(found) & np.isnan(array), 0.0, np.abs(found - array))
+            # One that is no number where the other is one is as far apart as can be.
+            largest = max(largest, float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0)))
         elif got != array.tolist():
             at = next(i for i, (a, b) in enumerate(zip(got, array.tolist(), strict=True)) if a != b)
             raise NotBlessed(
