@@ -24,14 +24,17 @@ from tidemill.foundation.errors import (
     NotReady,
     Refused,
     TidemillError,
+    TooLarge,
 )
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments, render
+from tidemill.foundation.logs import log
 from tidemill.serving.supervisor import Supervisor
 
 MAX_BODY_BYTES = 64 << 10
 _OWN_NAMES = ("127.0.0.1", "localhost", "::1")
 _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
+    (TooLarge, 413),
     (InvalidInput, 400),
     (NotFound, 404),
     (Conflict, 409),
@@ -134,6 +137,9 @@ def _json(serve: Serve) -> Callable[[Request], Awaitable[Response]]:
         except TidemillError as error:
             status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
             return _respond({"error": str(error)}, status)
+        except Exception as error:  # noqa: BLE001 - told to the caller in JSON, to the log in full
+            log("control.admin").error("request.failed", path=request.url.path, exc_info=True)
+            return _respond({"error": f"it failed: {type(error).__name__}."}, 500)
         return found if isinstance(found, Response) else _respond(found, 200)
 
     return answer
@@ -141,9 +147,13 @@ def _json(serve: Serve) -> Callable[[Request], Awaitable[Response]]:
 
 def _check_host(request: Request) -> None:
     """Refuses names that only look like this machine, as a rebound DNS name does."""
-    if request.url.hostname not in _OWN_NAMES:
+    try:
+        name = request.url.hostname
+    except ValueError:  # not even a host
+        name = None
+    if name not in _OWN_NAMES:
         raise Refused(
-            f"host {str(request.url.hostname)[:100]!r} is not this machine's loopback",
+            f"host {str(name)[:100]!r} is not this machine's loopback",
             remedy="Use 127.0.0.1 or localhost.",
         )
 
@@ -164,7 +174,7 @@ async def _body(request: Request, kind: type[Any]) -> Any:
     async for chunk in request.stream():
         data += chunk
         if len(data) > MAX_BODY_BYTES:
-            raise InvalidInput(f"the body is over {MAX_BODY_BYTES} bytes", remedy="Send less.")
+            raise TooLarge(f"the body is over {MAX_BODY_BYTES} bytes", remedy="Send less.")
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
     except msgspec.DecodeError as error:

@@ -16,6 +16,7 @@ from tidemill.models import registry
 from tidemill.serving import live
 from tidemill.serving.plan import Deployment, Live, ServingPlan
 from tidemill.tables import catalog
+from tidemill.tables.table import TableInfo
 
 METADATA = (registry.TABLES, live.TABLES, audit.TABLES)
 
@@ -53,12 +54,15 @@ def deploy(
         reason: why.
 
     Raises:
-        NotFound: the version does not exist.
+        NotFound: the version or table does not exist.
         NotBlessed: nobody blessed it.
-        InvalidInput: the terms do not fit.
+        InvalidInput: the terms do not fit, or the table was built with another version.
     """
     check_name("application", application)
     _check_terms(terms)
+    _check_version(model, version)
+    if table is not None:
+        _check_table(catalog.get_table(home.store, table), model, version)
     with home.store.write(*METADATA) as conn:
         now = home.clock.now()
         registry.set_alias(conn, model, "champion", version, by=by, reason=reason, clock=home.clock)
@@ -78,8 +82,9 @@ def promote(
     """Makes another version of an application's model live; its other terms stay.
 
     Raises:
-        NotFound: the application or version does not exist.
+        NotFound: the application, version or table does not exist.
         NotBlessed: nobody blessed it.
+        InvalidInput: the table was built with another version.
     """
     current = get_deployment(home, application)
     return deploy(
@@ -210,6 +215,22 @@ def _with_terms(deployment: Deployment, terms: Terms) -> Deployment:
         if (value := getattr(terms, name)) is not None
     }
     return msgspec.structs.replace(deployment, **given)
+
+
+def _check_version(model: str, version: int) -> None:
+    if not 0 < version < 1 << 31:
+        raise NotFound(
+            f"model {model!r} has no version {version}", remedy="tidemill models lists them."
+        )
+
+
+def _check_table(info: TableInfo, model: str, version: int) -> None:
+    if (info.model, info.version) != (model, version):
+        raise InvalidInput(
+            f"table {info.id} was built with {info.model!r} version {info.version}, "
+            f"not with {model!r} version {version}",
+            remedy="Name the table that was built with that version; tidemill table list.",
+        )
 
 
 def _check_terms(terms: Terms) -> None:

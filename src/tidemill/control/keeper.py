@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,15 @@ from tidemill.control import launches
 from tidemill.control.launches import Launch, Status
 from tidemill.control.rollout import RolledOut, run_recipe
 from tidemill.data.records import IngestResult
-from tidemill.foundation.errors import Conflict, DataRefused, NotFound, TidemillError
+from tidemill.foundation.errors import (
+    Conflict,
+    DataRefused,
+    InvalidInput,
+    NotBlessed,
+    NotFound,
+    Refused,
+    TidemillError,
+)
 from tidemill.foundation.files import sha256_file
 from tidemill.foundation.home import Home
 from tidemill.foundation.logs import log
@@ -32,7 +42,8 @@ from tidemill.recipes.train import OnEvent
 
 SUFFIXES = (".csv", ".parquet", ".gz", ".zip")
 MAX_ATTEMPTS = 3
-"""A launch that was cut off or failed for a passing reason is tried so often."""
+"""A launch that fails for a reason that may pass is tried so often by one keeper."""
+_PASSES_NOT = (InvalidInput, NotFound, Refused)
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +88,7 @@ class Keeper:
         self._on_event = on_event
         self._seen: dict[Path, _Seen] = {}
         self._done: dict[Path, _Seen] = {}
+        self._failures: Counter[str] = Counter()
         self._log = log("control.keeper")
 
     def run(
@@ -112,10 +124,12 @@ class Keeper:
             if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 continue
             try:
-                stat = path.stat()
+                found = path.stat()
             except FileNotFoundError:
                 continue
-            now = _Seen(stat.st_size, stat.st_mtime_ns)
+            if not stat.S_ISREG(found.st_mode):
+                continue
+            now = _Seen(found.st_size, found.st_mtime_ns)
             if self._done.get(path) == now:
                 continue
             if self._seen.get(path) == now:
@@ -127,7 +141,12 @@ class Keeper:
 
     def _launch(self, path: Path) -> Outcome | None:
         """Takes one file through to the end; None if its launch had ended before."""
-        digest = sha256_file(path)
+        try:
+            digest = sha256_file(path)
+        except OSError as error:  # gone, or not ours to read: looked at again when it changes
+            self._log.error("file.unreadable", file=path.name, error=str(error))
+            self._done[path] = self._seen[path]
+            return None
         launch = launches.begin(
             self._home.store,
             recipe=self._recipe,
@@ -159,21 +178,26 @@ class Keeper:
                 run_id=launch.run,
                 on_event=self._on_event,
             )
-        except DataRefused as error:
-            return self._end(launch, "refused", str(error), ingest=taken)
-        except TidemillError as error:
+        except NotBlessed as error:
+            return self._end(launch, "not blessed", str(error), ingest=taken)
+        except Exception as error:  # noqa: BLE001 - one file's trouble never ends the keeper
             return self._failed(launch, path, error, taken)
         status: Status = "live" if rolled_out.revision is not None else "not blessed"
         message = "; ".join(rolled_out.trained.reasons)
         return self._end(launch, status, message, ingest=taken, rolled_out=rolled_out)
 
     def _failed(
-        self, launch: Launch, path: Path, error: TidemillError, taken: IngestResult | None
+        self, launch: Launch, path: Path, error: Exception, taken: IngestResult | None
     ) -> Outcome:
-        self._log.error("launch.failed", file=path.name, error=str(error))
-        if launch.attempts < MAX_ATTEMPTS:
+        ours = isinstance(error, TidemillError)
+        self._log.error("launch.failed", file=path.name, error=str(error), exc_info=not ours)
+        if isinstance(error, DataRefused) or (taken is None and isinstance(error, InvalidInput)):
+            return self._end(launch, "refused", str(error), ingest=taken)
+        self._failures[launch.sha256] += 1
+        passing = not any(isinstance(one, _PASSES_NOT) for one in (error, error.__cause__))
+        if passing and self._failures[launch.sha256] < MAX_ATTEMPTS:
             self._done.pop(path, None)  # the launch stays begun: the next look tries again
-            return Outcome(launch=launch, ingest=taken)
+            return Outcome(launch=msgspec.structs.replace(launch, message=str(error)), ingest=taken)
         return self._end(launch, "failed", str(error), ingest=taken)
 
     def _end(
