@@ -10,7 +10,8 @@ import typer
 
 from tidemill import __version__
 from tidemill.cli.session import print_error
-from tidemill.foundation.errors import TidemillError
+from tidemill.foundation.errors import InvalidInput, TidemillError
+from tidemill.foundation.logs import log
 
 VERBS = (
     "ingest",
@@ -68,9 +69,25 @@ def main() -> None:
     argv = sys.argv[1:]
     json = "--json" in argv
     try:
-        build(argv)(args=argv)
+        # Asked for JSON, a wrong usage is an error like others; else typer tells it at length.
+        sys.exit(build(argv)(args=argv, standalone_mode=not json))
     except TidemillError as error:
         sys.exit(print_error(error, json=json))
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - told in one sentence; the log has the rest
+        log("cli").debug("verb.failed", exc_info=True)
+        sys.exit(print_error(_unexpected(error), json=json))
+
+
+def _unexpected(error: Exception) -> TidemillError:
+    wrong_usage = getattr(error, "format_message", None)  # whichever click this typer uses
+    if wrong_usage is not None:
+        return InvalidInput(wrong_usage(), remedy="See tidemill --help.")
+    if isinstance(error, OSError):
+        return TidemillError(str(error), remedy="See that it is there, yours, and has space left.")
+    return TidemillError(
+        f"{type(error).__name__}: {error}",
+        remedy="This is not foreseen; with TIDEMILL_LOGS_LEVEL=debug the log shows where.",
+    )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
+from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, plain, session, table
 from tidemill.data.quarantine import list_held, show_held
 from tidemill.data.records import HeldGroup
 from tidemill.foundation.clock import iso
@@ -70,8 +70,8 @@ def _print_rows(out: Console, rows: list[dict[str, object]]) -> None:
         out.print("No such row is held.")
     for row in rows:
         out.print(
-            f"{row['source']}:{row['line']} {row['reason']}: {row['rule']}",
+            plain(f"{row['source']}:{row['line']} {row['reason']}: {row['rule']}"),
             markup=False,
             style="bold",
         )
-        out.print(f"  {row['row']}", markup=False)
+        out.print(plain(f"  {row['row']}"), markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from tidemill.foundation.errors import DataRefused, InvalidInput, NotBlessed, TidemillError
 from tidemill.foundation.home import Home, open_home
@@ -36,6 +38,8 @@ EXIT_CODES: tuple[tuple[type[TidemillError], int], ...] = (
 )
 """What a verb's process ends with: 1 for every other error, 0 when it is done."""
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 Flags = Mapping[str, FlagValue]
 
 
@@ -49,9 +53,8 @@ class Session:
     def __init__(self, home: Home, *, json: bool) -> None:
         self.home = home
         self.json = json
-        # What is shown holds words from data and from people: none of it is markup.
-        self.out = Console(markup=False)
-        self.err = Console(stderr=True, markup=False)
+        self.out = Console()
+        self.err = Console(stderr=True)
 
     @property
     def progress_on(self) -> bool:
@@ -93,21 +96,39 @@ def print_error(error: TidemillError, *, json: bool) -> int:
         print_json({"error": str(error), "kind": type(error).__name__, "exit_code": code})
     else:
         console = Console(stderr=True, highlight=False)
-        console.print(f"[bold red]error:[/] {_escape(error.what)}")
+        console.print(Text("error: ", "bold red"), Text(plain(error.what)), sep="")
         if error.remedy:
-            console.print(f"[bold]  try:[/] {_escape(error.remedy)}")
+            console.print(Text("  try: ", "bold"), Text(plain(error.remedy)), sep="")
     return code
 
 
-def table(title: str, *columns: str) -> Table:
+def table(title: str, *columns: str) -> PlainTable:
     """Makes a table that reads well in a narrow terminal."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    made = PlainTable(
+        title=Text(plain(title)),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+    )
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape  # noqa: PLC0415
+class PlainTable(Table):
+    """A table whose cells hold words of data and people: none of them is markup."""
 
-    return escape(text)
+    def add_row(self, *cells: RenderableType | None, **more: Any) -> None:
+        """Adds a row, its texts as they are."""
+        super().add_row(*(Text(plain(c)) if isinstance(c, str) else c for c in cells), **more)
+
+
+def plain(text: str) -> str:
+    r"""Returns a text whose control characters are spelled out: data commands no terminal.
+
+    Example:
+        >>> plain("a\x1b[2J")
+        'a\\x1b[2J'
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
