@@ -5,39 +5,31 @@ Bytes in, checked arrays out, and back. Every size is checked before it is belie
 
 from __future__ import annotations
 
-import math
-from typing import Any
+import re
+import sys
+from typing import Any, NoReturn
 
 import msgspec
-import numpy as np
 import orjson
 
 from tidemill.foundation.errors import InvalidInput, TooLarge
-from tidemill.models.signature import Batch, Column, Signature
+from tidemill.models.signature import Array, Batch, Column, Signature
+from tidemill.serving.tensors import (
+    MAX_ROWS,
+    check_datatype,
+    check_rows,
+    check_shape,
+    datatype_of,
+    from_bytes,
+    from_json,
+    from_rows,
+    show,
+    to_bytes,
+    to_json,
+)
 
-MAX_ROWS = 65_536
-"""Rows in one request, at most."""
-
-MAX_ELEMENTS = 1 << 26
-"""Elements in one tensor, at most."""
-
-DATATYPES: dict[str, str] = {
-    "BOOL": "bool",
-    "UINT8": "uint8",
-    "UINT16": "uint16",
-    "UINT32": "uint32",
-    "UINT64": "uint64",
-    "INT8": "int8",
-    "INT16": "int16",
-    "INT32": "int32",
-    "INT64": "int64",
-    "FP16": "float16",
-    "FP32": "float32",
-    "FP64": "float64",
-}
-"""Numeric datatypes of the protocol and NumPy's names for them; BYTES is for strings."""
-
-_OIP_OF = {numpy: oip for oip, numpy in DATATYPES.items()}
+_PREDICTION_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,6})?")
+_MAX_NUMBER = sys.float_info.max
 
 
 class InputTensor(msgspec.Struct, gc=False):
@@ -95,37 +87,20 @@ def read_infer(
     Args:
         body: the request's body.
         header_length: the bytes of JSON before the binary tensors; None if all of it is JSON.
-        signature: what the application's model expects.
+        signature: what the application's model takes and gives.
 
     Raises:
         InvalidInput: it is not a request for this signature; the tensor and remedy are named.
     """
     json_bytes, blob = _cut_binary(body, header_length)
-    try:
-        request = _infer_decoder.decode(json_bytes)
-    except msgspec.DecodeError as error:
-        raise _not_json("an inference request", error) from error
-    tensors = _by_name(request.inputs, signature)
-    offset = 0
-    arrays: Batch = {}
-    for tensor in request.inputs:
-        size = _binary_size(tensor)
-        if size is not None:
-            if offset + size > len(blob):
-                raise InvalidInput(
-                    f"input {tensor.name!r} claims {size} bytes, {len(blob) - offset} are left",
-                    remedy="Send as many bytes as binary_data_size says, in the inputs' order.",
-                )
-            tensor.data = blob[offset : offset + size]
-            offset += size
-    if offset != len(blob):
-        raise InvalidInput(
-            f"{len(blob) - offset} bytes follow the last binary tensor",
-            remedy="Make the binary_data_size values add up to the bytes sent.",
-        )
+    request: InferRequest = _decoded(_infer_decoder, json_bytes, "an inference request")
+    sent = _by_name(request.inputs, signature)
+    blobs = _cut_tensors(request.inputs, blob)
+    wanted_outputs(request, signature.outputs)
     n = -1
+    arrays: Batch = {}
     for column in signature.inputs:
-        array = _read_tensor(tensors[column.name], column)
+        array = _read_tensor(sent[column.name], blobs.get(column.name), column)
         if n not in (-1, len(array)):
             raise InvalidInput(
                 f"input {column.name!r} has {len(array)} rows, the ones before it {n}",
@@ -133,7 +108,7 @@ def read_infer(
             )
         n = len(array)
         arrays[column.name] = array
-    return request, arrays, _checked_rows(n)
+    return request, arrays, check_rows(n)
 
 
 def read_predict(body: bytes, signature: Signature) -> tuple[PredictRequest, Batch, int]:
@@ -142,22 +117,17 @@ def read_predict(body: bytes, signature: Signature) -> tuple[PredictRequest, Bat
     Raises:
         InvalidInput: it is not a request for this signature; the row, column and value are named.
     """
-    try:
-        request = _predict_decoder.decode(body)
-    except msgspec.DecodeError as error:
-        raise _not_json("a prediction request", error) from error
-    n = _checked_rows(len(request.instances))
+    request: PredictRequest = _decoded(_predict_decoder, body, "a prediction request")
+    n = check_rows(len(request.instances))
     columns = signature.inputs
     names = [column.name for column in columns]
-    values = [_row_values(i, row, names, columns) for i, row in enumerate(request.instances)]
-    return (
-        request,
-        {
-            column.name: _array_of([row[at] for row in values], column)
-            for at, column in enumerate(columns)
-        },
-        n,
-    )
+    known = set(names)
+    rows = [_row_values(i, row, names, known) for i, row in enumerate(request.instances)]
+    arrays = {
+        column.name: from_rows([row[at] for row in rows], column)
+        for at, column in enumerate(columns)
+    }
+    return request, arrays, n
 
 
 def read_feedback(body: bytes) -> list[Feedback]:
@@ -166,35 +136,27 @@ def read_feedback(body: bytes) -> list[Feedback]:
     Raises:
         InvalidInput: it is neither, or a field is missing or of a wrong type.
     """
-    try:
-        labels = _feedback_decoder.decode(body)
-    except msgspec.DecodeError as error:
-        raise InvalidInput(
-            f"the body is not feedback: {error}",
-            remedy='Send [{"prediction_id": "…", "label": …, "observed_at": seconds}].',
-        ) from error
+    labels: list[Feedback] | Feedback = _decoded(
+        _feedback_decoder,
+        body,
+        "feedback",
+        remedy='Send [{"prediction_id": "…", "label": …, "observed_at": seconds}].',
+    )
     found = labels if isinstance(labels, list) else [labels]
     if len(found) > MAX_ROWS:
         raise TooLarge(f"{len(found)} labels in one request", remedy=f"At most {MAX_ROWS}.")
     for label in found:
-        if not _is_prediction_id(label.prediction_id):
+        if not _PREDICTION_ID.fullmatch(label.prediction_id):
             raise InvalidInput(
-                f"prediction_id {label.prediction_id[:80]!r} was not made by this server",
+                f"prediction_id {show(label.prediction_id)} was not made by this server",
                 remedy="Return the prediction_id that came with the answer.",
             )
-        if isinstance(label.label, float) and not math.isfinite(label.label):
-            raise InvalidInput("a label is not finite", remedy="Send a finite number.")
+        if isinstance(label.label, int) and not -(1 << 63) <= label.label < 1 << 63:
+            raise InvalidInput(
+                f"prediction {label.prediction_id} has the label {show(label.label)}",
+                remedy="Send whole numbers of at most 64 bits, or text.",
+            )
     return found
-
-
-def datatype_of(column: Column) -> str:
-    """Returns the protocol's name for a column's type.
-
-    Example:
-        >>> datatype_of(Column("x", "float64"))
-        'FP64'
-    """
-    return _OIP_OF.get(column.type, "BYTES")
 
 
 def describe(columns: tuple[Column, ...]) -> list[dict[str, Any]]:
@@ -214,9 +176,35 @@ def parameter(request: InferRequest, name: str) -> float | None:
     value = None if request.parameters is None else request.parameters.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidInput(f"parameter {name!r} is {value!r}", remedy="Send a finite number.")
+    if type(value) not in {int, float} or abs(value) > _MAX_NUMBER:
+        raise InvalidInput(f"parameter {name!r} is {show(value)}", remedy="Send a finite number.")
     return float(value)
+
+
+def wanted_outputs(request: InferRequest, columns: tuple[Column, ...]) -> list[tuple[Column, bool]]:
+    """Returns the outputs that a request asks for, in its order, and which of them in binary.
+
+    Raises:
+        InvalidInput: an output is asked for that the model does not give, or twice.
+    """
+    default = _flag(request.parameters, "binary_data_output", default=False)
+    if not request.outputs:
+        return [(column, default) for column in columns]
+    known = {column.name: column for column in columns}
+    wanted: dict[str, tuple[Column, bool]] = {}
+    for output in request.outputs:
+        if output.name not in known:
+            raise InvalidInput(
+                f"output {show(output.name)} is not known",
+                remedy=f"The model gives: {', '.join(known)}.",
+            )
+        if output.name in wanted:
+            raise InvalidInput(
+                f"output {output.name!r} already exists in request", remedy="Ask for it once."
+            )
+        binary = _flag(output.parameters, "binary_data", default=default)
+        wanted[output.name] = (known[output.name], binary)
+    return list(wanted.values())
 
 
 def write_infer(
@@ -228,15 +216,10 @@ def write_infer(
     columns: tuple[Column, ...],
     parameters: dict[str, Any],
 ) -> tuple[bytes, int | None]:
-    """Writes a v2 answer: the body, and the length of its JSON if binary tensors follow.
-
-    Raises:
-        InvalidInput: an output is asked for that the model does not give.
-    """
-    wanted = _wanted(request, columns)
+    """Writes a v2 answer: the body, and the length of its JSON if binary tensors follow."""
     described: list[dict[str, Any]] = []
     blobs: list[bytes] = []
-    for column, binary in wanted:
+    for column, binary in wanted_outputs(request, columns):
         array = outputs[column.name]
         entry: dict[str, Any] = {
             "name": column.name,
@@ -244,11 +227,11 @@ def write_infer(
             "shape": list(array.shape),
         }
         if binary:
-            blob = _to_bytes(array)
+            blob = to_bytes(array)
             blobs.append(blob)
             entry["parameters"] = {"binary_data_size": len(blob)}
         else:
-            entry["data"] = _flat(array)
+            entry["data"] = to_json(array)
         described.append(entry)
     answer: dict[str, Any] = {"model_name": model, "model_version": str(version)}
     if request.id is not None:
@@ -280,6 +263,27 @@ def write_predict(
     )
 
 
+def _decoded(
+    decoder: msgspec.json.Decoder[Any],
+    body: bytes,
+    what: str,
+    remedy: str = "See /v2 for the format.",
+) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the body is not {what}: {error}", remedy=remedy) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"the body is not JSON: {error}",
+            remedy="Send one JSON object in UTF-8; NaN and Infinity are not JSON.",
+        ) from error
+    except RecursionError as error:
+        raise InvalidInput(
+            "the body's JSON is nested too deeply", remedy="Nest data no deeper than its shape."
+        ) from error
+
+
 def _cut_binary(body: bytes, header_length: int | None) -> tuple[bytes, bytes]:
     if header_length is None:
         return body, b""
@@ -291,34 +295,52 @@ def _cut_binary(body: bytes, header_length: int | None) -> tuple[bytes, bytes]:
     return body[:header_length], body[header_length:]
 
 
-def _not_json(what: str, error: msgspec.DecodeError) -> InvalidInput:
-    if isinstance(error, msgspec.ValidationError):
-        return InvalidInput(f"the body is not {what}: {error}", remedy="See /v2 for the format.")
-    return InvalidInput(
-        f"the body is not JSON: {error}",
-        remedy="Send one JSON object; NaN and Infinity are not JSON.",
-    )
+def _cut_tensors(sent: list[InputTensor], blob: bytes) -> dict[str, bytes]:
+    """Returns the bytes of each binary tensor by name; they lie in the inputs' order."""
+    blobs: dict[str, bytes] = {}
+    offset = 0
+    for tensor in sent:
+        size = _binary_size(tensor)
+        if size is None:
+            continue
+        if offset + size > len(blob):
+            raise InvalidInput(
+                f"input {tensor.name!r} claims {show(size)} bytes, {len(blob) - offset} are left",
+                remedy="Send as many bytes as binary_data_size says, in the inputs' order.",
+            )
+        blobs[tensor.name] = blob[offset : offset + size]
+        offset += size
+    if offset != len(blob):
+        raise InvalidInput(
+            f"{len(blob) - offset} bytes follow the last binary tensor",
+            remedy="Make the binary_data_size values add up to the bytes sent.",
+        )
+    return blobs
 
 
-def _by_name(tensors: list[InputTensor], signature: Signature) -> dict[str, InputTensor]:
-    known = {tensor.name: tensor for tensor in tensors}
-    if len(known) != len(tensors):
-        twice = next(t.name for t in tensors if sum(t.name == u.name for u in tensors) > 1)
-        raise InvalidInput(f"input {twice!r} is sent twice", remedy="Send each input once.")
+def _by_name(sent: list[InputTensor], signature: Signature) -> dict[str, InputTensor]:
+    known: dict[str, InputTensor] = {}
+    for tensor in sent:
+        if tensor.name in known:
+            raise InvalidInput(
+                f"input {show(tensor.name)} already exists in request",
+                remedy="Send each input once.",
+            )
+        known[tensor.name] = tensor
     expected = {column.name for column in signature.inputs}
     if known.keys() != expected:
         _refuse_names("input", set(known), expected)
     return known
 
 
-def _refuse_names(kind: str, sent: set[str], expected: set[str]) -> None:
+def _refuse_names(kind: str, sent: set[str], expected: set[str]) -> NoReturn:
     missing, unknown = sorted(expected - sent), sorted(sent - expected)
     said = []
     if missing:
-        said.append(f"{kind} {', '.join(map(repr, missing[:5]))} is missing")
+        said.append(f"{kind} {', '.join(map(show, missing[:5]))} is missing")
     if unknown:
-        said.append(f"{kind} {', '.join(map(repr, unknown[:5]))} is not known")
-    names = ", ".join(sorted(expected))
+        said.append(f"{kind} {', '.join(map(show, unknown[:5]))} is not known")
+    names = ", ".join(sorted(expected)[:50])
     raise InvalidInput(" and ".join(said), remedy=f"The model expects: {names}.")
 
 
@@ -326,9 +348,9 @@ def _binary_size(tensor: InputTensor) -> int | None:
     size = None if tensor.parameters is None else tensor.parameters.get("binary_data_size")
     if size is None:
         return None
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+    if type(size) is not int or size < 0:
         raise InvalidInput(
-            f"input {tensor.name!r} has binary_data_size {size!r}",
+            f"input {tensor.name!r} has binary_data_size {show(size)}",
             remedy="Send a number of bytes, 0 or more.",
         )
     if tensor.data is not None:
@@ -339,212 +361,45 @@ def _binary_size(tensor: InputTensor) -> int | None:
     return size
 
 
-def _read_tensor(tensor: InputTensor, column: Column) -> np.ndarray[Any, Any]:
-    shape = tensor.shape
-    if not shape or min(shape) < 0 or math.prod(shape) > MAX_ELEMENTS:
+def _read_tensor(tensor: InputTensor, blob: bytes | None, column: Column) -> Array:
+    dtype = check_datatype(tensor.datatype, column)
+    shape = check_shape(tensor.shape, column)
+    if blob is not None:
+        return from_bytes(blob, dtype, shape, column)
+    if tensor.data is None:
         raise InvalidInput(
-            f"input {tensor.name!r} has shape {shape}",
-            remedy=f"Send rows first, no negative size, at most {MAX_ELEMENTS} elements.",
+            f"input {tensor.name!r} has neither data nor binary_data_size",
+            remedy="Send one of them.",
         )
-    per_row = tuple(shape[1:])
-    if per_row != column.shape and not (column.shape == () and per_row == (1,)):
-        raise InvalidInput(
-            f"input {tensor.name!r} has shape {shape}",
-            remedy=f"The model expects {[-1, *column.shape]}; -1 stands for the rows.",
-        )
-    array = _elements(tensor, column)
-    if array.size != math.prod(shape):
-        raise InvalidInput(
-            f"input {tensor.name!r} has {array.size} values, its shape {shape} holds "
-            f"{math.prod(shape)}",
-            remedy="Send as many values as the shape holds.",
-        )
-    return array.reshape((shape[0], *column.shape))
-
-
-def _elements(tensor: InputTensor, column: Column) -> np.ndarray[Any, Any]:
-    data = tensor.data
-    if tensor.datatype == "BYTES":
-        texts = _texts_of(data, tensor.name) if isinstance(data, bytes) else data
-        return _array_of(_flatten(texts), column)
-    dtype = DATATYPES.get(tensor.datatype)
-    if dtype is None:
-        raise InvalidInput(
-            f"input {tensor.name!r} has datatype {tensor.datatype[:40]!r}",
-            remedy=f"The model expects {datatype_of(column)}.",
-        )
-    if isinstance(data, bytes):
-        item = np.dtype(dtype).itemsize
-        if len(data) % item:
-            raise InvalidInput(
-                f"input {tensor.name!r} has {len(data)} bytes, not a multiple of {item}",
-                remedy=f"Send {tensor.datatype} values, {item} bytes each, little-endian.",
-            )
-        raw = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
-        return _cast(raw, column)
-    if dtype == "float16":
+    if tensor.datatype == "FP16":
         raise InvalidInput(
             f"input {tensor.name!r} is FP16 in JSON", remedy="FP16 has no JSON form: send binary."
         )
-    return _array_of(data, column)
+    return from_json(tensor.data, dtype, shape, column)
 
 
-def _array_of(values: Any, column: Column) -> np.ndarray[Any, Any]:
-    """Makes an array of JSON values; what JSON can't say exactly is refused, never cut."""
-    if column.type == "string":
-        return _strings(values, column)
-    try:
-        array = np.array(values)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise _wrong(column, "values of different lengths") from error
-    return _cast(array, column)
-
-
-def _cast(array: np.ndarray[Any, Any], column: Column) -> np.ndarray[Any, Any]:
-    target = column.dtype
-    kind = array.dtype.kind
-    if array.size == 0:
-        return array.astype(target)
-    if target.kind == "f":
-        if kind not in "fiu":
-            raise _wrong(column, _sample(array))
-        cast = array.astype(target, copy=False)
-        if not np.isfinite(cast).all():
-            at = int(np.flatnonzero(~np.isfinite(cast))[0])
-            raise _wrong(column, f"{cast.ravel()[at]} at position {at}")
-        return cast
-    if target.kind in "iu":
-        if kind not in "iu" or not _fits(array, target):
-            raise _wrong(column, _sample(array))
-        return array.astype(target, copy=False)
-    if kind != "b":
-        raise _wrong(column, _sample(array))
-    return array
-
-
-def _fits(array: np.ndarray[Any, Any], target: np.dtype[Any]) -> bool:
-    if np.can_cast(array.dtype, target):
-        return True
-    bounds = np.iinfo(target)
-    return bool(array.min() >= bounds.min and array.max() <= bounds.max)
-
-
-def _strings(values: Any, column: Column) -> np.ndarray[Any, Any]:
-    if not isinstance(values, list):
-        raise _wrong(column, repr(values)[:60])
-    flat = _flatten(values)
-    for value in flat:
-        if not isinstance(value, str):
-            raise _wrong(column, repr(value)[:60])
-    array = np.empty(len(flat), object)
-    array[:] = flat
-    return array.reshape((-1, *column.shape))
-
-
-def _flatten(values: Any) -> list[Any]:
-    if not isinstance(values, list):
-        return [values]
-    if any(isinstance(value, list) for value in values):
-        return [inner for value in values for inner in _flatten(value)]
-    return values
-
-
-def _texts_of(blob: bytes, name: str) -> list[str]:
-    texts, offset = [], 0
-    while offset < len(blob):
-        length = int.from_bytes(blob[offset : offset + 4], "little")
-        offset += 4
-        if offset + length > len(blob):
-            raise InvalidInput(
-                f"input {name!r} has a BYTES element of {length} bytes, "
-                f"{max(0, len(blob) - offset)} are left",
-                remedy="Send each element as its length (4 bytes, little-endian) and its bytes.",
-            )
-        try:
-            texts.append(blob[offset : offset + length].decode())
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"input {name!r} has a BYTES element that is not UTF-8", remedy="Send UTF-8 text."
-            ) from error
-        offset += length
-    return texts
-
-
-def _row_values(index: int, row: Any, names: list[str], columns: tuple[Column, ...]) -> list[Any]:
+def _row_values(index: int, row: Any, names: list[str], known: set[str]) -> list[Any]:
     if isinstance(row, dict):
-        if row.keys() != set(names):
-            _refuse_names(f"column (row {index})", set(row), set(names))
+        if row.keys() != known:
+            _refuse_names(f"column (row {index})", set(row), known)
         return [row[name] for name in names]
-    if len(columns) == 1:
+    if len(names) == 1:
         return [row]
     if isinstance(row, list):
         if len(row) != len(names):
             raise InvalidInput(
                 f"row {index} has {len(row)} values",
-                remedy=f"Send {len(names)}, in this order: {', '.join(names)}.",
+                remedy=f"Send {len(names)}, in this order: {', '.join(names[:50])}.",
             )
         return row
     raise InvalidInput(
-        f"row {index} is {repr(row)[:60]}",
-        remedy=f"Send an object or a list with: {', '.join(names)}.",
+        f"row {index} is {show(row)}",
+        remedy=f"Send an object or a list with: {', '.join(names[:50])}.",
     )
 
 
-def _wanted(request: InferRequest, columns: tuple[Column, ...]) -> list[tuple[Column, bool]]:
-    default = bool((request.parameters or {}).get("binary_data_output", False))
-    if request.outputs is None or not request.outputs:
-        return [(column, default) for column in columns]
-    known = {column.name: column for column in columns}
-    wanted: dict[str, tuple[Column, bool]] = {}
-    for output in request.outputs:
-        if output.name not in known:
-            raise InvalidInput(
-                f"output {output.name!r} is not known",
-                remedy=f"The model gives: {', '.join(known)}.",
-            )
-        if output.name in wanted:
-            raise InvalidInput(f"output {output.name!r} is asked for twice", remedy="Ask once.")
-        binary = bool((output.parameters or {}).get("binary_data", default))
-        wanted[output.name] = (known[output.name], binary)
-    return list(wanted.values())
-
-
-def _flat(array: np.ndarray[Any, Any]) -> Any:
-    if array.dtype.kind in "OUS":
-        return array.ravel().tolist()
-    return np.ascontiguousarray(array).ravel()
-
-
-def _to_bytes(array: np.ndarray[Any, Any]) -> bytes:
-    if array.dtype.kind in "OUS":
-        parts = [str(value).encode() for value in array.ravel().tolist()]
-        return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return np.ascontiguousarray(little).tobytes()
-
-
-def _is_prediction_id(text: str) -> bool:
-    head, _, row = text.partition("-")
-    if len(head) != 32 or head.strip("0123456789abcdef"):
-        return False
-    return row == "" if "-" not in text else row.isdigit() and len(row) <= 6
-
-
-def _checked_rows(n: int) -> int:
-    if n < 1:
-        raise InvalidInput("the request has no rows", remedy="Send at least one row.")
-    if n > MAX_ROWS:
-        raise TooLarge(f"{n} rows in one request", remedy=f"Send at most {MAX_ROWS}.")
-    return n
-
-
-def _wrong(column: Column, value: str) -> InvalidInput:
-    return InvalidInput(
-        f"input {column.name!r} holds {value}",
-        remedy=f"The model expects finite {datatype_of(column)} values of shape "
-        f"{[-1, *column.shape]}.",
-    )
-
-
-def _sample(array: np.ndarray[Any, Any]) -> str:
-    return repr(array.ravel()[0].item() if array.dtype != object else array.ravel()[0])[:60]
+def _flag(parameters: dict[str, Any] | None, name: str, *, default: bool) -> bool:
+    value = default if parameters is None else parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"parameter {name!r} is {show(value)}", remedy="Send true or false.")
+    return value
