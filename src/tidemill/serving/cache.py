@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from sys import getsizeof
 
-from tidemill.models.signature import Batch
+from tidemill.models.signature import Array, Batch
 
 ENTRY_BYTES = 400
 """What an entry costs beside its key and its arrays' data."""
@@ -49,15 +50,22 @@ class Cache:
 
     def put(self, key: bytes, answer: Batch, *, now: float) -> None:
         """Keeps an answer, giving up the least recently used ones for room."""
-        size = ENTRY_BYTES + len(key) + sum(array.nbytes for array in answer.values())
+        size = ENTRY_BYTES + len(key) + sum(map(_size_bytes, answer.values()))
         if size > self.capacity_bytes:
             return
         if key in self._entries:
             self._drop(key)
-        self._entries[key] = (answer, size, now)
+        # A copy, since a part of a batch's answer would keep all of it in memory.
+        owned = {n: a if a.base is None else a.copy() for n, a in answer.items()}
+        self._entries[key] = (owned, size, now)
         self.size_bytes += size
         while self.size_bytes > self.capacity_bytes:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, key: bytes) -> None:
         self.size_bytes -= self._entries.pop(key)[1]
+
+
+def _size_bytes(array: Array) -> int:
+    texts = map(getsizeof, array.ravel().tolist()) if array.dtype == object else ()
+    return array.nbytes + sum(texts)

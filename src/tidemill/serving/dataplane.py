@@ -12,7 +12,13 @@ import msgspec
 from tidemill import __version__
 from tidemill.data.ledger import LabelRecord, LedgerWriter
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.errors import InvalidInput, NotFound, NotReady, TidemillError
+from tidemill.foundation.errors import (
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    NotReady,
+    TidemillError,
+)
 from tidemill.foundation.instruments import Instruments
 from tidemill.serving import wire
 from tidemill.serving.edge import Exchange
@@ -21,6 +27,7 @@ from tidemill.serving.query import Query
 
 SERVER_NAME = "tidemill"
 EXTENSIONS = ["binary_tensor_data"]
+_UNWRITABLE = (TypeError, ValueError, KeyError)
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -149,8 +156,8 @@ class DataPlane:
                 columns=asked.application.versions[0].signature.outputs,
                 parameters=parameters,
             )
-        except TidemillError as error:
-            exchange.fail(error)
+        except _UNWRITABLE as error:
+            exchange.fail(_unwritable(query, error))
             return
         if header_length is None:
             exchange.answer(body)
@@ -167,13 +174,17 @@ class DataPlane:
             asked.exchange.fail(query.error)
             return
         sources = query.row_sources or [query.source] * query.n
-        body = wire.write_predict(
-            query.outputs,
-            query.n,
-            prediction_ids=query.prediction_ids,
-            version=query.version,
-            sources=list(sources),
-        )
+        try:
+            body = wire.write_predict(
+                query.outputs,
+                query.n,
+                prediction_ids=query.prediction_ids,
+                version=query.version,
+                sources=list(sources),
+            )
+        except _UNWRITABLE as error:
+            asked.exchange.fail(_unwritable(query, error))
+            return
         asked.exchange.answer(body)
 
     # Feedback
@@ -281,6 +292,13 @@ def _live_version(application: Application, version: int | None) -> tuple[Any, .
             remedy=f"Live versions: {live}.",
         )
     return chosen
+
+
+def _unwritable(query: Query, error: Exception) -> ModelFailed:
+    return ModelFailed(
+        f"version {query.version} of the model gave an answer that cannot be sent: {error}",
+        remedy="Compare the model's outputs with its signature.",
+    )
 
 
 def _json(exchange: Exchange, value: object) -> None:

@@ -190,6 +190,7 @@ class Processor:
             done=complete,
         )
         part.state = chosen
+        part.nbytes = query.nbytes
         return part
 
     def _select(self, application: Application, version: int | None) -> LiveVersion:
@@ -264,6 +265,7 @@ class Processor:
         self, assignment: ApplicationAssignment, versions: tuple[LiveVersion, ...]
     ) -> Application:
         deployment = assignment.deployment
+        _check_signatures(deployment, versions)
         _check_default(deployment, versions)
         return Application(
             deployment=deployment,
@@ -302,6 +304,16 @@ def _record(query: Query, now: float) -> PredictionRecord:
     )
 
 
+def _check_signatures(deployment: Deployment, versions: tuple[LiveVersion, ...]) -> None:
+    for version in versions[1:]:
+        if version.signature != versions[0].signature:
+            raise InvalidInput(
+                f"versions {versions[0].version} and {version.version} of "
+                f"{deployment.application!r} take or give other columns",
+                remedy="Only versions of one signature can share an application.",
+            )
+
+
 def _check_default(deployment: Deployment, versions: tuple[LiveVersion, ...]) -> None:
     if deployment.default is None or not versions:
         return
@@ -312,4 +324,11 @@ def _check_default(deployment: Deployment, versions: tuple[LiveVersion, ...]) ->
             f"{sorted(deployment.default)}, the model gives {sorted(expected)}",
             remedy="State one value for each output.",
         )
-    constant_rows(deployment.default, versions[0].signature, 1)
+    try:
+        constant_rows(deployment.default, versions[0].signature, 1)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"the default answer of {deployment.application!r} is none of its model's: "
+            f"{error.what.replace('input', 'output', 1)}",
+            remedy=error.remedy,
+        ) from error

@@ -15,7 +15,9 @@ _V2_MODEL = re.compile(
     r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>infer|ready))?/?\Z"
 )
 _V1_MODEL = re.compile(r"/v1/models/(?P<name>[^/:]+)(?::(?P<verb>predict|feedback))?/?\Z")
+_VERSION = re.compile(r"[0-9]{1,9}")
 _MAX_REMEMBERED = 4096
+_MAX_REMEMBERED_BYTES = 256
 
 
 class PathRoutes:
@@ -48,7 +50,9 @@ class PathRoutes:
                 f"{method.decode('latin-1')[:20]} is not served here",
                 remedy=f"Use {wanted.decode()}.",
             )
-        if len(self._found) < _MAX_REMEMBERED:
+        if len(target) <= _MAX_REMEMBERED_BYTES:
+            if len(self._found) >= _MAX_REMEMBERED:
+                self._found.clear()  # somebody asks for ever new paths; the others come back
             self._found[method, target] = handler
         return handler
 
@@ -79,6 +83,6 @@ class PathRoutes:
 def _version(text: str | None) -> int | None:
     if text is None:
         return None
-    if not text.isdigit() or len(text) > 9:
+    if not _VERSION.fullmatch(text):
         raise InvalidInput(f"version {text[:40]!r} is not a number", remedy="Versions are 1, 2, ….")
     return int(text)

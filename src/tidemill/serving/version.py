@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from tidemill.foundation.clock import Clock
-from tidemill.models.signature import DTYPES, Batch, Signature
+from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
 from tidemill.serving.plan import VersionAssignment
 from tidemill.serving.query import Query
+from tidemill.serving.tensors import from_rows
 from tidemill.tables.answer import decode_answer
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.table import Table
@@ -56,7 +57,7 @@ class LiveVersion:
         self.batcher = batcher
         self._clock = clock
         self._key_columns = [name for name, _ in key.columns] if key else []
-        self._dtypes = {column.name: column for column in signature.outputs}
+        self._outputs = {column.name: column for column in signature.outputs}
 
     def look_up(self, query: Query) -> bool:
         """Answers from the table what the table holds; says whether that was every row.
@@ -105,7 +106,7 @@ class LiveVersion:
 
     def _arrays(self, value: bytes) -> Batch:
         return {
-            name: _output_array([cell], self._dtypes[name].type)
+            name: _output_array(cell, self._outputs[name])
             for name, cell in decode_answer(value).items()
         }
 
@@ -132,9 +133,13 @@ def merge_rows(query: Query, outputs: Batch) -> Batch:
 
 
 def constant_rows(default: dict[str, Any], signature: Signature, n: int) -> Batch:
-    """Returns n rows of an application's default answer."""
+    """Returns n rows of an application's default answer.
+
+    Raises:
+        InvalidInput: it is no answer of such a model.
+    """
     return {
-        column.name: _output_array([default[column.name]] * n, column.type)
+        column.name: np.repeat(from_rows([default[column.name]], column), n, axis=0)
         for column in signature.outputs
     }
 
@@ -145,13 +150,9 @@ def _stack(rows: list[Batch]) -> Batch:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _output_array(values: list[Any], type_name: str) -> np.ndarray[Any, Any]:
-    dtype = DTYPES[type_name]
-    if dtype.kind == "O":
-        array = np.empty(len(values), object)
-        array[:] = values
-        return array
-    return np.array(values, dtype)
+def _output_array(cell: Any, column: Column) -> Array:
+    """Returns one row's output as an array (1, …)."""
+    return np.array([cell], column.dtype).reshape((1, *column.shape))
 
 
 def _cache_key(inputs: Batch) -> bytes:
