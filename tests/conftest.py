@@ -1,4 +1,4 @@
-"""What every room's tests may ask for: a home, a private PostgreSQL, a private bucket."""
+"""What every room's tests may ask for: homes, trips, a private PostgreSQL, a private bucket."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import random
 import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,64 @@ from tidemill.foundation.settings import Settings
 def home(tmp_path: Path) -> Iterator[Home]:
     """An empty installation on SQLite and a folder, gone after the test."""
     with open_home(Settings(home=tmp_path / "home")) as home:
+        yield home
+
+
+@pytest.fixture(scope="session")
+def trips_csv() -> Callable[..., Path]:
+    """Writes rows of made-up trips; ``late`` depends on carrier and hour, unless shuffled."""
+
+    def write(path: Path, rows: int = 1500, seed: int = 1, *, shuffled: bool = False) -> Path:
+        draw = random.Random(seed)
+        lines = ["id,carrier,origin,hour,late"]
+        for i in range(rows):
+            carrier, origin = draw.choice(["AA", "UA", "B6"]), draw.choice(["JFK", "EWR"])
+            hour, luck = draw.randint(5, 23), draw.random()
+            likely = 0.5 if shuffled else 0.1 + 0.5 * (carrier == "B6") + 0.3 * (hour > 17)
+            lines.append(f"{seed}-{i},{carrier},{origin},{hour},{int(luck < likely)}")
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def trips_recipe() -> dict[str, Any]:
+    """A recipe over the dataset ``trips``, as a settings file declares it."""
+    return _trips_recipe()
+
+
+def _trips_recipe() -> dict[str, Any]:
+    return {
+        "dataset": "trips",
+        "features": ["carrier", "origin", "hour"],
+        "label": "late",
+        "slices": ["carrier"],
+        "params": {"n_estimators": 5},
+        "ingest": {"key": ["id"]},
+        "table": {"key": ["carrier", "origin", "hour"]},
+    }
+
+
+@pytest.fixture(scope="session")
+def trained_path(tmp_path_factory: pytest.TempPathFactory, trips_csv: Callable[..., Path]) -> Path:
+    """The folder of a home where the recipe ``trips`` ran once and is live; only to be copied."""
+    from tidemill.control.rollout import run_recipe
+    from tidemill.recipes.intake import take
+
+    folder = tmp_path_factory.mktemp("trained")
+    settings = Settings(home=folder / "home", recipes={"trips": _trips_recipe()})
+    with open_home(settings) as home:
+        take(home, "trips", [trips_csv(folder / "1.csv")])
+        run_recipe(home, "trips", by="tests", reason="first", run_id="first")
+    return folder / "home"
+
+
+@pytest.fixture
+def trained(trained_path: Path, trips_recipe: dict[str, Any], tmp_path: Path) -> Iterator[Home]:
+    """A home of its own where version 1 of ``trips`` is live, with a table."""
+    shutil.copytree(trained_path, tmp_path / "home")
+    with open_home(Settings(home=tmp_path / "home", recipes={"trips": trips_recipe})) as home:
         yield home
 
 

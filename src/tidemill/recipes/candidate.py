@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.logs import configure_logs
-from tidemill.foundation.settings import LedgerSettings, ServeSettings
+from tidemill.foundation.settings import LedgerSettings, LogSettings, ServeSettings
 from tidemill.serving.live import FileSource
 from tidemill.serving.supervisor import Supervisor
 
@@ -32,6 +32,7 @@ async def serve(path: Path) -> None:
         LedgerSettings(),
         run_path=folder,
         ledger_path=folder / "ledger",
+        logs=LogSettings(level="warning", format="json"),
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

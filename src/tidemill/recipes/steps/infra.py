@@ -123,9 +123,9 @@ def _await_port(process: subprocess.Popen[bytes], words: Path) -> int:
     try:
         return int(json.loads(line)["port"])
     except (ValueError, KeyError, TypeError):
-        said = words.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        said = words.read_text(encoding="utf-8", errors="replace")[-2000:].strip().splitlines()
         raise NotBlessed(
-            f"a server on the candidate did not become ready: {said or 'it said nothing'}",
+            f"a server on the candidate did not become ready: {said[-1] if said else 'it said nothing'}",
             remedy="Serve the model by hand and read its log.",
         ) from None
 
