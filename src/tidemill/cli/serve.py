@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tidemill.cli.parent import WithParentOption, stop_with_parent
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, print_json, session
 from tidemill.control.server import Serving
 from tidemill.control.server import serve as serve_home
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
             int | None, typer.Option(help="The port of the admin API; 0 for any.")
         ] = None,
         gateways: Annotated[int | None, typer.Option(help="Gateway processes.")] = None,
+        with_parent: WithParentOption = False,
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,
@@ -34,6 +36,8 @@ def register(app: typer.Typer) -> None:
             "serve.admin_port": admin_port,
             "serve.gateways": gateways,
         }
+        if with_parent:
+            stop_with_parent()
         with session(home=home, config=config, json=json, flags=flags) as on:
 
             def ready(serving: Serving) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tidemill.cli.parent import WithParentOption, stop_with_parent
 from tidemill.cli.run import print_rollout, teller
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, print_json, session
 from tidemill.control.keeper import Keeper, Outcome
@@ -24,12 +25,18 @@ def register(app: typer.Typer) -> None:
         once: Annotated[
             bool, typer.Option("--once", help="End when every file there has been taken.")
         ] = False,
+        wait: Annotated[
+            bool, typer.Option("--wait", help="Stand by while another keeper watches.")
+        ] = False,
         poll_s: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.05)] = 0.5,
+        with_parent: WithParentOption = False,
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,
     ) -> None:
         """Watch a folder; launch the recipe for each new file, once, and go on after a crash."""
+        if with_parent:
+            stop_with_parent()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
@@ -44,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
             if not json:
                 on.err.print(f"watching {folder} for {recipe}; end with Ctrl-C", markup=False)
-            keeper.run(tell, stop, until_idle=once)
+            keeper.run(tell, stop, until_idle=once, stand_by=wait)
         if json:
             print_json({"launches": outcomes})
 

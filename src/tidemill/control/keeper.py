@@ -7,13 +7,10 @@ twice, under whatever name, is launched once.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +31,7 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.files import sha256_file
 from tidemill.foundation.home import Home
+from tidemill.foundation.locks import hold
 from tidemill.foundation.logs import log
 from tidemill.foundation.names import new_id
 from tidemill.recipes.intake import take
@@ -92,9 +90,20 @@ class Keeper:
         self._log = log("control.keeper")
 
     def run(
-        self, on_outcome: Callable[[Outcome], None], stop: threading.Event, *, until_idle: bool
+        self,
+        on_outcome: Callable[[Outcome], None],
+        stop: threading.Event,
+        *,
+        until_idle: bool,
+        stand_by: bool = False,
     ) -> None:
         """Watches until it is told to stop; or, ``until_idle``, until no file is left to take.
+
+        Args:
+            on_outcome: told how each launch ended.
+            stop: set it to end after the launch under way.
+            until_idle: end when every file there has been taken.
+            stand_by: wait while another keeper watches for this recipe.
 
         Raises:
             NotFound: the folder or recipe does not exist.
@@ -105,7 +114,12 @@ class Keeper:
             raise NotFound(
                 f"folder {self._folder} does not exist", remedy="Make it, then watch it."
             )
-        with self._alone():
+        busy = Conflict(
+            f"another keeper watches for recipe {self._recipe!r}",
+            remedy="Stop it first, or stand by with --wait.",
+        )
+        lock = self._home.run_path / f"keeper-{self._recipe}.lock"
+        with hold(lock, busy=None if stand_by else busy, stop=stop):
             while not stop.is_set():
                 ready, growing = self._look()
                 for path in ready:
@@ -213,19 +227,3 @@ class Keeper:
             self._home.store, launch, status=status, message=message, at=self._home.clock.now()
         )
         return Outcome(launch=ended, ingest=ingest, rolled_out=rolled_out)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        path = self._home.run_path / f"keeper-{self._recipe}.lock"
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise Conflict(
-                f"another keeper watches for recipe {self._recipe!r}", remedy="Stop it first."
-            ) from error
-        try:
-            yield
-        finally:
-            os.close(handle)

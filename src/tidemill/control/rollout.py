@@ -11,6 +11,7 @@ import msgspec
 from tidemill.control.deployments import Terms, attach_table, deploy, get_deployment
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
+from tidemill.foundation.locks import hold
 from tidemill.recipes.push import PushedModel, push_model
 from tidemill.recipes.recipe import Recipe, get_recipe
 from tidemill.recipes.table import build_table, examples_source
@@ -64,10 +65,36 @@ def run_recipe(
         StepFailed: a step failed.
     """
     recipe = get_recipe(home.settings, name)
-    application = recipe.application or name
+    # One run of a recipe at a time: a second one would do the same work beside the first.
+    with hold(home.run_path / f"run-{name}.lock"):
+        return _run(
+            home,
+            recipe,
+            application=recipe.application or name,
+            by=by,
+            reason=reason,
+            go_live=go_live,
+            train_into=lambda examples: train(
+                home, name, recipe, run_id=run_id, on_event=on_event, examples_to=examples
+            ),
+            progress=progress,
+        )
+
+
+def _run(
+    home: Home,
+    recipe: Recipe,
+    *,
+    application: str,
+    by: str,
+    reason: str,
+    go_live: bool,
+    train_into: Callable[[Path], Trained],
+    progress: Progress | None,
+) -> RolledOut:
     with tempfile.TemporaryDirectory(prefix="examples-", dir=home.cache_path) as work:
         examples = Path(work) / "examples"
-        trained = train(home, name, recipe, run_id=run_id, on_event=on_event, examples_to=examples)
+        trained = train_into(examples)
         if not (trained.blessed and go_live):
             return RolledOut(trained=trained, application=application, table=None, revision=None)
         table = _table(

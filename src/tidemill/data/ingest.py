@@ -14,7 +14,6 @@ after any of these was changed.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -56,6 +55,7 @@ from tidemill.data.validation import Rule, merge_anomalies
 from tidemill.foundation.errors import Conflict, InvalidInput
 from tidemill.foundation.files import put_content
 from tidemill.foundation.home import Home
+from tidemill.foundation.locks import hold
 from tidemill.foundation.names import check_name
 
 ATTEMPTS = 5
@@ -121,8 +121,7 @@ def _my_turn(home: Home, name: str) -> Iterator[Path]:
     folder = home.cache_path / "ingest" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     home.run_path.mkdir(parents=True, exist_ok=True)
-    with (home.run_path / f"ingest-{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold(home.run_path / f"ingest-{name}.lock"):
         try:
             yield folder
         finally:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Self
+
+import msgspec
 
 from tidemill.foundation.clock import SYSTEM_CLOCK
 from tidemill.recipes.demo.flights import Flight
@@ -17,18 +17,17 @@ DATATYPES = {str: "BYTES", int: "INT64"}
 LABELS_AT_ONCE = 64
 
 
-@dataclass(slots=True)
-class Count:
+class Count(msgspec.Struct):
     """What came back: answers by source and version, times, failures, labels taken.
 
     ``moments`` are (seconds on the monotonic clock, version) of each answer.
     """
 
-    sources: Counter[str] = field(default_factory=Counter)
-    versions: Counter[str] = field(default_factory=Counter)
-    times_s: list[float] = field(default_factory=list)
-    moments: list[tuple[float, str]] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    sources: dict[str, int] = {}
+    versions: dict[int, int] = {}
+    times_s: list[float] = []
+    moments: list[tuple[float, int]] = []
+    failures: list[str] = []
     labels: int = 0
 
     @property
@@ -70,10 +69,10 @@ class Client:
             return None
         ended = SYSTEM_CLOCK.monotonic()
         self._count.times_s.append(ended - began)
-        self._count.moments.append((ended, said["model_version"]))
         parameters = said["parameters"]
-        self._count.sources[parameters["source"]] += 1
-        self._count.versions[said["model_version"]] += 1
+        _add(self._count.sources, parameters["source"])
+        _add(self._count.versions, parameters["version"])
+        self._count.moments.append((ended, parameters["version"]))
         return str(parameters["prediction_id"])
 
     def tell(self, labels: Sequence[dict[str, Any]]) -> None:
@@ -170,9 +169,9 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def answers(self, version: str) -> int:
+    def answers(self, version: int) -> int:
         """Returns how many answers came from a version so far."""
-        return sum(count.versions[version] for count in self.counts)
+        return sum(count.versions.get(version, 0) for count in self.counts)
 
     def wait(self, seconds: float) -> None:
         """Lets the load go on for a while."""
@@ -184,3 +183,7 @@ class Load:
             client.ask(self._flights[at % len(self._flights)])
             at += len(self._threads)
         client.close()
+
+
+def _add(counts: dict[Any, int], key: Any) -> None:
+    counts[key] = counts.get(key, 0) + 1

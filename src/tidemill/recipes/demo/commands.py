@@ -53,7 +53,10 @@ class Commands:
         """Runs a verb in the background while the block runs, then stops it with SIGTERM."""
         with self._log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own command, no shell
-                _command(words), cwd=self._folder, stdout=subprocess.PIPE, stderr=log
+                [*_command(words), "--with-parent"],
+                cwd=self._folder,
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
         background = Background(process, " ".join(words), self._log)
         try:

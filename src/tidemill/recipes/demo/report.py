@@ -68,7 +68,7 @@ def page(told: Told) -> str:
             "<h2>Where answers came from</h2>",
             _svg(_sources(summary.answers)),
             "<h2>Latency as the client saw it</h2>",
-            _svg(_latency(told.served.replayed.times_s)),
+            _svg(_latency(told.replayed.times_s)),
             _note(f"Median {summary.p50_ms:.2f} ms, p99 {summary.p99_ms:.2f} ms; {_ABOUT_CLIENT}"),
             "<h2>The swap and the way back, under load</h2>",
             _svg(_swap(told)),
@@ -182,7 +182,7 @@ def _latency(times_s: list[float]) -> Any:
 
 def _swap(told: Told) -> Any:
     alt = _altair()
-    moments = [moment for count in told.served.load for moment in count.moments]
+    moments = [moment for count in told.load for moment in count.moments]
     start = min(at for at, _ in moments)
     buckets = Counter((int((at - start) / BUCKET_S), version) for at, version in moments)
     data = [

@@ -12,24 +12,14 @@ import numpy as np
 from tidemill.recipes.demo.client import Count
 
 
-@dataclass(slots=True)
-class Served:
-    """What the demo's clients saw."""
-
-    replayed: Count
-    load: list[Count]
-    swapped_in_s: float | None
-    rollback: dict[str, Any] | None
-    sql_auc: float | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """The whole story: its numbers, what each command said, what the clients saw."""
 
     summary: Summary
     facts: dict[str, Any]
-    served: Served
+    replayed: Count
+    load: list[Count]
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,17 +62,18 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
 
 
-def summarise(facts: dict[str, Any], served: Served) -> Summary:
+def summarise(facts: dict[str, Any], replayed: Count, load: list[Count]) -> Summary:
     """Brings what happened together."""
     ingests = [facts["january"], facts["february"]]
     trained = facts["made"]["trained"]
-    second = facts["launches"]["launches"][-1]["rolled_out"]["trained"]
     candidate = trained["verdict"]["candidate"]["metrics"]
     overall = facts["score"]["report"]["overall"]
-    counts = [served.replayed, *served.load]
-    answers: Counter[str] = sum((count.sources for count in counts), Counter())
+    counts = [replayed, *load]
+    answers: Counter[str] = Counter()
+    for count in counts:
+        answers.update(count.sources)
     failures = [failure for count in counts for failure in count.failures]
-    rollback = served.rollback or {}
+    p50, p99 = (float(np.quantile(replayed.times_s, q)) * 1000 for q in (0.5, 0.99))
 
     def total(name: str) -> int:
         return sum(int(each[name]) for each in ingests)
@@ -95,10 +86,10 @@ def summarise(facts: dict[str, Any], served: Served) -> Summary:
         rows_late=total("late"),
         snapshot=facts["january"]["snapshot"],
         snapshots=tuple(each["snapshot"] for each in ingests),
-        versions=(trained["version"], second["version"]),
+        versions=(trained["version"], facts["second_version"]),
         offline_auc=candidate["auc"],
         served_auc=overall["auc"],
-        served_auc_by_sql=float(served.sql_auc or 0.0),
+        served_auc_by_sql=facts["sql_auc"],
         served_loss=overall["loss"],
         offline_loss=candidate["log_loss"],
         answers=dict(answers),
@@ -107,14 +98,14 @@ def summarise(facts: dict[str, Any], served: Served) -> Summary:
         label_delay_p50_s=overall["label_delay_s"]["p50"],
         failed_requests=len(failures),
         failures=tuple(failures[:20]),
-        requests=sum(answers.values()) + len(failures),
-        p50_ms=float(np.quantile(served.replayed.times_s, 0.5)) * 1000,
-        p99_ms=float(np.quantile(served.replayed.times_s, 0.99)) * 1000,
+        requests=answers.total() + len(failures),
+        p50_ms=p50,
+        p99_ms=p99,
         compiled_equal=trained["compiled"]["equal"],
         table_keys=facts["made"]["table"]["rows"],
-        swapped_in_s=served.swapped_in_s or 0.0,
-        requests_during_swap=sum(count.answers for count in served.load),
-        rolled_back_to=rollback.get("to_version", 0),
-        rolled_back_table=rollback.get("table"),
+        swapped_in_s=facts["swapped_in_s"],
+        requests_during_swap=sum(count.answers for count in load),
+        rolled_back_to=facts["rolled_back"]["version"],
+        rolled_back_table=facts["rolled_back"]["table"],
         took_s=facts["finished_at"] - facts["began_at"],
     )
