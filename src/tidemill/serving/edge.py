@@ -59,6 +59,7 @@ _REASONS = {
     504: b"Gateway Timeout",
 }
 _JSON = b"application/json"
+_OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
 MAX_PIPELINE = 64
 """Requests of one connection that may wait for their answers, at most."""
 
@@ -122,6 +123,10 @@ class Exchange:
     ) -> None:
         """Gives the answer; it is sent once the ones before it are. A second one is ignored."""
         if self.out is not None:
+            return
+        if status == 200 and content_type is _JSON and not (headers or self.closes):
+            self.out = _OK_JSON % (len(body), b"" if self.head_only else body)
+            self._connection.flush()
             return
         extra = b"".join(b"%s: %s\r\n" % item for item in headers.items()) if headers else b""
         self.out = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n%s" % (
@@ -289,11 +294,15 @@ class _Connection(asyncio.Protocol):
 
     def on_url(self, part: bytes) -> None:
         self._target += part
-        self._count_field(len(part))
+        self._fields_bytes += len(part)
+        if self._fields_bytes > self._limits.max_header_bytes:
+            self._stop(431, self._head_text())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         size = len(name)
-        self._count_field(size + len(value))
+        self._fields_bytes += size + len(value)
+        if self._fields_bytes > self._limits.max_header_bytes:
+            self._stop(431, self._head_text())
         if size == 14 and name.lower() == b"content-length":
             if value.isdigit() and int(value) > self._limits.max_body_bytes:
                 self._stop(413, self._body_text(int(value)))
@@ -408,11 +417,6 @@ class _Connection(asyncio.Protocol):
         self._refusal = (status, message)
         self._pipeline.append(refusal)
         refusal.answer(_error_body(message), status=status)
-
-    def _count_field(self, size: int) -> None:
-        self._fields_bytes += size
-        if self._fields_bytes > self._limits.max_header_bytes:
-            self._stop(431, self._head_text())
 
     def _head_text(self) -> str:
         return f"the request line and headers are over {self._limits.max_header_bytes} bytes."

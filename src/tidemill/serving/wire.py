@@ -319,17 +319,15 @@ def _cut_tensors(sent: list[InputTensor], blob: bytes) -> dict[str, bytes]:
 
 
 def _by_name(sent: list[InputTensor], signature: Signature) -> dict[str, InputTensor]:
-    known: dict[str, InputTensor] = {}
-    for tensor in sent:
-        if tensor.name in known:
-            raise InvalidInput(
-                f"input {show(tensor.name)} already exists in request",
-                remedy="Send each input once.",
-            )
-        known[tensor.name] = tensor
-    expected = {column.name for column in signature.inputs}
-    if known.keys() != expected:
-        _refuse_names("input", set(known), expected)
+    known = {tensor.name: tensor for tensor in sent}
+    if len(known) != len(sent):
+        twice = next(t.name for at, t in enumerate(sent) if t.name in {s.name for s in sent[:at]})
+        raise InvalidInput(
+            f"input {show(twice)} already exists in request", remedy="Send each input once."
+        )
+    columns = signature.inputs
+    if len(known) != len(columns) or not all(column.name in known for column in columns):
+        _refuse_names("input", set(known), {column.name for column in columns})
     return known
 
 
