@@ -155,6 +155,8 @@ def _convert(estimator: Any, signature: Signature, types: dict[str, str]) -> byt
     if columns:
         _join_columns(model, [column.name for column in signature.inputs])
     _rename_outputs(model, [column.name for column in signature.outputs])
+    # Their order is that of a set of strings, another one in each process.
+    model.opset_import.sort(key=lambda used: used.domain)
     data: bytes = model.SerializeToString()
     return data
 
