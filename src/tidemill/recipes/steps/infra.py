@@ -30,6 +30,7 @@ QUERIES = 64
 BATCH = 32
 START_WITHIN_S = 60.0
 TOLERANCE = 1e-6
+_STOPS_WITHIN_S = 10.0
 
 
 class InfraReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +49,7 @@ def infra_validator(model: Path, examples: Path) -> InfraReport:
 
     Raises:
         NotBlessed: the server does not start, refuses a row, or answers otherwise than the model.
-        WorkerLost: the server died, or fell silent, while it was asked.
+        WorkerLost: the server was killed, or fell silent while it was asked.
     """
     manifest = read_manifest(model)
     table = pq.read_table(examples / EVALUATION).slice(0, QUERIES + BATCH)
@@ -83,6 +84,7 @@ def candidate_server(model: Path, name: str) -> Iterator[int]:
 
     Raises:
         NotBlessed: it ends, or is not ready within a minute; its last words are told.
+        WorkerLost: somebody killed it.
     """
     with tempfile.TemporaryDirectory(prefix="tidemill-candidate-") as folder:
         document = {
@@ -123,9 +125,15 @@ def _await_port(process: subprocess.Popen[bytes], words: Path) -> int:
     try:
         return int(json.loads(line)["port"])
     except (ValueError, KeyError, TypeError):
-        said = words.read_text(encoding="utf-8", errors="replace")[-2000:].strip().splitlines()
+        if ready and process.wait(_STOPS_WITHIN_S) < 0:
+            raise WorkerLost(
+                f"a server on the candidate lost its process to signal {-process.returncode}",
+                remedy="See what else the machine runs, and how much memory it has left.",
+            ) from None
+        lines = words.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = lines[-1][:2000] if lines else "it said nothing"
         raise NotBlessed(
-            f"a server on the candidate did not become ready: {said[-1] if said else 'it said nothing'}",
+            f"a server on the candidate did not become ready: {said}",
             remedy="Serve the model by hand and read its log.",
         ) from None
 
@@ -133,10 +141,10 @@ def _await_port(process: subprocess.Popen[bytes], words: Path) -> int:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(10)
+        process.wait(_STOPS_WITHIN_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait()
     finally:
         for stream in (process.stdin, process.stdout):
             if stream is not None:
