@@ -1,0 +1,304 @@
+"""A real server in processes of its own, with small models live; shared by this room's tests."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import joblib
+import msgspec
+import numpy as np
+import onnx
+import pandas as pd  # type: ignore[import-untyped]
+import pytest
+from onnx import TensorProto, helper
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from tidemill.control.deployments import Terms, deploy
+from tidemill.control.rollout import build_live_table, push
+from tidemill.foundation.home import Home, open_home
+from tidemill.foundation.settings import Settings
+from tidemill.models.packaging import package_onnx, package_sklearn
+from tidemill.models.registry import Registry
+from tidemill.models.runtime import open_runtime
+from tidemill.models.signature import Array, Batch, Column, Signature
+from tidemill.serving.plan import Deployment, ServingPlan
+
+SLOW_MODEL = """
+import os, time
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin
+
+class Slow(RegressorMixin, BaseEstimator):
+    "Answers 2·x after x milliseconds; x = 13 is the end of its process, x < 0 an error."
+    def fit(self, x, y=None):
+        self.n_features_in_ = 1
+        return self
+    def predict(self, x):
+        for value in np.ravel(x):
+            if value == 13: os._exit(13)
+            if value < 0: raise ValueError("less than nothing")
+            time.sleep(value / 1000)
+        return np.ravel(x) * 2.0
+"""
+CARRIERS = ("UA", "B6", "Ünïted")
+MONTHS = 12
+STARTS_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A model of the tests: rows to ask for, and what it answers in this process."""
+
+    name: str
+    rows: Batch
+    outputs: Batch
+
+
+@dataclass(kw_only=True)
+class Server:
+    """A server, what it has live, and its home, which the tests change as the command line does."""
+
+    home: Home
+    process: subprocess.Popen[bytes]
+    port: int
+    admin_port: int
+    models: dict[str, Served] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """Host and port, as tritonclient wants them."""
+        return f"127.0.0.1:{self.port}"
+
+    def client(self) -> httpx.Client:
+        """A client that keeps its connection."""
+        return httpx.Client(base_url=f"http://{self.address}", timeout=20)
+
+    def connection(self) -> http.client.HTTPConnection:
+        """A connection that sends what it is told, and no more."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+
+    def health(self) -> dict[str, Any]:
+        """What the supervisor says of itself."""
+        url = f"http://127.0.0.1:{self.admin_port}/admin/v1/health"
+        found: dict[str, Any] = httpx.get(url, timeout=20).raise_for_status().json()
+        return found
+
+    def until(self, happened: Callable[[], bool], what: str, within_s: float = 30.0) -> None:
+        """Waits for something; fails if it takes too long."""
+        deadline = time.monotonic() + within_s
+        while not happened():
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what} has not happened within {within_s} s: {self.health()}")
+            time.sleep(0.02)
+
+    def go_live(self, deployment: Deployment) -> Deployment:
+        """Waits until a deployment is what the server answers with."""
+        name, revision = deployment.application, deployment.revision
+
+        def live() -> bool:
+            health = self.health()
+            refused = [each for each in health["refused"] if each["application"] == name]
+            assert not refused, refused
+            return bool(health["applications"].get(name, 0) >= revision)
+
+        self.until(live, f"revision {revision}")
+        return deployment
+
+    def deploy(self, application: str, model: str, version: int = 1, **terms: Any) -> Deployment:
+        """Makes a version live; returns when it is."""
+        table = terms.pop("table", None)
+        plan = terms.pop("plan", {})
+        made = Terms(plan=ServingPlan(**plan), **terms)
+        return self.go_live(
+            deploy(
+                self.home,
+                application,
+                model=model,
+                version=version,
+                table=table,
+                terms=made,
+                by="tests",
+                reason="a test",
+            )
+        )
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on free ports, with a compiled forest, strings behind a worker and a table live.
+
+    ``digits``   a vector in, in the gateway
+    ``delays``   strings and numbers in, several outputs, in a worker; a table on carrier and month
+    ``add``      versions 1 to 3 answer x + 1000·version, in the gateway
+    ``slow``     answers 2·x after x ms, in a worker, within 300 ms; ``slow-default`` has a default
+    """
+    folder = tmp_path_factory.mktemp("served")
+    modules = folder / "modules"
+    modules.mkdir()
+    (modules / "slow_model.py").write_text(SLOW_MODEL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(modules))
+        with open_home(Settings(home=folder / "home")) as home:
+            models = [_digits(home, folder), _delays(home, folder)]
+            _add(home, folder)
+            _slow(home, folder)
+            process, said = _started(home, modules)
+            try:
+                yield Server(
+                    home=home,
+                    process=process,
+                    port=said["port"],
+                    admin_port=said["admin_port"],
+                    models={model.name: model for model in models},
+                )
+            finally:
+                process.terminate()
+                try:
+                    process.wait(20)
+                finally:
+                    process.kill()
+                    process.wait(20)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    """A client of the server."""
+    with server.client() as opened:
+        yield opened
+
+
+def _started(home: Home, modules: Path) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    command = [sys.executable, "-m", "tidemill", "serve", "--port", "0", "--admin-port", "0"]
+    paths = filter(None, (str(modules), os.environ.get("PYTHONPATH")))
+    process = subprocess.Popen(
+        [*command, "--json", "--home", str(home.path)],
+        stdout=subprocess.PIPE,
+        cwd=modules,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        if not selector.select(STARTS_WITHIN_S):
+            process.kill()
+            pytest.fail(f"the server has not started within {STARTS_WITHIN_S} s")
+    line = process.stdout.readline()
+    process.stdout.close()
+    if not line:
+        pytest.fail(f"the server ended with {process.wait(10)} before it served")
+    said: dict[str, Any] = json.loads(line)
+    return process, said
+
+
+def _live(home: Home, application: str, **terms: Any) -> None:
+    deploy(
+        home,
+        application,
+        model=terms.pop("model", application),
+        version=terms.pop("version", 1),
+        terms=msgspec.convert(terms, Terms),
+        by="tests",
+        reason="a test",
+    )
+
+
+def _digits(home: Home, folder: Path) -> Served:
+    x, y = load_digits(return_X_y=True)
+    estimator = RandomForestClassifier(10, max_depth=6, random_state=0).fit(x, y)
+    joblib.dump(estimator, folder / "digits.joblib")
+    pushed = push(home, folder / "digits.joblib", "digits", trust_code=True, by="tests")
+    assert pushed.model.compiled, pushed.model.reason
+    _live(home, "digits", slo_ms=3000.0, plan={"placement": "gateway"})
+    rows = {"x": x[::60]}
+    return Served(name="digits", rows=rows, outputs=_answers(home, "digits", rows))
+
+
+def _delays(home: Home, folder: Path) -> Served:
+    carrier = np.array(CARRIERS, object).repeat(MONTHS)
+    month = np.tile(np.arange(1, MONTHS + 1), len(CARRIERS))
+    rows: Batch = {
+        "carrier": carrier,
+        "month": month,
+        "distance": month * 100 + (carrier == "UA") * 50,
+        "temperature": 5.5 * month,
+    }
+    frame = pd.DataFrame(rows)
+    labels = np.where((carrier == "UA") ^ (month > 6), "late", "on time")
+    columns = ColumnTransformer(
+        [
+            ("s", OneHotEncoder(handle_unknown="ignore", sparse_output=False), ["carrier"]),
+            ("n", "passthrough", ["month", "distance", "temperature"]),
+        ]
+    )
+    forest = RandomForestClassifier(10, random_state=0)
+    estimator = make_pipeline(columns, forest).fit(frame, labels)
+    signature = Signature(
+        (
+            Column("carrier", "string"),
+            Column("month", "int64"),
+            Column("distance", "int64"),
+            Column("temperature", "float64"),
+        ),
+        (Column("label", "string"), Column("probabilities", "float32", (2,))),
+    )
+    package_sklearn(estimator, "delays", signature, folder / "delays", rows)
+    push(home, folder / "delays", "delays", trust_code=True, by="tests")
+    _live(home, "delays", slo_ms=3000.0, plan={"placement": "worker"})
+    # The table knows the first half of the year.
+    frame[frame.month <= MONTHS // 2].to_csv(folder / "keyed.csv", index=False)
+    build_live_table(home, "delays", folder / "keyed.csv", key=("carrier", "month"), by="tests")
+    return Served(name="delays", rows=rows, outputs=_answers(home, "delays", rows))
+
+
+def _add(home: Home, folder: Path) -> None:
+    for version in (1, 2, 3):
+        graph = helper.make_graph(
+            [helper.make_node("Add", ["x", "c"], ["y"])],
+            "add",
+            [helper.make_tensor_value_info("x", TensorProto.INT64, ["n"])],
+            [helper.make_tensor_value_info("y", TensorProto.INT64, ["n"])],
+            [helper.make_tensor("c", TensorProto.INT64, [1], [1000 * version])],
+        )
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        onnx.save(made, folder / "add.onnx")
+        package_onnx(folder / "add.onnx", "add", folder / f"add-{version}")
+        Registry(home).register(folder / f"add-{version}", "add", blessed=True)
+    _live(home, "add", slo_ms=5000.0)
+
+
+def _slow(home: Home, folder: Path) -> None:
+    from slow_model import Slow  # type: ignore[import-not-found]
+
+    signature = Signature((Column("x", "float64", (1,)),), (Column("value", "float32"),))
+    package_sklearn(Slow().fit(None), "slow", signature, folder / "slow", None)
+    push(home, folder / "slow", "slow", trust_code=True, go_live=False, by="tests")
+    plan = {"placement": "worker", "cache_bytes": 0}
+    _live(home, "slow", slo_ms=300.0, plan=plan)
+    _live(home, "slow-default", model="slow", slo_ms=300.0, plan=plan, default={"value": -1.0})
+
+
+def _answers(home: Home, model: str, rows: Batch) -> Batch:
+    runtime = open_runtime(Registry(home).fetch(model, 1), trust_code=True)
+    try:
+        return {name: _plain(array) for name, array in runtime.predict(rows).items()}
+    finally:
+        runtime.close()
+
+
+def _plain(array: Array) -> Array:
+    return array.astype(object) if array.dtype.kind == "U" else array
