@@ -13,6 +13,7 @@ from tidemill.control.deployments import list_deployments
 from tidemill.control.rollout import run_recipe
 from tidemill.foundation.errors import DataRefused, NotBlessed, NotFound, StepFailed
 from tidemill.foundation.home import Home
+from tidemill.models import packaging
 from tidemill.models.registry import Registry
 from tidemill.pipeline.explain import explain
 from tidemill.recipes.intake import take
@@ -49,8 +50,9 @@ def refusing_validator(model: Path, examples: Path) -> infra.InfraReport:
 
 @pytest.fixture
 def quick_infra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the server of InfraValidator where a test is about something else."""
+    """Spares a server and long measurements where a test is about something else."""
     monkeypatch.setattr(infra, "infra_validator", quick_validator)
+    monkeypatch.setattr(packaging, "_MEASURED_CALLS", 5)
 
 
 def recipe_of(home: Home, **changes: Any) -> Recipe:
@@ -108,7 +110,11 @@ def test_a_model_of_noise_is_kept_and_never_live(
 
 
 def test_a_candidate_that_answers_otherwise_is_not_registered(
-    trained: Home, trips_csv: Csv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Home,
+    trips_csv: Csv,
+    tmp_path: Path,
+    quick_infra: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What InfraValidator refuses ends the run as not blessed; there is no new version."""
     monkeypatch.setattr(infra, "infra_validator", refusing_validator)
