@@ -112,8 +112,8 @@ class Server:
 
         def live() -> bool:
             health = self.health()
-            refused = [each for each in health["refused"] if each["application"] == name]
-            assert not refused, refused
+            for each in health["refused"]:
+                assert (each["application"], each["revision"]) != (name, revision), each
             return bool(health["applications"].get(name, 0) >= revision)
 
         self.until(live, f"revision {revision}")

@@ -7,6 +7,7 @@ source, or as a typed error. What was answered is in the ledger before the clien
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 from dataclasses import dataclass, field
@@ -265,7 +266,7 @@ class Processor:
         self, assignment: ApplicationAssignment, versions: tuple[LiveVersion, ...]
     ) -> Application:
         deployment = assignment.deployment
-        _check_signatures(deployment, versions)
+        _check_versions(deployment, versions)
         _check_default(deployment, versions)
         return Application(
             deployment=deployment,
@@ -304,7 +305,13 @@ def _record(query: Query, now: float) -> PredictionRecord:
     )
 
 
-def _check_signatures(deployment: Deployment, versions: tuple[LiveVersion, ...]) -> None:
+def _check_versions(deployment: Deployment, versions: tuple[LiveVersion, ...]) -> None:
+    weights = [live.weight for live in deployment.versions]
+    if not 0.0 < sum(weights) < math.inf or min(weights) < 0.0:
+        raise InvalidInput(
+            f"the versions of {deployment.application!r} have the weights {weights}",
+            remedy="Give each 0 or more, and one of them more than 0.",
+        )
     for version in versions[1:]:
         if version.signature != versions[0].signature:
             raise InvalidInput(

@@ -1,0 +1,169 @@
+"""The protocol as its best-known client speaks it: the official Triton client, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http as triton  # type: ignore[import-untyped]
+from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
+
+from tidemill.models.signature import Array
+
+DATATYPES = {"carrier": "BYTES", "month": "INT64", "distance": "INT64", "temperature": "FP64"}
+
+
+@pytest.fixture
+def official(server: Any) -> Iterator[triton.InferenceServerClient]:
+    """The official client."""
+    client = triton.InferenceServerClient(server.address, network_timeout=20.0)
+    yield client
+    client.close()
+
+
+def tensor(name: str, datatype: str, array: Array, *, binary: bool = True) -> triton.InferInput:
+    """An input as the client makes it."""
+    made = triton.InferInput(name, list(array.shape), datatype)
+    made.set_data_from_numpy(array, binary_data=binary)
+    return made
+
+
+def text(array: Array | None) -> list[str]:
+    """Strings as the client gives them: bytes from binary answers, text from JSON."""
+    assert array is not None
+    return [each.decode() if isinstance(each, bytes) else each for each in array.ravel()]
+
+
+def test_health_and_metadata(official: triton.InferenceServerClient) -> None:
+    """Live, ready, and what the server and its models are."""
+    assert official.is_server_live()
+    assert official.is_server_ready()
+    assert official.is_model_ready("digits")
+    assert official.is_model_ready("digits", "1")
+    assert not official.is_model_ready("digits", "9")
+    assert not official.is_model_ready("none")
+    assert official.get_server_metadata()["name"] == "tidemill"
+    described = official.get_model_metadata("delays", "1")
+    assert {each["name"]: each["datatype"] for each in described["inputs"]} == DATATYPES
+    assert official.get_model_metadata("digits")["outputs"] == [
+        {"name": "label", "datatype": "INT64", "shape": [-1]},
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
+    ]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_vector(server: Any, official: triton.InferenceServerClient, *, binary: bool) -> None:
+    """In binary, as the client does by itself, or in JSON, a batch is answered by the model."""
+    model = server.models["digits"]
+    x = tensor("x", "FP64", model.rows["x"], binary=binary)
+    query = {"test_1": 1, "test_2": 2}
+    answer = official.infer("digits", [x], request_id="7", query_params=query)
+    assert answer.get_response()["id"] == "7"
+    assert answer.get_response()["model_version"] == "1"
+    for name, expected in model.outputs.items():
+        given = answer.as_numpy(name)
+        assert given.dtype == expected.dtype
+        assert np.array_equal(given, expected)
+
+
+@pytest.mark.parametrize("binary_inputs", [set(), {"carrier", "temperature"}, set(DATATYPES)])
+def test_strings_and_numbers(
+    server: Any, official: triton.InferenceServerClient, binary_inputs: set[str]
+) -> None:
+    """Strings and numbers, each in binary or JSON; outputs asked for by name, each in its form."""
+    model = server.models["delays"]
+    inputs = [
+        tensor(name, DATATYPES[name], array, binary=name in binary_inputs)
+        for name, array in model.rows.items()
+    ]
+    asked = [
+        triton.InferRequestedOutput("probabilities", binary_data=bool(binary_inputs)),
+        triton.InferRequestedOutput("label", binary_data=not binary_inputs),
+    ]
+    answer = official.infer("delays", inputs, model_version="1", outputs=asked)
+    assert [each["name"] for each in answer.get_response()["outputs"]] == ["probabilities", "label"]
+    assert text(answer.as_numpy("label")) == model.outputs["label"].tolist()
+    assert np.array_equal(answer.as_numpy("probabilities"), model.outputs["probabilities"])
+    only = official.infer("delays", inputs, outputs=asked[1:])
+    assert only.as_numpy("probabilities") is None
+    assert text(only.as_numpy("label")) == model.outputs["label"].tolist()
+
+
+def test_strings_come_back_in_binary(server: Any, official: triton.InferenceServerClient) -> None:
+    """A client that asks for no output by name gets all of them, in binary."""
+    model = server.models["delays"]
+    inputs = [tensor(name, DATATYPES[name], array) for name, array in model.rows.items()]
+    answer = official.infer("delays", inputs)
+    for output in answer.get_response()["outputs"]:
+        assert "binary_data_size" in output["parameters"]
+    assert text(answer.as_numpy("label")) == model.outputs["label"].tolist()
+
+
+def test_many_at_once(server: Any) -> None:
+    """Requests that the client has under way together each get their own answer."""
+    rows = server.models["digits"].rows["x"]
+    expected = server.models["digits"].outputs["label"]
+    client = triton.InferenceServerClient(server.address, concurrency=8, network_timeout=20.0)
+    sent = [
+        client.async_infer("digits", [tensor("x", "FP64", rows[at : at + 1])]) for at in range(24)
+    ]
+    given = [each.get_result(timeout=20).as_numpy("label")[0] for each in sent]
+    client.close()
+    assert given == expected[:24].tolist()
+
+
+def test_errors_are_ours(server: Any, official: triton.InferenceServerClient) -> None:
+    """The client raises its exception with the server's sentence and status."""
+    row = server.models["digits"].rows["x"][:1]
+    good = tensor("x", "FP64", row)
+    wrong: list[tuple[str, dict[str, Any], str, str]] = [
+        ("404", {"model_name": "none", "inputs": [good]}, "Request for unknown model", "digits"),
+        (
+            "404",
+            {"model_name": "digits", "inputs": [good], "model_version": "5"},
+            "version 5 is not live",
+            "Live versions: 1",
+        ),
+        (
+            "400",
+            {"model_name": "digits", "inputs": [tensor("x", "FP64", row[:, :9])]},
+            "input 'x' has shape [1, 9]",
+            "The model expects [-1, 64]",
+        ),
+        (
+            "400",
+            {"model_name": "digits", "inputs": [tensor("z", "FP64", row)]},
+            "input 'x' is missing and input 'z' is not known",
+            "The model expects: x.",
+        ),
+        (
+            "400",
+            {
+                "model_name": "digits",
+                "inputs": [good],
+                "outputs": [triton.InferRequestedOutput("z")],
+            },
+            "output 'z' is not known",
+            "label, probabilities",
+        ),
+        (
+            "504",
+            {"model_name": "digits", "inputs": [tensor("x", "FP64", row + 0.0625)], "timeout": 1},
+            "within 0.0 ms",
+            "Allow more time",
+        ),
+    ]
+    for status, request, what, remedy in wrong:
+        with pytest.raises(InferenceServerException) as refused:
+            official.infer(**request)
+        assert refused.value.status() == status
+        assert what in refused.value.message()
+        assert remedy in refused.value.message()
+    with pytest.raises(InferenceServerException, match="Request for unknown model"):
+        official.get_model_metadata("none")
+    assert np.array_equal(
+        official.infer("digits", [good]).as_numpy("label"),
+        server.models["digits"].outputs["label"][:1],
+    )
