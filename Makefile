@@ -20,14 +20,14 @@ check: .venv/.test ## lint, formatting, types, import floors and the house rules
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest tests/house $(ARGS)
 
-bench: .venv/.test ## run every benchmark; says first how long it takes
+bench: .venv/.bench ## run every benchmark; says first how long it takes
 	@$(BIN)/python bench/run.py $(ARGS)
 
-bench-quick: .venv/.test ## run the benchmarks that matter most, in at most five minutes
+bench-quick: .venv/.bench ## run the benchmarks that matter most, in at most five minutes
 	@$(BIN)/python bench/run.py --quick $(ARGS)
 
 docs: .venv/.test ## check that the documentation and its examples say what the code does
-	@$(BIN)/python -m pytest tests/house/test_docs.py $(ARGS)
+	@$(BIN)/python -m pytest tests/house/test_docs.py tests/house/test_docs_pages.py $(ARGS)
 
 clean: ## remove the environment, caches and build outputs; data in .tidemill stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage dist build
@@ -38,3 +38,6 @@ clean: ## remove the environment, caches and build outputs; data in .tidemill st
 
 .venv/.test: $(GROUND)
 	@scripts/setup.sh test,check
+
+.venv/.bench: $(GROUND)
+	@scripts/setup.sh all,bench

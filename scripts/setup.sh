@@ -64,4 +64,5 @@ install_tidemill
 .venv/bin/python -m compileall -q src
 touch .venv/.all
 case $extras in *test*) touch .venv/.test ;; esac
+case $extras in *bench*) touch .venv/.bench ;; esac
 say "Done: .venv/bin/tidemill is ready."

@@ -55,7 +55,13 @@ def register(app: typer.Typer) -> None:
         """Turn sealed segments into Parquet."""
         with session(home=home, config=config, json=json) as on:
             done = compact_ledger(on.home.ledger_path)
-            on.show(done, lambda out: out.print(str(done), markup=False))
+            on.show(
+                done,
+                lambda out: out.print(
+                    f"{done.segments} segments compacted: {done.predictions:,} predictions and "
+                    f"{done.labels:,} labels are in Parquet"
+                ),
+            )
 
 
 def _register_score(group: typer.Typer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,8 +91,8 @@ def _run(
     train_into: Callable[[Path], Trained],
     progress: Progress | None,
 ) -> RolledOut:
-    with tempfile.TemporaryDirectory(prefix="examples-", dir=home.cache_path) as work:
-        examples = Path(work) / "examples"
+    with home.scratch("examples") as work:
+        examples = work / "examples"
         trained = train_into(examples)
         if not (trained.blessed and go_live):
             return RolledOut(trained=trained, application=application, table=None, revision=None)

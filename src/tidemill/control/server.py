@@ -12,6 +12,8 @@ import uvicorn
 
 from tidemill.control.admin import admin_app
 from tidemill.control.scoring import Scorer
+from tidemill.data.ledger import compact
+from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
@@ -19,6 +21,8 @@ from tidemill.foundation.settings import ServeSettings
 from tidemill.serving.listening import open_listener
 from tidemill.serving.live import StoreSource
 from tidemill.serving.supervisor import Supervisor
+
+COMPACT_EVERY_S = 60.0
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,16 +84,30 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         )
 
     administering = asyncio.create_task(admin.serve(sockets=[listener]))
-    scoring = asyncio.create_task(scorer.run())
+    chores = asyncio.gather(scorer.run(), _compact(home))
     try:
         await supervisor.run(up, stop)
     finally:
-        scoring.cancel()
+        chores.cancel()
         admin.should_exit = True
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(administering, scoring)
+            await chores
+        await administering
         listener.close()
         log("control.server").info("stopped")
+
+
+async def _compact(home: Home) -> None:
+    """Turns sealed ledger segments into Parquet, again and again."""
+    while True:
+        await asyncio.sleep(COMPACT_EVERY_S)
+        try:
+            done = await asyncio.to_thread(compact, home.ledger_path)
+        except TidemillError as error:
+            log("control.server").warning("compaction.failed", error=str(error))
+        else:
+            if done.segments:
+                log("control.server").info("ledger.compacted", segments=done.segments)
 
 
 class _AdminServer(uvicorn.Server):

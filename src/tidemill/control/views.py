@@ -1,4 +1,4 @@
-"""What people and the admin API are shown: plain records, read in one transaction."""
+"""What people and the admin API are shown: plain records."""
 
 from __future__ import annotations
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.errors import InvalidSettings
 from tidemill.foundation.files import Files, open_files, write_atomic
+from tidemill.foundation.names import new_id
 from tidemill.foundation.settings import Settings
 from tidemill.foundation.store import Store
 
@@ -58,6 +63,25 @@ class Home:
         """The folder of copies that can be made again."""
         return self.path / "cache"
 
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """Gives an empty folder on the home's disk while the block runs.
+
+        Folders of that name that were left by processes which are gone are removed.
+        """
+        place = self.cache_path / "scratch"
+        place.mkdir(parents=True, exist_ok=True)
+        for left in place.glob(f"{name}-*-*"):
+            pid = left.name.split("-")[-2]
+            if pid.isdecimal() and not _exists(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = place / f"{name}-{os.getpid()}-{new_id()[:8]}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def close(self) -> None:
         """Gives the store's connections back."""
         self.store.close()
@@ -95,3 +119,13 @@ def _check_format(path: Path) -> None:
             f"home folder {str(path.parent)!r} has format {found[:20]!r}, and {FORMAT} is known",
             remedy="Upgrade Tidemill on this machine.",
         )
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from tidemill.data.catalog import get_dataset
 from tidemill.data.ingest import ingest
 from tidemill.data.records import DatasetOptions, IngestResult
+from tidemill.foundation.errors import NotFound
 from tidemill.foundation.home import Home
 from tidemill.recipes.recipe import recipes_of
 
@@ -36,11 +38,20 @@ def take(
         for field in ("key", "time", "lateness_s")
         if (value := getattr(options, field)) is not None
     }
-    declared = _declared(home, name)
-    judged = msgspec.structs.replace(declared or DatasetOptions(), **said) if said else declared
+    judged = _declared(home, name)
+    if said:
+        judged = msgspec.structs.replace(judged or _stored(home, name), **said)
     return ingest(
         home, name, list(sources), options=judged, schema=options.schema, progress=progress
     )
+
+
+def _stored(home: Home, name: str) -> DatasetOptions:
+    """Returns the options that the dataset was last ingested with, or the defaults."""
+    try:
+        return get_dataset(home, name).options
+    except NotFound:
+        return DatasetOptions()
 
 
 def _declared(home: Home, name: str) -> DatasetOptions | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,8 @@ def push_model(
             f"{path} is a joblib file, which runs code when it is loaded",
             remedy="Push it with --trust-code if you trust who made it, or push ONNX.",
         )
-    with tempfile.TemporaryDirectory(prefix="push-", dir=home.cache_path) as work:
-        folder = Path(work) / "model"
+    with home.scratch("push") as work:
+        folder = work / "model"
         if kind == "onnx":
             package_onnx(path, name, folder, clock=home.clock)
         elif kind == "joblib":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,8 +70,8 @@ def build_table(
             key=encoder.columns,
             source=source_name,
         )
-        with tempfile.TemporaryDirectory(prefix="build-", dir=home.cache_path) as work:
-            folder = Path(work) / "table"
+        with home.scratch("table") as work:
+            folder = work / "table"
             with TableBuilder(folder, clock=home.clock) as builder:
                 _score(runtime, distinct, encoder, builder, progress)
                 builder.commit(info)

@@ -14,6 +14,7 @@ from tidemill.foundation.errors import NotFound, Refused
 from tidemill.foundation.home import Home
 from tidemill.foundation.names import new_id
 from tidemill.models.registry import Registry
+from tidemill.pipeline.fingerprint import fingerprint
 from tidemill.pipeline.result import RunResult
 from tidemill.pipeline.runner import StepEvent, run
 from tidemill.pipeline.step import Handle, Output, Pipeline, SourceFile, Step
@@ -23,7 +24,7 @@ from tidemill.recipes.steps.evaluation import Verdict
 from tidemill.recipes.steps.infra import InfraReport
 from tidemill.recipes.steps.modelling import Compiled
 from tidemill.recipes.steps.pusher import Pushed
-from tidemill.training.trainer import TrainingPlan
+from tidemill.training.trainer import TrainingPlan, own_function
 
 OnEvent = Callable[[StepEvent], None]
 
@@ -161,7 +162,11 @@ def _model_steps(
     prepared, model = Output("Transform"), Output("Compiler")
     judged = {"label": recipe.label, "slices": recipe.slices, "rules": recipe.rules}
     return [
-        Step("Trainer", modelling.trainer, {"examples": prepared, "plan": plan}),
+        Step(
+            "Trainer",
+            modelling.trainer,
+            {"examples": prepared, "plan": plan, "code": _own_code(plan)},
+        ),
         Step(
             "Compiler",
             modelling.compiler,
@@ -186,6 +191,11 @@ def _model_steps(
             timeout_s=180.0,
         ),
     ]
+
+
+def _own_code(plan: TrainingPlan) -> str | None:
+    """Returns the hash of the code of a plan's own function, and of all that it reaches."""
+    return fingerprint(own_function(plan.kind)).hash if ":" in plan.kind else None
 
 
 def _snapshots(home: Home, recipe: Recipe) -> list[Snapshot]:

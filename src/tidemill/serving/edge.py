@@ -20,6 +20,7 @@ from tidemill.foundation.errors import (
     Conflict,
     DeadlineExceeded,
     InvalidInput,
+    InvalidModel,
     NotFound,
     NotReady,
     Overloaded,
@@ -29,10 +30,12 @@ from tidemill.foundation.errors import (
     Unavailable,
     WorkerLost,
 )
+from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 
 _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (TooLarge, 413),
+    (InvalidModel, 500),
     (InvalidInput, 400),
     (NotFound, 404),
     (Conflict, 409),
@@ -164,12 +167,22 @@ class Edge:
         routes: finds who serves a request.
         limits: what clients may do.
         clock: measures their time.
+        instruments: count what is refused before it becomes a query.
 
     ``protocol`` is the factory for ``loop.create_server``; ``start`` begins watching the time;
     ``drain`` lets requests end.
     """
 
-    def __init__(self, routes: Routes, limits: Limits, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        routes: Routes,
+        limits: Limits,
+        clock: Clock = SYSTEM_CLOCK,
+        instruments: Instruments | None = None,
+    ) -> None:
+        self.refused = (instruments or Instruments()).counter(
+            "tidemill_refused", "Requests refused before they became a query.", ("kind",)
+        )
         self.routes = routes
         self.limits = limits
         self.clock = clock
@@ -352,8 +365,10 @@ class _Connection(asyncio.Protocol):
             self._check_headers()
             self._edge.routes.find(method, self._target)(exchange)
         except TidemillError as error:
+            self._edge.refused.of(type(error).__name__).value += 1
             exchange.fail(error)
         except Exception as error:  # a bug costs one request, not the server
+            self._edge.refused.of("internal").value += 1
             self._edge.log.exception("request.failed", error=repr(error))
             exchange.answer(_error_body("internal error; the log says more"), status=500)
 
@@ -415,6 +430,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         refusal = Exchange(self, closes=True, head_only=False)
         self._refusal = (status, message)
+        self._edge.refused.of(f"http_{status}").value += 1
         self._pipeline.append(refusal)
         refusal.answer(_error_body(message), status=status)
 

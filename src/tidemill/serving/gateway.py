@@ -82,7 +82,7 @@ class Gateway:
             clock=clock,
             collect=self._collect,
         )
-        self._edge = Edge(PathRoutes(plane), _limits(hello.serve), clock)
+        self._edge = Edge(PathRoutes(plane), _limits(hello.serve), clock, self._instruments)
         self._server: asyncio.Server | None = None
         self._retiring = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tidemill.foundation.clock import Clock
+from tidemill.foundation.errors import InvalidModel
 from tidemill.foundation.instruments import Instruments
 from tidemill.models.format import read_manifest
 from tidemill.models.signature import Signature
@@ -28,6 +29,7 @@ from tidemill.serving.replicas.worker import WorkerReplica
 from tidemill.serving.version import LiveVersion
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
+from tidemill.tables.table import Table
 
 Finish = Callable[[LiveVersion, Query], None]
 
@@ -154,9 +156,14 @@ class Loader:
     ) -> LiveVersion:
         manifest = await asyncio.to_thread(read_manifest, Path(version.folder))
         deployment = application.deployment
-        table = None
+        table, key = None, None
         if version.table is not None:
             table = await asyncio.to_thread(LmdbTable.open, Path(version.table))
+            try:
+                key = _encoder(table, manifest.signature)
+            except BaseException:
+                table.close()
+                raise
         plan = deployment.plan
         batcher = Batcher(
             clock=self._clock,
@@ -172,7 +179,7 @@ class Loader:
             signature=manifest.signature,
             platform=manifest.runtime,
             table=table,
-            key=_encoder(deployment, manifest.signature) if table is not None else None,
+            key=key,
             cache=Cache(plan.cache_bytes, plan.cache_ttl_s),
             batcher=batcher,
             clock=self._clock,
@@ -196,9 +203,17 @@ def _replica(version: VersionAssignment, spec: ReplicaSpec, plan: ServingPlan) -
     return InlineReplica(Path(version.folder), trust_code=version.trust_code, threads=plan.threads)
 
 
-def _encoder(deployment: Deployment, signature: Signature) -> KeyEncoder:
+def _encoder(table: Table, signature: Signature) -> KeyEncoder:
+    """Returns the encoder of the table's own key, whatever the deployment's key is by now."""
     types = {column.name: column.type for column in signature.inputs}
-    return KeyEncoder([(name, types[name]) for name in deployment.key])
+    key = table.info.key
+    if not all(types.get(name) == kind for name, kind in key):
+        raise InvalidModel(
+            f"table {table.info.id} has the key {', '.join(name for name, _ in key)}, "
+            "which are not inputs of the model that it stands before",
+            remedy="Build a table with this version.",
+        )
+    return KeyEncoder(key)
 
 
 def _identity_of(deployment: Deployment, version: VersionAssignment) -> tuple[object, ...]:
@@ -208,7 +223,6 @@ def _identity_of(deployment: Deployment, version: VersionAssignment) -> tuple[ob
         version.live.version,
         version.folder,
         version.table,
-        deployment.key,
         deployment.plan,
     )
 

@@ -107,7 +107,7 @@ def _fit_known(estimator: Any, plan: TrainingPlan, batch: Batch, labels: Array) 
 
 
 def _fit_own(plan: TrainingPlan, batch: Batch, labels: Array) -> Any:
-    function = _own_function(plan.kind)
+    function = own_function(plan.kind)
     estimator = function(_frame(batch), labels, params=dict(plan.params), seed=plan.seed)
     if not hasattr(estimator, "predict"):
         raise InvalidModel(
@@ -117,7 +117,12 @@ def _fit_own(plan: TrainingPlan, batch: Batch, labels: Array) -> Any:
     return estimator
 
 
-def _own_function(kind: str) -> Callable[..., Any]:
+def own_function(kind: str) -> Callable[..., Any]:
+    """Returns the function that ``module:function`` names.
+
+    Raises:
+        InvalidInput: it cannot be imported, or is no function.
+    """
     module, separator, name = kind.partition(":")
     if not (separator and module and name):
         raise InvalidInput(

@@ -22,7 +22,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 td, th { padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #e3e8ee; text-align: left }
-td.n { text-align: right } svg { max-width: 100%; height: auto } p.note { color: #5b6875 }
+td.n, th { text-align: right }
+th:first-child { text-align: left } svg { max-width: 100%; height: auto } p.note { color: #5b6875 }
 """
 
 _HEAD = f"""<!doctype html><html lang=en><meta charset=utf-8>

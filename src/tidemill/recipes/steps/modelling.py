@@ -38,8 +38,17 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     original_batch_1_ms: float | None
 
 
-def trainer(examples: Path, plan: TrainingPlan, out: Path) -> Trained:
-    """Fits the estimator on the training split."""
+def trainer(examples: Path, plan: TrainingPlan, code: str | None, out: Path) -> Trained:
+    """Fits the estimator on the training split.
+
+    Args:
+        examples: the splits.
+        plan: what is fitted.
+        code: the hash of the plan's own function, if it names one: a changed function is fitted
+            anew.
+        out: where the estimator goes.
+    """
+    assert code is None or ":" in plan.kind
     table = pq.read_table(examples / TRAIN)
     estimator, signature = fit(table, plan)
     joblib.dump(estimator, out / ESTIMATOR)
