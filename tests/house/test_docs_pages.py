@@ -408,7 +408,7 @@ def test_the_version_of_python_and_the_extras_are_those_of_the_project() -> None
     project = tomllib.loads(page("pyproject.toml"))["project"]
     text = page("README.md")
     assert f"Python {project['requires-python'].removeprefix('>=')}" in text
-    for extra in set(project["optional-dependencies"]) - {"test", "check"}:
+    for extra in set(project["optional-dependencies"]) - {"test", "check", "bench"}:
         assert f"`{extra}`" in text
     assert Settings(home=Path("x")).serve.port == 8080
     assert "localhost:8080" in text

@@ -73,6 +73,8 @@ def deploy(
         deployment = msgspec.structs.replace(
             deployment, versions=(Live(model=model, version=version, table=table),)
         )
+        if deployment == before:
+            return before  # it is live already: nothing changes, nothing is audited
         return _write(conn, deployment, verb="deploy", by=by, reason=reason, at=now)
 
 
