@@ -51,7 +51,7 @@ class Slow(RegressorMixin, BaseEstimator):
     def predict(self, x):
         for value in np.ravel(x):
             if value == 13: os._exit(13)
-            if value < 0: raise ValueError("less than nothing")
+            if value < 0: raise RuntimeError("less than nothing")
             time.sleep(value / 1000)
         return np.ravel(x) * 2.0
 """
