@@ -6,6 +6,7 @@ It listens on the loopback and takes no request that a web page of another origi
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ from tidemill.foundation.logs import log
 from tidemill.serving.supervisor import Supervisor
 
 MAX_BODY_BYTES = 64 << 10
-_OWN_NAMES = ("127.0.0.1", "localhost", "::1")
+_OWN_NAME = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (TooLarge, 413),
     (InvalidInput, 400),
@@ -146,14 +147,15 @@ def _json(serve: Serve) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _check_host(request: Request) -> None:
-    """Refuses names that only look like this machine, as a rebound DNS name does."""
-    try:
-        name = request.url.hostname
-    except ValueError:  # not even a host
-        name = None
-    if name not in _OWN_NAMES:
+    """Refuses names that only lead to this machine, as a rebound DNS name does.
+
+    What the header says is what counts: where it is no proper host, ``request.url`` has the
+    socket's address in its place.
+    """
+    said = ", ".join(request.headers.getlist("host"))
+    if not _OWN_NAME.fullmatch(said):
         raise Refused(
-            f"host {str(name)[:100]!r} is not this machine's loopback",
+            f"host {said[:100]!r} is not this machine's loopback",
             remedy="Use 127.0.0.1 or localhost.",
         )
 
