@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from tidemill.control.deployments import get_deployment
+from tidemill.control.launches import list_launches
 from tidemill.data.quarantine import show_held
 from tidemill.data.snapshots import list_snapshots, read_snapshot
 from tidemill.foundation.home import Home, open_home
@@ -86,9 +87,10 @@ class Command:
     def family(self) -> list[psutil.Process]:
         """Returns the processes that it started, and those that they started."""
         try:
-            return psutil.Process(self.process.pid).children(recursive=True)
+            found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+        return found
 
     def result(self) -> dict[str, Any]:
         """Waits until it ends well and returns the one JSON object that it printed."""
@@ -280,3 +282,27 @@ def _compare(home: Home, other: Home) -> None:
     tables = get_table(home.store, live.table), get_table(other.store, same.table)
     assert tables[0].sha256 == tables[1].sha256
     assert [snapshot.rows for snapshot in list_snapshots(home, "trips")] == [1500]
+
+
+def test_a_killed_keeper_goes_on(
+    trips_csv: Callable[..., Path], trained: Home, tmp_path: Path
+) -> None:
+    """Killed when a launch has begun, while it trains, and once it is live: one launch."""
+    (tmp_path / "tidemill.toml").write_text(SETTINGS)
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    trips_csv(inbox / "1.csv")
+    arguments = ("watch", "trips", "inbox", "--once", "--poll-s", "0.05")
+    points = [rows("select 1 from launch"), running("Trainer"), rows("select 1 from deployment")]
+    for n, point in enumerate(points):
+        command = Command(tmp_path, *arguments)
+        assert command.reach(point)
+        command.kill(group=n % 2 == 0)
+    Command(tmp_path, *arguments).result()
+    assert Command(tmp_path, *arguments).result() == {"launches": []}
+    with open_home(Settings(home=tmp_path / ".tidemill")) as home:
+        (launch,) = list_launches(home.store)
+        assert (launch.status, Path(launch.path).name) == ("live", "1.csv")
+        assert launch.attempts in (3, 4)  # the last kill may have come after all was done
+        assert [run.id for run in list_runs(home.store)] == [launch.run]
+        _compare(home, trained)
