@@ -67,7 +67,7 @@ def kill_when(folder: Path, reached: Callable[[], bool], *, everything: bool) ->
 
 @pytest.mark.timeout(600)
 def test_a_demo_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    """By kill -9 in ingest, training, replay and swap: every row counted once, no request failed."""
+    """By kill -9 in ingest, training, replay and swap: each row counts once, no request fails."""
     folder = tmp_path / "demo"
     store = folder / "work" / ".tidemill" / "store.db"
     kill_when(folder, store.exists, everything=True)
