@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from typing import Any, NoReturn
 
 import msgspec
@@ -321,7 +322,8 @@ def _cut_tensors(sent: list[InputTensor], blob: bytes) -> dict[str, bytes]:
 def _by_name(sent: list[InputTensor], signature: Signature) -> dict[str, InputTensor]:
     known = {tensor.name: tensor for tensor in sent}
     if len(known) != len(sent):
-        twice = next(t.name for at, t in enumerate(sent) if t.name in {s.name for s in sent[:at]})
+        counts = Counter(tensor.name for tensor in sent)  # one pass: there may be very many
+        twice = next(name for name, count in counts.items() if count > 1)
         raise InvalidInput(
             f"input {show(twice)} already exists in request", remedy="Send each input once."
         )
