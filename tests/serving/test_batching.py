@@ -72,7 +72,7 @@ def test_the_law_survives_an_outlier() -> None:
 def test_a_cut_is_never_too_big_nor_too_late(
     queue: list[tuple[float, int]], now: float, a_s: float, b_s: float, max_batch: int
 ) -> None:
-    """Late are exactly the head queries that even alone could not be met; the rest of the cut is."""
+    """Late are just the head queries that even alone are too late; what is taken is in time."""
     queue.sort()
     deadlines, rows = [d for d, _ in queue], [n for _, n in queue]
     law = ServiceTime(a_s=a_s, b_s=b_s, weight=10.0)
@@ -275,7 +275,7 @@ def test_without_a_live_replica_a_query_waits_for_its_deadline_and_says_why() ->
 
 
 def test_a_deadline_passes_while_the_batch_is_out() -> None:
-    """A query whose replica takes too long ends at its deadline, once; the late answer is dropped."""
+    """A query whose replica is too slow ends at its deadline, once; the late answer is dropped."""
 
     async def main() -> None:
         world = World(Slow(0.15))
