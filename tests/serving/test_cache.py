@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -31,6 +31,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(STEPS, st.integers(0, 4000), st.none() | st.floats(0.1, 20))
 def test_it_is_a_bounded_lru(
     steps: list[tuple[str, bytes, int, float]], capacity: int, ttl: float | None
@@ -121,6 +122,7 @@ def plainly(batch: Batch) -> list[tuple[str, object]]:
     return [(name, array.tolist()) for name, array in batch.items()]
 
 
+@settings(deadline=None)
 @given(ANY_BATCH, ANY_BATCH)
 def test_equal_keys_are_equal_inputs(one: Batch, other: Batch) -> None:
     """No two inputs share a key, however their strings and rows run into each other."""

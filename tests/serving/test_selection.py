@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.control.deployments import METADATA
@@ -18,6 +18,7 @@ from tidemill.serving.selection import choose
 WEIGHTS = st.lists(st.just(0.0) | st.floats(1e-6, 1e6), min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(WEIGHTS, st.floats(0, 1, exclude_max=True))
 def test_what_has_no_weight_is_not_chosen(weights: list[float], draw: float) -> None:
     """The choice is one of the versions, and one with a weight if any has."""
@@ -26,6 +27,7 @@ def test_what_has_no_weight_is_not_chosen(weights: list[float], draw: float) -> 
     assert weights[chosen] > 0 or sum(weights) == 0
 
 
+@settings(deadline=None)
 @given(WEIGHTS, st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
 def test_a_split_is_an_order_of_the_draws(weights: list[float], one: float, other: float) -> None:
     """A greater draw never gives an earlier version: each version has one piece of [0, 1)."""

@@ -92,6 +92,7 @@ def one(
 INT, TEXT, PAIR = signature("INT64"), signature("BYTES"), signature("FP32", (2,))
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from([*NUMERIC, "BYTES"]), st.booleans())
 def test_a_tensor_in_json_is_what_the_model_gets(
     data: st.DataObject,
@@ -112,6 +113,7 @@ def test_a_tensor_in_json_is_what_the_model_gets(
     assert same(inputs["x"], array)
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from([*NUMERIC, "BYTES"]))
 def test_a_binary_tensor_is_what_the_model_gets(data: st.DataObject, datatype: str) -> None:
     """Every datatype comes through the binary extension as it was."""
@@ -122,6 +124,7 @@ def test_a_binary_tensor_is_what_the_model_gets(data: st.DataObject, datatype: s
     assert same(inputs["x"], array)
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 5).flatmap(
         lambda n: st.tuples(
@@ -154,6 +157,7 @@ def test_json_and_binary_tensors_mix_in_any_order(
         assert same(read[column.name], array)
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(NUMERIC), st.sampled_from([*NUMERIC, "BYTES"]))
 def test_a_tensor_means_the_same_in_json_and_in_binary(
     data: st.DataObject, datatype: str, of_column: str
@@ -187,6 +191,7 @@ def test_a_tensor_means_the_same_in_json_and_in_binary(
         assert taken.tolist() == array.tolist()
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from([*NUMERIC, "BYTES"]), st.booleans())
 def test_an_output_comes_back_as_the_model_gave_it(
     data: st.DataObject,
@@ -400,6 +405,7 @@ def readers(body: bytes, header: int | None) -> None:
             read()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.none() | st.integers(0, 300))
 def test_any_bytes_are_read_or_refused(body: bytes, header: int | None) -> None:
     """No bytes make a reader raise anything but an error of ours."""
@@ -442,7 +448,7 @@ REQUEST = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(REQUEST, st.binary(max_size=24), st.booleans())
 def test_any_request_is_read_or_refused(
     request_: dict[str, Any],
@@ -454,6 +460,7 @@ def test_any_request_is_read_or_refused(
     readers(head + blob, len(head) if has_header else None)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_request_is_read_or_refused(data: st.DataObject) -> None:
     """Cut, changed and doubled bytes of a good request raise nothing but errors of ours."""
