@@ -218,7 +218,13 @@ def _header(path: Path, records: Records, options: DatasetOptions) -> list[str]:
             remedy="Give CSV (plain, .gz, .zip) or Parquet.",
         )
     parsed = csv.reader(io.StringIO(text, newline=""), delimiter=options.delimiter)
-    names = [name.strip() for name in next(parsed)]
+    try:
+        names = [name.strip() for name in next(parsed)]
+    except csv.Error as error:
+        raise InvalidInput(
+            f"the header of {path} cannot be read: {error}",
+            remedy="Give CSV (plain, .gz, .zip) or Parquet.",
+        ) from error
     if len(names) == 1 and any(other in text for other in ";\t|"):
         raise InvalidInput(
             f"{path} has one column, {text[:80]!r}",
