@@ -111,7 +111,7 @@ def batches(rows: int) -> st.SearchStrategy[Batch]:
             "x": hnp.arrays(np.float32, (rows, 2), elements=st.sampled_from([0.0, 1.0, 2.0])),
             "b": hnp.arrays(np.bool_, rows),
         }
-    )
+    ).map(lambda batch: {name: batch[name] for name in "stxb"})  # in the signature's order
 
 
 ANY_BATCH = st.integers(1, 3).flatmap(batches)
