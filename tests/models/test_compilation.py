@@ -199,3 +199,14 @@ def test_the_scaler_itself_is_no_obstacle(
         folder=tmp_path,
     )
     assert report.equal, report.reason
+
+
+def test_what_is_compiled_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    """Operator sets are listed in the order of their names, not in that of a set of strings."""
+    import onnx
+
+    forest = RandomForestClassifier(3, random_state=0).fit(X, Y)
+    assert compiled(forest, tmp_path).equal
+    used = onnx.load(tmp_path / COMPILED).opset_import
+    assert len(used) > 1
+    assert [each.domain for each in used] == sorted(each.domain for each in used)
