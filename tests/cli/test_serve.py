@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -35,8 +36,8 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_server_follows_the_command_line(live: Any) -> None:
-    """It says its ports as one JSON object, answers, follows what is promoted, and ends clean."""
+def test_a_server_follows_the_command_line(live: Any, tmp_path: Path) -> None:
+    """It says its ports as one JSON object, answers, follows what is deployed, and ends clean."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "tidemill", "serve", "--json"),
@@ -57,7 +58,10 @@ def test_a_server_follows_the_command_line(live: Any) -> None:
         assert len(answer["predictions"]) == len(answer["prediction_ids"]) == 1
         health = ask(said["admin_port"], "/admin/v1/health")
         assert (health["revision_live"], health["refused"]) == (1, [])
-        assert live("promote", "trips", "1").code == 0  # the same version, without its table
+        keys = tmp_path / "keys.csv"
+        keys.write_text("carrier,origin,hour\nAA,JFK,8\n", encoding="utf-8")
+        built = live("table", "build", "trips", "--from", str(keys))
+        assert built.code == 0  # the same version, with a table that lacks the row
         until(lambda: bool(ask(said["admin_port"], "/admin/v1/health")["revision_live"] == 2))
         again = ask(said["port"], "/v1/models/trips:predict", body)
         assert again["predictions"] == answer["predictions"]  # the table said what the model says

@@ -69,6 +69,14 @@ def test_terms_stay_until_they_are_said_again(home: Home, tables: Tables) -> Non
     assert go(home, 2, terms=Terms(slo_ms=70.0)).slo_ms == 70.0
 
 
+def test_a_promotion_brings_the_versions_table_along(home: Home, tables: Tables) -> None:
+    """A version that had a table here goes live with it again, without being told its id."""
+    go(home, 1, table=tables[0])
+    go(home, 2)
+    back = promote(home, "app", 1, table=None, by="ann", reason="r")
+    assert back.versions == (Live(model="m", version=1, table=tables[0]),)
+
+
 @pytest.mark.parametrize("broken", ["write_audit", "write_deployment", "set_alias"])
 def test_what_fails_halfway_leaves_nothing(
     home: Home, tables: Tables, broken: str, monkeypatch: pytest.MonkeyPatch

@@ -83,18 +83,28 @@ def promote(
 ) -> Deployment:
     """Makes another version of an application's model live; its other terms stay.
 
+    Args:
+        home: the installation.
+        application: whose version changes.
+        version: the version to go live.
+        table: the id of a table built with it; None for the one that it last had here, if any.
+        by: who changes it.
+        reason: why.
+
     Raises:
         NotFound: the application, version or table does not exist.
         NotBlessed: nobody blessed it.
         InvalidInput: the table was built with another version.
     """
-    current = get_deployment(home, application)
+    with home.store.read(*METADATA) as conn:
+        model = _require(conn, application).versions[0].model
+        last = _newest_with(conn, application, model, version)
     return deploy(
         home,
         application,
-        model=current.versions[0].model,
+        model=model,
         version=version,
-        table=table,
+        table=table or last.table,
         by=by,
         reason=reason,
     )
