@@ -18,11 +18,13 @@ import numpy as np
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     DeadlineExceeded,
+    ModelFailed,
     NotReady,
     Overloaded,
     TidemillError,
     WorkerLost,
 )
+from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.batching import ServiceTime, can_meet, cut, worth_sending
 from tidemill.serving.query import Query
@@ -30,6 +32,9 @@ from tidemill.serving.replicas.replica import Replica
 
 MAX_ATTEMPTS = 2
 """A query is sent again once after its replica died or its batch failed."""
+
+DOUBT_AFTER_S = 1.0
+"""How long what was learned may refuse queries without anything having come back since."""
 
 
 class BatchObserver(Protocol):
@@ -87,6 +92,7 @@ class Batcher:
         self._out: list[_Flight] = []
         self._replicas: tuple[Replica, ...] = ()
         self._freed_at: dict[int, float] = {}
+        self._learned_at = 0.0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -123,16 +129,7 @@ class Batcher:
                 f"the queue is full: {self.queued_bytes} bytes wait, {self._max_queue_bytes} may",
                 remedy="Send fewer or smaller queries, or add replicas.",
             )
-        if not can_meet(
-            query.deadline,
-            query.n,
-            now=query.arrived,
-            queued_rows=self.queued_rows,
-            batches_out=len(self._out),
-            replicas=len(self._replicas),
-            law=self.law,
-            max_batch=self._max_batch,
-        ):
+        if not self._can_meet(query) and not (self._doubt() and self._can_meet(query)):
             raise DeadlineExceeded(
                 f"an answer is not possible within {_ms(query.deadline - query.arrived)} ms: "
                 f"{self.queued_rows} rows wait and a full batch takes "
@@ -147,6 +144,30 @@ class Batcher:
         if self._queue or self._out:
             self._emptied = asyncio.Event()
             await self._emptied.wait()
+
+    def _can_meet(self, query: Query) -> bool:
+        return can_meet(
+            query.deadline,
+            query.n,
+            now=query.arrived,
+            queued_rows=self.queued_rows,
+            batches_out=len(self._out),
+            replicas=len(self._replicas),
+            law=self.law,
+            max_batch=self._max_batch,
+        )
+
+    def _doubt(self) -> bool:
+        """Forgets a law that is about to refuse a query and is out of date; says whether.
+
+        What refuses everything is never proved wrong: after a while without a batch, the next
+        query finds out how things are now.
+        """
+        idle_s = self._clock.monotonic() - self._learned_at
+        if self._out or self.law.weight == 0.0 or idle_s < DOUBT_AFTER_S:
+            return False
+        self.law = ServiceTime()
+        return True
 
     def _put(self, query: Query) -> None:
         if not self._queue or self._queue[-1].deadline <= query.deadline:
@@ -183,6 +204,8 @@ class Batcher:
                 law=self.law,
                 max_batch=self._max_batch,
             )
+            if decision.late and self._doubt():
+                continue
             for query in self._pop(decision.late):
                 self._end_late(query)
             if decision.take:
@@ -207,7 +230,15 @@ class Batcher:
         flight = _Flight(queries, rows, replica, self._clock.monotonic())
         self._out.append(flight)
         self._sizes.observe(rows)
-        replica.submit(_join(queries), partial(self._landed, flight))
+        try:
+            replica.submit(_join(queries), partial(self._landed, flight))
+        except Exception as error:
+            if flight not in self._out:
+                raise
+            # Nobody would ever end these queries, nor this flight.
+            log("serving.batcher").exception("batch.not_sent", rows=rows)
+            what = f"a batch could not be given to the model: {type(error).__name__}: {error}"
+            self._landed(flight, NotReady(what, remedy="Retry in a moment."))
 
     def _landed(self, flight: _Flight, result: Batch | TidemillError) -> None:
         self._out.remove(flight)
@@ -217,13 +248,17 @@ class Batcher:
             self._apart(flight, result)
         else:
             self._learn(flight)
-            self._deal(flight, result)
+            wrong = _wrong_rows(result, flight.rows)
+            if wrong is None:
+                self._deal(flight, result)
+            else:
+                self._apart(flight, wrong)
         self._wake()
 
     def _learn(self, flight: _Flight) -> None:
         now = self._clock.monotonic()
         since = max(flight.started, self._freed_at.get(id(flight.replica), 0.0))
-        self._freed_at[id(flight.replica)] = now
+        self._freed_at[id(flight.replica)] = self._learned_at = now
         self.law = self.law.update(flight.rows, now - since)
 
     def _deal(self, flight: _Flight, outputs: Batch) -> None:
@@ -318,6 +353,17 @@ def _join(queries: list[Query]) -> Batch:
         return queries[0].inputs
     first = queries[0].inputs
     return {name: np.concatenate([query.inputs[name] for query in queries]) for name in first}
+
+
+def _wrong_rows(outputs: Batch, rows: int) -> ModelFailed | None:
+    """Returns the error for outputs that are not one per row: whose are they?"""
+    for name, array in outputs.items():
+        if array.shape[:1] != (rows,):
+            return ModelFailed(
+                f"the model gave output {name!r} of shape {list(array.shape)} for {rows} rows",
+                remedy="Each output needs one entry per row: mend the model.",
+            )
+    return None
 
 
 def _ms(seconds: float) -> str:
