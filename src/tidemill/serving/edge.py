@@ -157,7 +157,8 @@ class Exchange:
 
 
 def _error_body(message: str) -> bytes:
-    return msgspec.json.encode({"error": message})
+    # A model may have raised anything, even text that has no UTF-8.
+    return msgspec.json.encode({"error": message.encode(errors="replace").decode()})
 
 
 class Edge:
@@ -200,10 +201,10 @@ class Edge:
         self._sweep()
 
     def _sweep(self) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)
         now = self.clock.monotonic()
         for connection in list(self.connections):
             connection.check_time(now)
-        self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)
 
     async def drain(self, timeout_s: float) -> None:
         """Ends every connection as soon as its requests are answered, for at most so long."""
@@ -229,12 +230,12 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._pipeline: deque[Exchange] = deque()
         self._target = b""
-        self._chunks: list[bytes] = []
-        self._body_bytes = 0
+        self._body: bytes | bytearray = b""
         self._head_bytes = 0
         self._fields_bytes = 0
         self._in_head = True
         self._refusal: tuple[int, str] | None = None
+        self._refused = False
         self._header_length: int | None = None
         self._bad_header: str | None = None
         self._expects = False
@@ -260,8 +261,8 @@ class _Connection(asyncio.Protocol):
         self._pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
-            return
+        if self._closing or self._refused:
+            return  # what follows a refused request is its rest, and no request
         if self._in_head:
             self._head_bytes += len(data)
         try:
@@ -297,8 +298,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._target = b""
-        self._chunks = []
-        self._body_bytes = 0
+        self._body = b""
         self._fields_bytes = 0
         self._header_length = None
         self._bad_header = None
@@ -338,10 +338,15 @@ class _Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, chunk: bytes) -> None:
-        self._body_bytes += len(chunk)
-        if self._body_bytes > self._limits.max_body_bytes:
-            self._stop(413, self._body_text(self._body_bytes))
-        self._chunks.append(chunk)
+        size = len(self._body) + len(chunk)
+        if size > self._limits.max_body_bytes:
+            self._stop(413, self._body_text(size))
+        if not self._body:
+            self._body = chunk  # mostly all of it
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += chunk
 
     def on_message_complete(self) -> None:
         parser = self._parser
@@ -351,10 +356,9 @@ class _Connection(asyncio.Protocol):
         self._last_active = self._edge.clock.monotonic()
         closes = self._edge.draining or not parser.should_keep_alive()
         exchange = Exchange(self, closes=closes, head_only=method == b"HEAD")
-        chunks = self._chunks
-        exchange.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        exchange.body = bytes(self._body)
         exchange.header_length = self._header_length
-        self._chunks = []
+        self._body = b""
         self._pipeline.append(exchange)
         if len(self._pipeline) >= MAX_PIPELINE:
             self._set_reading()
@@ -425,8 +429,11 @@ class _Connection(asyncio.Protocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Answers a request that cannot be read to its end, and closes."""
-        if self._closing:
+        if self._closing or self._refused:
             return
+        self._refused = True
+        self._reading_since = None
+        self._body = b""
         self._parser = httptools.HttpRequestParser(self)
         refusal = Exchange(self, closes=True, head_only=False)
         self._refusal = (status, message)
@@ -452,13 +459,20 @@ class _Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _close(self, *, linger: bool = False) -> None:
-        """Closes; lingering, it first lets a client that still sends read what it was told."""
+        """Closes; lingering, it first lets a client that still sends read what it was told.
+
+        A client that does not take what is left is cut off after a while.
+        """
+        if self._closing:
+            return
         self._closing = True
         self._pipeline.clear()
+        now = self._edge.clock.monotonic()
         if linger and self._transport.can_write_eof():
-            self._lingers_until = self._edge.clock.monotonic() + LINGER_S
+            self._lingers_until = now + LINGER_S
             self._transport.write_eof()
         else:
+            self._lingers_until = now + self._limits.read_timeout_s
             self._transport.close()
 
 
