@@ -17,7 +17,7 @@ from tidemill.foundation.errors import (
     ModelFailed,
     NotFound,
     NotReady,
-    TidemillError,
+    Unavailable,
 )
 from tidemill.foundation.instruments import Instruments
 from tidemill.serving import wire
@@ -27,7 +27,6 @@ from tidemill.serving.query import Query
 
 SERVER_NAME = "tidemill"
 EXTENSIONS = ["binary_tensor_data"]
-_UNWRITABLE = (TypeError, ValueError, KeyError)
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -75,7 +74,9 @@ class DataPlane:
         """Answers a v2 inference request."""
         application = self._processor.application(name)
         signature = application.versions[0].signature
+        body_bytes = len(exchange.body)
         request, inputs, n = wire.read_infer(exchange.body, exchange.header_length, signature)
+        request.inputs, exchange.body = [], b""  # a query that waits holds its arrays, no more
         timeout_us = wire.parameter(request, "timeout")
         query = self._query(
             application,
@@ -84,7 +85,7 @@ class DataPlane:
             timeout_s=None if timeout_us is None else timeout_us / 1e6,
             event_time=wire.parameter(request, "event_time"),
         )
-        query.nbytes = len(exchange.body)
+        query.nbytes = body_bytes
         query.done = self._inferred
         query.context = _Asked(exchange, request, application)
         self._processor.submit(application, query, version)
@@ -93,7 +94,9 @@ class DataPlane:
         """Answers a v1 prediction request."""
         application = self._processor.application(name)
         signature = application.versions[0].signature
+        body_bytes = len(exchange.body)
         request, inputs, n = wire.read_predict(exchange.body, signature)
+        request.instances, exchange.body = [], b""
         timeout_ms = request.timeout_ms
         query = self._query(
             application,
@@ -102,7 +105,7 @@ class DataPlane:
             timeout_s=None if timeout_ms is None else timeout_ms / 1e3,
             event_time=request.event_time,
         )
-        query.nbytes = len(exchange.body)
+        query.nbytes = body_bytes
         query.done = self._predicted
         query.context = _Asked(exchange, request, application)
         self._processor.submit(application, query)
@@ -156,7 +159,7 @@ class DataPlane:
                 columns=asked.application.versions[0].signature.outputs,
                 parameters=parameters,
             )
-        except _UNWRITABLE as error:
+        except Exception as error:  # noqa: BLE001 - an exchange must end
             exchange.fail(_unwritable(query, error))
             return
         if header_length is None:
@@ -182,7 +185,7 @@ class DataPlane:
                 version=query.version,
                 sources=list(sources),
             )
-        except _UNWRITABLE as error:
+        except Exception as error:  # noqa: BLE001 - an exchange must end
             asked.exchange.fail(_unwritable(query, error))
             return
         asked.exchange.answer(body)
@@ -275,8 +278,8 @@ class DataPlane:
         async def collect() -> None:
             try:
                 exchange.answer(await self._collect(), content_type=_METRICS_TYPE)
-            except TidemillError as error:
-                exchange.fail(error)
+            except Exception as error:  # noqa: BLE001 - an exchange must end
+                exchange.fail(Unavailable(f"the metrics cannot be collected: {error}"))
 
         task = asyncio.get_running_loop().create_task(collect())
         self._tasks.add(task)

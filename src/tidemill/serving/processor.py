@@ -17,6 +17,7 @@ from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     DeadlineExceeded,
     InvalidInput,
+    ModelFailed,
     NotFound,
     NotReady,
     Overloaded,
@@ -174,12 +175,9 @@ class Processor:
         """Makes the query for the rows that the table lacks; its end completes the whole."""
 
         def complete(part: Query) -> None:
-            if part.error is not None:
-                query.error = part.error
-            else:
-                query.outputs = merge_rows(query, part.outputs)
-                rows = query.table_rows or []
-                query.row_sources = ["model" if row is None else "table" for row in rows]
+            query.error = part.error
+            if part.error is None:
+                self._merge(query, part)
             self._end(query)
 
         inputs = missing_rows(query)
@@ -193,6 +191,18 @@ class Processor:
         part.state = chosen
         part.nbytes = query.nbytes
         return part
+
+    def _merge(self, query: Query, part: Query) -> None:
+        rows = query.table_rows or []
+        try:
+            query.outputs = merge_rows(query, part.outputs)
+        except (LookupError, TypeError, ValueError) as error:
+            query.error = ModelFailed(
+                f"the table's rows and the model's do not fit together: {error}",
+                remedy="Build the table again with this version.",
+            )
+            return
+        query.row_sources = ["model" if row is None else "table" for row in rows]
 
     def _select(self, application: Application, version: int | None) -> LiveVersion:
         versions = application.versions
@@ -245,22 +255,37 @@ class Processor:
         """Writes what ended in this turn to the ledger, then tells the clients."""
         self._flushing = False
         ended, self._ended = self._ended, []
-        now, monotonic = self._clock.now(), self._clock.monotonic()
-        records = [_record(query, now) for query in ended if query.error is None]
-        if records:
-            try:
-                self._ledger.append_predictions(records)
-            except (TidemillError, OSError) as error:
-                self._log.error("ledger.append_failed", error=str(error))
-                for query in ended:
-                    query.error = query.error or NotReady(
-                        f"the prediction could not be recorded: {error}",
-                        remedy="Free space on the ledger's disk; nothing was answered.",
-                    )
+        self._record([query for query in ended if query.error is None])
+        monotonic = self._clock.monotonic()
         for query in ended:
             application: Application = query.state
-            application.measures.ended(query, monotonic)
-            query.done(query)
+            try:
+                application.measures.ended(query, monotonic)
+                query.done(query)
+            except Exception:  # noqa: BLE001 - the others of this turn are told all the same
+                self._log.exception("query.untold", request=query.request_id)
+
+    def _record(self, answered: list[Query]) -> None:
+        """Writes answers to the ledger; those that cannot be written become errors."""
+        if not answered:
+            return
+        now = self._clock.now()
+        try:
+            self._ledger.append_predictions([_record(query, now) for query in answered])
+        except InvalidInput as error:  # nothing was written; only whose fault it is has to pay
+            if len(answered) > 1:
+                for query in answered:
+                    self._record([query])
+                return
+            self._log.error("ledger.unrecordable", error=str(error))
+            answered[0].error = ModelFailed(f"the answer could not be recorded: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever it was, every query ends
+            self._log.error("ledger.append_failed", error=str(error))
+            for query in answered:
+                query.error = NotReady(
+                    f"the prediction could not be recorded: {error}",
+                    remedy="Free space on the ledger's disk; nothing was answered.",
+                )
 
     def _application(
         self, assignment: ApplicationAssignment, versions: tuple[LiveVersion, ...]
