@@ -70,19 +70,22 @@ def assign(placed: dict[str, Placed], pool: WorkerPool, *, revision: int) -> Ass
         applications=tuple(
             ApplicationAssignment(
                 deployment=placed[name].deployment,
-                versions=tuple(_version(each, pool) for each in placed[name].versions),
+                versions=tuple(
+                    _version(each, pool, placed[name].deployment.plan.replicas)
+                    for each in placed[name].versions
+                ),
             )
             for name in sorted(placed)
         ),
     )
 
 
-def _version(placed: PlacedVersion, pool: WorkerPool) -> VersionAssignment:
+def _version(placed: PlacedVersion, pool: WorkerPool, count: int) -> VersionAssignment:
     resolved = placed.resolved
     if placed.worker is None:
         replicas: tuple[ReplicaSpec, ...] = (ReplicaSpec(kind="gateway"),)
     else:
-        workers = pool.alive(placed.worker)
+        workers = pool.alive(placed.worker)[:count]
         replicas = tuple(
             ReplicaSpec(kind="worker", socket=str(worker.socket)) for worker in workers
         )

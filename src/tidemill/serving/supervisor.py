@@ -316,7 +316,11 @@ class Supervisor:
     def _drop_unused(self) -> None:
         """Stops workers that nothing live uses, once no gateway uses them either."""
         assert self._pool is not None
-        used = [key for placed in self._placed.values() for key in placed.worker_keys]
+        used = {
+            key: placed.deployment.plan.replicas
+            for placed in self._placed.values()
+            for key in placed.worker_keys
+        }
         unused = self._pool.take_unused(used)
         if unused:
             task = asyncio.create_task(self._retire(unused))

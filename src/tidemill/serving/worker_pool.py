@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class WorkerPool:
         self.restarts = 0
 
     def alive(self, key: WorkerKey) -> tuple[WorkerProcess, ...]:
-        """Returns the workers of a kind that take batches."""
+        """Returns the workers of a kind that take batches, the oldest first."""
         return tuple(self._groups[key].workers) if key in self._groups else ()
 
     async def ensure(self, key: WorkerKey, count: int) -> None:
@@ -71,12 +71,16 @@ class WorkerPool:
                 self._wait(group, lived_s=0.0)
                 raise outcome
 
-    def take_unused(self, used: Iterable[WorkerKey]) -> list[WorkerProcess]:
-        """Takes the workers of all other kinds out of the pool; ``stop`` them when they may go."""
-        wanted = set(used)
+    def take_unused(self, used: Mapping[WorkerKey, int]) -> list[WorkerProcess]:
+        """Takes the workers over these numbers out of the pool; ``stop`` them when they may go."""
         unused: list[WorkerProcess] = []
-        for key in [key for key in self._groups if key not in wanted]:
-            unused.extend(self._groups.pop(key).workers)
+        for key, group in list(self._groups.items()):
+            count = used.get(key, 0)
+            for worker in list(group.workers)[count:]:
+                del group.workers[worker]
+                unused.append(worker)
+            if not count:
+                del self._groups[key]
         self._retiring.update(unused)
         return unused
 
@@ -88,7 +92,7 @@ class WorkerPool:
 
     async def stop_all(self) -> None:
         """Stops every worker."""
-        self.take_unused(())
+        self.take_unused({})
         await self.stop(self._retiring)
 
     def status(self) -> list[dict[str, Any]]:
@@ -120,7 +124,7 @@ class WorkerPool:
         key = worker.key
         self._log.warning("worker.ended", model=key.model, version=key.version, ended=ended)
         group = self._groups.get(key)
-        if group is None:
+        if group is None or worker in self._retiring:
             return
         self.restarts += 1
         began = group.workers.pop(worker, self._clock.monotonic())

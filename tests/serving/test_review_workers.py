@@ -1,0 +1,57 @@
+"""The pool of workers follows the number that is wanted, up and down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from tidemill.foundation.clock import SYSTEM_CLOCK
+from tidemill.serving.worker_pool import WorkerPool
+from tidemill.serving.worker_process import WorkerKey
+
+LOADER = """
+from types import SimpleNamespace
+
+def open_nothing(folder, *, trust_code, threads):
+    return SimpleNamespace(
+        signature=SimpleNamespace(inputs=[]), predict=lambda batch: batch, close=lambda: None
+    )
+"""
+
+
+def test_workers_over_the_wanted_number_are_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From three replicas to one: two end, the oldest stays, and none is counted as a death."""
+    (tmp_path / "loads_nothing.py").write_text(LOADER)
+    paths = filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    key = WorkerKey(
+        application="a", model="m", version=1, folder=str(tmp_path), trust_code=False, threads=1
+    )
+
+    async def main() -> None:
+        pool = WorkerPool(
+            tmp_path,
+            wanted=lambda: None,
+            clock=SYSTEM_CLOCK,
+            loader="loads_nothing:open_nothing",
+        )
+        try:
+            await pool.ensure(key, 3)
+            started = pool.alive(key)
+            assert len(started) == 3
+            surplus = pool.take_unused({key: 1})
+            assert surplus == [*started[1:]]
+            await pool.stop(surplus)
+            assert pool.alive(key) == started[:1]
+            assert [each.alive for each in started] == [True, False, False]
+            assert pool.restarts == 0
+            assert len(pool.take_unused({})) == 1
+        finally:
+            await pool.stop_all()
+
+    asyncio.run(main())
