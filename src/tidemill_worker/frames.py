@@ -160,10 +160,19 @@ def encode_failure(request_id: int, error: BaseException) -> Outgoing:
     """Makes an error frame; an exception that has ``what`` and ``remedy`` keeps them apart."""
     failure = Failure(
         kind=type(error).__name__,
-        what=str(getattr(error, "what", error))[:4096],
-        remedy=str(getattr(error, "remedy", ""))[:4096],
+        what=_said(getattr(error, "what", error)),
+        remedy=_said(getattr(error, "remedy", "")),
     )
     return Outgoing([_head(ERROR, request_id, _encode(failure), size=0, flags=0)])
+
+
+def _said(value: object) -> str:
+    """Returns what an exception says; it may hold text without UTF-8, or fail to say it."""
+    try:
+        text = str(value)
+    except Exception as error:  # noqa: BLE001 - a model's exceptions may do anything
+        text = f"it cannot be shown: {type(error).__name__}"
+    return text[:4096].encode(errors="replace").decode()
 
 
 def decode_failure(frame: Frame) -> Failure:
