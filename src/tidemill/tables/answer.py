@@ -16,7 +16,7 @@ _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise NotImplementedError
+    raise TypeError(f"a {type(value).__name__}")
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
@@ -37,7 +37,7 @@ def encode_answer(row: Mapping[str, Any]) -> bytes:
     """
     try:
         return _encode(row)
-    except (TypeError, OverflowError, UnicodeEncodeError, NotImplementedError) as error:
+    except (TypeError, OverflowError, UnicodeEncodeError) as error:
         raise InvalidInput(
             f"the answer {str(dict(row))[:200]} cannot be kept in a table: {error}",
             remedy="Answer with numbers, text, booleans or lists of them.",
