@@ -234,20 +234,20 @@ def test_versions_in_workers_swap_under_load(server: Any, tmp_path: Path) -> Non
 
 def test_queries_under_way_are_answered_by_their_version(server: Any) -> None:
     """What waits or is worked on when its version goes is still answered, after the swap."""
-    plan = {"placement": "worker", "cache_bytes": 0, "max_batch": 1}
+    plan = {"placement": "worker", "cache_bytes": 0, "max_batch": 3}
     answers: list[tuple[int, list[float]]] = []
 
     def wait_long() -> None:
         connection = server.connection()
-        connection.request("POST", "/v1/models/under-way:predict", b'{"instances":[[400]]}')
+        connection.request("POST", "/v1/models/under-way:predict", b'{"instances":[[250]]}')
         response = connection.getresponse()
         answers.append((response.status, json.loads(response.read())["predictions"]))
         connection.close()
 
-    for attempt in range(3):  # once they were all answered before the swap: try again
+    for attempt in range(3):  # too few may be left when the swap comes: try again with more
         server.deploy("under-way", "slow", plan={**plan, "max_queue": 70}, slo_ms=30_000.0)
         answers.clear()
-        threads = [threading.Thread(target=wait_long) for _ in range(4 * (attempt + 1))]
+        threads = [threading.Thread(target=wait_long) for _ in range(8 * (attempt + 1))]
         for thread in threads:
             thread.start()
         time.sleep(0.1)
@@ -255,10 +255,10 @@ def test_queries_under_way_are_answered_by_their_version(server: Any) -> None:
         under_way = len(threads) - len(answers)
         for thread in threads:
             thread.join(30)
-        assert answers == [(200, [800.0])] * len(threads)
-        if under_way:
+        assert answers == [(200, [500.0])] * len(threads)
+        if under_way > 3:  # some of them wait for a batch of their own
             break
-    assert under_way
+    assert under_way > 3
 
 
 @pytest.mark.parametrize("placement", ["gateway", "worker"])

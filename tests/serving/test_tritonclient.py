@@ -83,7 +83,9 @@ def test_strings_and_numbers(
         triton.InferRequestedOutput("label", binary_data=not binary_inputs),
     ]
     answer = official.infer("delays", inputs, model_version="1", outputs=asked)
-    assert [each["name"] for each in answer.get_response()["outputs"]] == ["probabilities", "label"]
+    said = answer.get_response()["outputs"]
+    assert [each["name"] for each in said] == ["probabilities", "label"]
+    assert ["data" in each for each in said] == [not binary_inputs, bool(binary_inputs)]
     assert text(answer.as_numpy("label")) == model.outputs["label"].tolist()
     assert np.array_equal(answer.as_numpy("probabilities"), model.outputs["probabilities"])
     only = official.infer("delays", inputs, outputs=asked[1:])
