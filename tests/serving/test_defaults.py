@@ -163,6 +163,19 @@ def test_a_dead_replica_is_covered_and_comes_back(
     server.until(recovered, "the worker's return")
 
 
+def test_a_replica_that_was_slow_once_is_asked_again(
+    server: Any, client: httpx.Client, covered: str
+) -> None:
+    """What one slow batch taught does not keep an application on its default for ever."""
+    assert ask(client, covered, LONG_MS).json()["sources"] == ["default"]
+    number = itertools.count(1)
+
+    def recovered() -> bool:
+        return bool(ask(client, covered, next(number) / 4096).json()["sources"] == ["model"])
+
+    server.until(recovered, "an answer by the model")
+
+
 def test_without_a_default_a_dead_replica_is_a_typed_error(
     server: Any, client: httpx.Client, plain: str
 ) -> None:
