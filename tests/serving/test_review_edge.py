@@ -168,3 +168,17 @@ def test_an_error_in_odd_text_is_an_answer() -> None:
     head, _, body = transport.written.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 500")
     assert json.loads(body) == {"error": "it said ?"}
+
+
+def test_an_upgrade_is_refused_once_and_nothing_is_served() -> None:
+    """The parser reads no body after an upgrade: such a request is not served without its body."""
+    head = b"POST /now HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: h2c\r\n"
+    handlers = Handlers()
+    edge = Edge(handlers, LIMITS, FakeClock())
+    connection: Any = edge.protocol()
+    transport = Transport()
+    connection.connection_made(transport)
+    connection.data_received(head + b"content-length: 5\r\n\r\nhello")
+    assert handlers.bodies == []
+    assert transport.written.count(b"content-length:") == 1
+    assert transport.written.startswith(b"HTTP/1.1 400")

@@ -269,8 +269,6 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except _Refusal:
             pass
-        except httptools.HttpParserUpgrade:
-            self._refusal = (400, "protocol upgrades are not supported. Speak HTTP/1.1.")
         except httptools.HttpParserError as error:
             cause = error.__context__
             if not isinstance(cause, _Refusal):
@@ -332,6 +330,8 @@ class _Connection(asyncio.Protocol):
             self._bad_header = f"content encoding {value[:20].decode('latin-1')!r} is not accepted"
 
     def on_headers_complete(self) -> None:
+        if self._parser.should_upgrade():  # the parser would not read its body
+            self._stop(400, "protocol upgrades are not supported. Ask for HTTP/1.1 only.")
         self._in_head = False
         self._head_bytes = 0
         if self._expects and not self._pipeline:
