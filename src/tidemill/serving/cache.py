@@ -8,7 +8,10 @@ from sys import getsizeof
 from tidemill.models.signature import Array, Batch
 
 ENTRY_BYTES = 400
-"""What an entry costs beside its key and its arrays' data."""
+"""What an entry of one array costs beside its key and its array's data."""
+
+ARRAY_BYTES = 200
+"""What each further array costs beside its data."""
 
 
 class Cache:
@@ -50,7 +53,9 @@ class Cache:
 
     def put(self, key: bytes, answer: Batch, *, now: float) -> None:
         """Keeps an answer, giving up the least recently used ones for room."""
-        size = ENTRY_BYTES + len(key) + sum(map(_size_bytes, answer.values()))
+        more_arrays = max(0, len(answer) - 1)
+        size = ENTRY_BYTES + ARRAY_BYTES * more_arrays + len(key)
+        size += sum(map(_size_bytes, answer.values()))
         if size > self.capacity_bytes:
             return
         if key in self._entries:

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import gc
 import itertools
+import resource
 import signal
 import socket
 import sys
@@ -47,6 +48,8 @@ from tidemill.serving.processor import Processor
 from tidemill.serving.routes import PathRoutes
 
 _ORPHAN_DRAIN_S = 1.0
+_MAX_FILES = 65_536
+_OWN_FILES = 256
 _METRICS_WITHIN_S = 3.0
 
 
@@ -58,10 +61,17 @@ class Gateway:
         channel: the started channel to the supervisor.
         listener: the listening socket; accepted from once the first assignment is live.
         clock: tells the time.
+        max_files: what this process may open; connections leave some of it to the rest.
     """
 
     def __init__(
-        self, hello: Hello, channel: Channel, listener: socket.socket, clock: Clock = SYSTEM_CLOCK
+        self,
+        hello: Hello,
+        channel: Channel,
+        listener: socket.socket,
+        clock: Clock = SYSTEM_CLOCK,
+        *,
+        max_files: int = _MAX_FILES,
     ) -> None:
         self._hello = hello
         self._channel = channel
@@ -82,7 +92,8 @@ class Gateway:
             clock=clock,
             collect=self._collect,
         )
-        self._edge = Edge(PathRoutes(plane), _limits(hello.serve), clock, self._instruments)
+        limits = limits_for(hello.serve, max_files)
+        self._edge = Edge(PathRoutes(plane), limits, clock, self._instruments)
         self._server: asyncio.Server | None = None
         self._retiring = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,12 +196,27 @@ class Gateway:
         task.add_done_callback(self._tasks.discard)
 
 
-def _limits(serve: ServeSettings) -> Limits:
+def limits_for(serve: ServeSettings, max_files: int) -> Limits:
+    """Returns what clients may do.
+
+    Connections never take the files that the ledger, a new version or a large batch needs.
+    """
+    room = max(max_files - _OWN_FILES, max_files // 2)
     return Limits(
+        max_connections=min(Limits().max_connections, room),
         max_body_bytes=serve.max_body_bytes,
         idle_timeout_s=serve.idle_timeout_s,
         read_timeout_s=serve.read_timeout_s,
     )
+
+
+def raise_file_limit() -> int:
+    """Lets this process open as many files as it is allowed to; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 async def _run(fd: int, control_fd: int) -> None:
@@ -199,7 +225,8 @@ async def _run(fd: int, control_fd: int) -> None:
     hello = await channel.receive()
     if isinstance(hello, Hello):
         configure_logs(hello.logs.level, hello.logs.format)
-        await Gateway(hello, channel, socket.socket(fileno=fd)).run()
+        listener = socket.socket(fileno=fd)
+        await Gateway(hello, channel, listener, max_files=raise_file_limit()).run()
     await channel.aclose()
 
 

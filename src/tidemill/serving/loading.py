@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import InvalidModel
@@ -51,7 +52,7 @@ class Loader:
         self._changes: dict[int, list[tuple[LiveVersion, list[Replica]]]] = {}
         self._started: dict[int, list[Replica]] = {}
         self._replaced: list[Replica] = []
-        self._specs: dict[int, ReplicaSpec] = {}
+        self._specs: WeakKeyDictionary[Replica, ReplicaSpec] = WeakKeyDictionary()
 
     @property
     def loaded(self) -> list[LiveVersion]:
@@ -139,7 +140,7 @@ class Loader:
         alive = [replica for replica in kept if replica.alive]
         replicas: list[Replica] = []
         for spec in version.replicas:
-            same = next((r for r in alive if self._specs.get(id(r)) == spec), None)
+            same = next((r for r in alive if self._specs.get(r) == spec), None)
             if same is not None:
                 alive.remove(same)
                 replicas.append(same)
@@ -147,7 +148,7 @@ class Loader:
             replica = _replica(version, spec, plan)
             await replica.start()
             started.append(replica)
-            self._specs[id(replica)] = spec
+            self._specs[replica] = spec
             replicas.append(replica)
         return replicas
 
