@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from tidemill.foundation.clock import FakeClock
-from tidemill.foundation.errors import DeadlineExceeded, ModelFailed, NotReady
+from tidemill.foundation.errors import (
+    DeadlineExceeded,
+    ModelFailed,
+    NotReady,
+    TidemillError,
+    WorkerLost,
+)
 from tidemill.models.signature import Batch
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.batching import ServiceTime
@@ -27,7 +33,7 @@ class Replica:
     in_flight = 0
     alive = True
 
-    def __init__(self, clock: FakeClock, predict: Callable[[Any], Batch]) -> None:
+    def __init__(self, clock: FakeClock, predict: Callable[[Any], Batch | TidemillError]) -> None:
         self.clock = clock
         self.predict = predict
         self.takes_s = 0.0
@@ -52,7 +58,7 @@ class Sizes:
 class World:
     """A batcher over one replica, on a clock that stands still while nothing is asked."""
 
-    def __init__(self, predict: Callable[[Any], Batch]) -> None:
+    def __init__(self, predict: Callable[[Any], Batch | TidemillError]) -> None:
         self.clock = FakeClock(at=100.0)
         self.ended: list[Query] = []
         self.replica = Replica(self.clock, predict)
@@ -186,5 +192,25 @@ def test_a_batch_that_cannot_be_sent_ends(values: tuple[int, ...]) -> None:
         await world.emptied()
         assert [type(query.error) for query in asked] == [NotReady] * len(values)
         assert "Too many open files" in str(asked[0].error)
+
+    asyncio.run(main())
+
+
+def test_what_kills_its_worker_takes_nobody_with_it() -> None:
+    """After a death its queries go one by one: only the one that kills again is lost."""
+
+    async def main() -> None:
+        def dies_of_13(x: Any) -> Batch | TidemillError:
+            return WorkerLost("the worker process ended") if 13 in x else {"y": x * 10}
+
+        world = World(dies_of_13)
+        asked = [world.ask(value) for value in (1, 2, 13, 4)]
+        await world.emptied()
+        assert [type(query.error) for query in asked] == [
+            type(None),
+            type(None),
+            WorkerLost,
+            type(None),
+        ]
 
     asyncio.run(main())

@@ -209,7 +209,7 @@ class Batcher:
             for query in self._pop(decision.late):
                 self._end_late(query)
             if decision.take:
-                self._send(replica, self._pop(decision.take))
+                self._send(replica, self._pop(_together(self._queue[: decision.take])))
         self._settle()
 
     def _free_replica(self) -> Replica | None:
@@ -353,6 +353,16 @@ def _join(queries: list[Query]) -> Batch:
         return queries[0].inputs
     first = queries[0].inputs
     return {name: np.concatenate([query.inputs[name] for query in queries]) for name in first}
+
+
+def _together(queries: list[Query]) -> int:
+    """Returns how many of these may share a batch: one whose replica died goes alone.
+
+    It may be what the replica died of, and must not take others with it a second time.
+    """
+    if queries[0].attempts:
+        return 1
+    return next((at for at, query in enumerate(queries) if query.attempts), len(queries))
 
 
 def _wrong_rows(outputs: Batch, rows: int) -> ModelFailed | None:
