@@ -165,7 +165,10 @@ class Fleet:
             self._listener, metrics_wanted=self._metrics_wanted, module=self._module
         )
         began = self._clock.monotonic()
-        await gateway.start(_named(self._hello, slot.name))
+        try:
+            await gateway.start(_named(self._hello, slot.name))
+        except OSError as error:  # no memory, processes or descriptors left: maybe later
+            return self._died(slot, began, f"not started: {error}")
         slot.gateway = gateway
         joining = asyncio.create_task(self._join(gateway))
         try:
@@ -179,9 +182,12 @@ class Fleet:
         await gateway.ended_within(0.0)
         if self._stopping:
             return 0.0
+        return self._died(slot, began, f"{ended} (pid {gateway.pid})")
+
+    def _died(self, slot: _Slot, began: float, ended: str) -> float:
         delay_s = slot.deaths.update(self._clock.monotonic() - began)
         self.restarts += 1
-        self._log.warning("gateway.ended", gateway=slot.name, pid=gateway.pid, ended=ended)
+        self._log.warning("gateway.ended", gateway=slot.name, ended=ended)
         if self.live is None and slot.deaths.in_a_row >= _GIVE_UP_AFTER:
             raise Unavailable(
                 f"gateways cannot be started: the last one ended with {ended}",
