@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import uvloop
 
 from tidemill.foundation.clock import FakeClock
@@ -182,3 +183,28 @@ def test_an_upgrade_is_refused_once_and_nothing_is_served() -> None:
     assert handlers.bodies == []
     assert transport.written.count(b"content-length:") == 1
     assert transport.written.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize(
+    ("method", "site", "status"),
+    [
+        ("POST", "cross-site", 403),
+        ("POST", "same-site", 403),
+        ("POST", "same-origin", 200),
+        ("POST", "none", 200),
+        ("GET", "cross-site", 200),
+    ],
+)
+def test_a_page_in_somebodys_browser_leaves_nothing_here(
+    method: str, site: str, status: int
+) -> None:
+    """What another site's page sends is not served: it would get into the ledger, or be a label."""
+    handlers = Handlers()
+    edge = Edge(handlers, LIMITS, FakeClock())
+    connection: Any = edge.protocol()
+    transport = Transport()
+    connection.connection_made(transport)
+    head = f"{method} /now HTTP/1.1\r\nhost: x\r\nsec-fetch-site: {site}\r\n\r\n"
+    connection.data_received(head.encode() * 2)
+    assert transport.written.count(b"HTTP/1.1 %d " % status) == 2
+    assert len(handlers.bodies) == (2 if status == 200 else 0)

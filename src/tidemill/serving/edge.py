@@ -62,6 +62,7 @@ _REASONS = {
     504: b"Gateway Timeout",
 }
 _JSON = b"application/json"
+_OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 _OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
 MAX_PIPELINE = 64
 """Requests of one connection that may wait for their answers, at most."""
@@ -238,6 +239,7 @@ class _Connection(asyncio.Protocol):
         self._refused = False
         self._header_length: int | None = None
         self._bad_header: str | None = None
+        self._foreign = False
         self._expects = False
         self._reading_since: float | None = None
         self._last_active = 0.0
@@ -300,6 +302,7 @@ class _Connection(asyncio.Protocol):
         self._fields_bytes = 0
         self._header_length = None
         self._bad_header = None
+        self._foreign = False
         self._expects = False
         self._reading_since = self._edge.clock.monotonic()
 
@@ -322,6 +325,8 @@ class _Connection(asyncio.Protocol):
                 self._header_length = int(value)
             else:
                 self._bad_header = "Inference-Header-Content-Length is not a number of bytes"
+        elif size == 14 and name.lower() == b"sec-fetch-site":
+            self._foreign = value.lower() in _OTHER_SITES
         elif size == 6 and name.lower() == b"expect":
             self._expects = value.lower() == b"100-continue"
             if not self._expects:
@@ -366,7 +371,7 @@ class _Connection(asyncio.Protocol):
 
     def _serve(self, method: bytes, exchange: Exchange) -> None:
         try:
-            self._check_headers()
+            self._check_headers(method)
             self._edge.routes.find(method, self._target)(exchange)
         except TidemillError as error:
             self._edge.refused.of(type(error).__name__).value += 1
@@ -376,7 +381,13 @@ class _Connection(asyncio.Protocol):
             self._edge.log.exception("request.failed", error=repr(error))
             exchange.answer(_error_body("internal error; the log says more"), status=500)
 
-    def _check_headers(self) -> None:
+    def _check_headers(self, method: bytes) -> None:
+        if self._foreign and method == b"POST":
+            # It could not read the answer, but leave its rows and labels in the ledger.
+            raise Refused(
+                "a web page of another site may not ask",
+                remedy="Let your own server ask for the page, or serve both from one origin.",
+            )
         if self._bad_header is not None:
             raise InvalidInput(self._bad_header, remedy="Mend the header or leave it out.")
 
