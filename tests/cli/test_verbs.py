@@ -182,9 +182,11 @@ def test_a_model_is_pushed_promoted_and_rolled_back(live: Any, double: str) -> N
     assert (kept["model"]["version"], kept["revision"]) == (1, None)
     assert "tidemill promote" in live("push", double, "--name", "other", "--no-deploy").out
     table = live("deployments", "trips", "--json").json()["live"][0]["versions"][0]["table"]
-    assert live("promote", "trips", "1", "--reason", "[/b] no table").code == 0
-    assert "[/b] no table" in live("deployments").out  # words are never markup
-    assert live("promote", "trips", "1", "--table", table).code == 0
+    live.write("keys.csv", "carrier,origin,hour\nAA,JFK,7\n")
+    assert live("table", "build", "trips", "--from", "keys.csv").code == 0
+    again = ("promote", "trips", "1", "--table", table, "--reason", "[/b] the old table")
+    assert live(*again).code == 0
+    assert "[/b] the old table" in live("deployments").out  # words are never markup
     said = live("rollback", "trips")
     assert (said.code, "no previous champion" in said.err) == (1, True)
 
