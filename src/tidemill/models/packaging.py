@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +13,13 @@ import msgspec
 import numpy as np
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock, iso
-from tidemill.foundation.errors import InvalidInput, InvalidModel, Unavailable
+from tidemill.foundation.errors import (
+    InvalidInput,
+    InvalidModel,
+    ModelFailed,
+    TidemillError,
+    Unavailable,
+)
 from tidemill.foundation.names import check_name
 from tidemill.models.compilation import COMPILED, TOLERANCE, compile_sklearn
 from tidemill.models.format import (
@@ -121,6 +128,7 @@ def package_sklearn(
     evaluation: Batch | None,
     *,
     rows_from: Literal["evaluation", "probes"] = "evaluation",
+    stored: Path | None = None,
     tolerance: float = TOLERANCE,
     lineage: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -140,6 +148,8 @@ def package_sklearn(
         evaluation: rows on which compiled and original must agree; without any, the estimator
             is not compiled.
         rows_from: what those rows are; recorded, since probes prove less than evaluation data.
+        stored: the file that the estimator was loaded from, kept as it is: pickled again, it would
+            have other bytes each time, and be another version.
         tolerance: of the comparison.
         lineage: what it comes from.
         metrics: how good it was found to be.
@@ -170,7 +180,8 @@ def package_sklearn(
         created_at=iso(clock.now()),
     )
     sample = _sample(signature, rows)
-    plain = _write_estimator(original, estimator, plain, sample, clock)
+    _write_estimator(original, estimator, stored)
+    plain = _measured(original, write_model(original, plain), sample, clock)
     if not report.equal:
         return write_model(folder, msgspec.structs.replace(plain, compiled_from=report))
     report = msgspec.structs.replace(report, original_latency=plain.latency)
@@ -258,15 +269,25 @@ def measure_latency(runtime: Runtime, rows: Batch, clock: Clock = SYSTEM_CLOCK) 
 
 
 def _median_s(runtime: Runtime, batches: list[Batch], clock: Clock) -> float:
-    runtime.predict(batches[0])
+    _asked(runtime, batches[0])
     seconds: list[float] = []
     end = clock.monotonic() + _MEASURED_S
     while len(seconds) < _MEASURED_CALLS and (len(seconds) < 5 or clock.monotonic() < end):
         batch = batches[len(seconds) % len(batches)]
         start = clock.monotonic()
-        runtime.predict(batch)
+        _asked(runtime, batch)
         seconds.append(clock.monotonic() - start)
     return statistics.median(seconds)
+
+
+def _asked(runtime: Runtime, rows: Batch) -> Batch:
+    """Returns the answers; whatever else the model raises is its failure."""
+    try:
+        return runtime.predict(rows)
+    except TidemillError:
+        raise
+    except Exception as error:
+        raise ModelFailed(f"the model raised {type(error).__name__}: {str(error)[:500]}") from error
 
 
 def _compiled(
@@ -283,28 +304,28 @@ def _check_answers(estimator: Any, signature: Signature, rows: Batch | None) -> 
     runtime = SklearnRuntime(estimator, signature)
     some = _blank_rows(signature, 2) if rows is None else {k: v[:2] for k, v in rows.items()}
     try:
-        runtime.predict(some)
+        _asked(runtime, some)
     except InvalidModel:
         raise
-    except (InvalidInput, KeyError, AttributeError) as error:
+    except (InvalidInput, ModelFailed) as error:
         raise InvalidModel(
             f"the {type(estimator).__name__} does not answer as its signature says: {error}",
-            remedy="Give a signature that fits it.",
+            remedy="Give rows that it takes (--sample), or a signature that fits it.",
         ) from error
 
 
-def _write_estimator(
-    folder: Path, estimator: Any, manifest: ModelManifest, sample: Batch, clock: Clock
-) -> ModelManifest:
+def _write_estimator(folder: Path, estimator: Any, stored: Path | None) -> None:
+    folder.mkdir(exist_ok=True)
+    if stored is not None:
+        shutil.copyfile(stored, folder / _ESTIMATOR)
+        return
     try:
         import joblib  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise Unavailable(
             "scikit-learn models need joblib", remedy="pip install 'tidemill[sklearn]'."
         ) from error
-    folder.mkdir(exist_ok=True)
     joblib.dump(estimator, folder / _ESTIMATOR)
-    return _measured(folder, write_model(folder, manifest), sample, clock)
 
 
 def _measured(folder: Path, manifest: ModelManifest, sample: Batch, clock: Clock) -> ModelManifest:

@@ -243,7 +243,7 @@ def rollback(
         missing = "champion" if "champion" not in before else "previous champion"
         raise NotFound(
             f"model {name[:100]!r} has no {missing} to roll back",
-            remedy="Set the champion to the version that you want.",
+            remedy=f"tidemill promote {name[:100]} VERSION makes another one live.",
         )
     start, target = before["champion"], before["previous"]
     _check_blessed(get_version(conn, name, target), "champion")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tidemill.foundation.errors import InvalidInput, NotFound, NotTrusted
+from tidemill.foundation.errors import InvalidInput, InvalidModel, ModelFailed, NotFound, NotTrusted
 from tidemill.foundation.home import Home
 from tidemill.models.format import CompilationReport, read_manifest
 from tidemill.models.packaging import (
@@ -80,15 +80,26 @@ def push_model(
 def _package_joblib(path: Path, name: str, folder: Path, sample: Path | None, home: Home) -> None:
     estimator = load_estimator(path, trust_code=True)
     signature = infer_sklearn_signature(estimator)
-    package_sklearn(
-        estimator,
-        name,
-        signature,
-        folder,
-        probe_rows(estimator, signature) if sample is None else read_sample(sample, signature),
-        rows_from="probes" if sample is None else "evaluation",
-        clock=home.clock,
-    )
+    rows = probe_rows(estimator, signature) if sample is None else read_sample(sample, signature)
+    try:
+        package_sklearn(
+            estimator,
+            name,
+            signature,
+            folder,
+            rows,
+            rows_from="probes" if sample is None else "evaluation",
+            stored=path,
+            clock=home.clock,
+        )
+    except InvalidModel:
+        raise
+    except (InvalidInput, ModelFailed) as error:
+        which = "made-up rows" if sample is None else f"the rows of {sample}"
+        raise InvalidModel(
+            f"{path} does not answer {which}: {error.what}",
+            remedy="Give rows that it takes, with --sample.",
+        ) from error
 
 
 def read_sample(path: Path, signature: Signature) -> Batch:

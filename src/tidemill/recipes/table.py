@@ -95,13 +95,14 @@ def read_rows(path: Path) -> pa.Table:
     if not path.is_file():
         raise NotFound(f"{path} does not exist", remedy="Check the path.")
     try:
-        if path.suffix.lower() == ".parquet":
-            return pq.read_table(path)
-        return csv.read_csv(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        parquet = path.suffix.lower() == ".parquet"
+        rows = pq.read_table(path) if parquet else csv.read_csv(path)
+        rows.column_names  # noqa: B018 - only now their bytes are decoded
+    except (pa.ArrowInvalid, UnicodeError, OSError) as error:
         raise InvalidInput(
             f"{path} cannot be read: {error}", remedy="Give a CSV or Parquet file of keyed rows."
         ) from error
+    return rows
 
 
 def _distinct(rows: pa.Table, key: tuple[str, ...], inputs: tuple[str, ...]) -> pa.Table:

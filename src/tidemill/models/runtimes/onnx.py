@@ -81,7 +81,7 @@ class OnnxRuntime:
             raise InvalidInput(f"the model refuses the batch: {str(error)[:500]}") from error
         return {
             name: answer
-            if answer.dtype == dtype and answer.shape[1:] == shape
+            if answer.dtype == dtype and answer.shape == (n, *shape)
             else _conform(answer, dtype, (n, *shape))
             for answer, (name, dtype, shape) in zip(answers, self._outputs, strict=True)
         }

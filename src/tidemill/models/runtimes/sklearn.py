@@ -102,7 +102,8 @@ class SklearnRuntime:
         estimator = self._estimator
         if estimator is None:
             raise NotReady("the model is closed", remedy="Open it again.")
-        if batch[self._signature.inputs[0].name].shape[0] == 0:
+        n = batch[self._signature.inputs[0].name].shape[0]
+        if n == 0:
             return self._signature.empty_outputs()
         wanted = [column.name for column in self._signature.outputs]
         try:
@@ -111,7 +112,7 @@ class SklearnRuntime:
         except (ValueError, TypeError) as error:
             raise InvalidInput(f"the model refuses the batch: {str(error)[:500]}") from error
         return {
-            column.name: _conform(raw[column.name], column.dtype, column.shape)
+            column.name: _conform(raw[column.name], column.dtype, (n, *column.shape))
             for column in self._signature.outputs
         }
 
@@ -181,6 +182,6 @@ def _conform(answer: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array
     if dtype.kind == "O" and array.dtype.kind != "U":
         array = np.array([str(value) for value in array.ravel()], dtype=object)
     try:
-        return array.astype(dtype, copy=False).reshape((array.shape[0], *shape))
+        return array.astype(dtype, copy=False).reshape(shape)
     except (ValueError, TypeError) as error:
-        raise InvalidModel(f"the model answers {array.shape[1:]} a row, not {shape}") from error
+        raise InvalidModel(f"the model answers {array.shape}, not {shape}") from error
