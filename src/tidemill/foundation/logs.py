@@ -5,6 +5,7 @@ structlog is imported when the first line is written: most commands write none, 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
@@ -108,8 +109,10 @@ def _renderers(format_: str) -> list[Processor]:
     if format_ == "text" or (format_ == "auto" and watched):
         plain = structlog.dev.plain_traceback
         return [structlog.dev.ConsoleRenderer(colors=watched, exception_formatter=plain)]
+    # Local variables stay out of the lines: they hold data, and URLs with their passwords.
+    frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [
-        structlog.processors.dict_tracebacks,
+        structlog.processors.ExceptionRenderer(frames),
         structlog.processors.JSONRenderer(default=str),
     ]
 
@@ -122,11 +125,15 @@ def _mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 class _Stderr:
-    """Writes each line, whole, to whatever standard error is now."""
+    """Writes each line, whole, to whatever standard error is now.
+
+    A line that cannot be written is lost: a full disk or a closed pipe must not stop the work.
+    """
 
     def msg(self, line: str) -> None:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
 
     debug = info = warning = error = critical = exception = fatal = log = msg
 

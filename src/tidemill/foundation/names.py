@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from pathlib import Path
 
 from tidemill.foundation.errors import InvalidInput
 
@@ -31,6 +32,16 @@ def check_name(kind: str, value: str) -> str:
             "or a digit, without '..'.",
         )
     return value
+
+
+def storable(value: Path | str) -> str:
+    r"""Returns a path or text as every store and JSON can hold it: the rest is spelled out.
+
+    Example:
+        >>> storable(Path("caf\udce9.csv"))
+        'caf\\udce9.csv'
+    """
+    return str(value).encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
 def new_id() -> str:

@@ -20,7 +20,13 @@ from typing import Self
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
-from tidemill.foundation.errors import Corrupted, InvalidSettings, NotReady, Unavailable
+from tidemill.foundation.errors import (
+    Corrupted,
+    InvalidInput,
+    InvalidSettings,
+    NotReady,
+    Unavailable,
+)
 from tidemill.foundation.settings import mask_url
 
 SCHEMA_VERSION = 1
@@ -29,6 +35,7 @@ SCHEMA_VERSION = 1
 _WRITERS = 8403257
 """The advisory lock of PostgreSQL that writers take in turn."""
 
+_UNWRITABLE = ("disk is full", "disk I/O error", "readonly database", "No space left on device")
 _DAMAGED = ("file is not a database", "database disk image is malformed")
 
 _meta = sa.MetaData()
@@ -130,12 +137,23 @@ class Store:
                 raise NotReady(
                     "the store is locked by another writer", remedy="Retry in a moment."
                 ) from error
+            if any(words in reason for words in _UNWRITABLE):
+                raise Unavailable(
+                    f"the store cannot be written: {reason.splitlines()[0]}",
+                    remedy=f"Free space on its disk, and see that it is yours to write: {self!r}.",
+                ) from error
             if error.statement is None or "unable to open" in reason:
                 raise Unavailable(
                     f"the store cannot be reached: {reason.splitlines()[0]}",
                     remedy=f"Start the database, or correct its URL: {self!r}.",
                 ) from error
             raise
+        except (sa.exc.DataError, UnicodeEncodeError) as error:
+            reason = str(getattr(error, "orig", error)).splitlines()[0]
+            raise InvalidInput(
+                f"the store cannot hold a value: {reason}",
+                remedy="Leave out what is no text, such as NUL, and what is too large.",
+            ) from error
         except sa.exc.DatabaseError as error:
             if any(words in str(error.orig) for words in _DAMAGED):
                 raise Corrupted(
