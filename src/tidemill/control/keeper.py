@@ -33,7 +33,7 @@ from tidemill.foundation.files import sha256_file
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
 from tidemill.foundation.logs import log
-from tidemill.foundation.names import new_id
+from tidemill.foundation.names import new_id, storable
 from tidemill.recipes.intake import take
 from tidemill.recipes.recipe import get_recipe
 from tidemill.recipes.train import OnEvent
@@ -165,7 +165,7 @@ class Keeper:
             self._home.store,
             recipe=self._recipe,
             sha256=digest,
-            path=str(path),
+            path=storable(path),
             run=new_id()[:12],
             at=self._home.clock.now(),
         )
@@ -188,7 +188,7 @@ class Keeper:
                 self._home,
                 self._recipe,
                 by="keeper",
-                reason=f"new file {path.name}",
+                reason=f"new file {storable(path.name)}",
                 run_id=launch.run,
                 on_event=self._on_event,
             )
@@ -211,7 +211,9 @@ class Keeper:
         passing = not any(isinstance(one, _PASSES_NOT) for one in (error, error.__cause__))
         if passing and self._failures[launch.sha256] < MAX_ATTEMPTS:
             self._done.pop(path, None)  # the launch stays begun: the next look tries again
-            return Outcome(launch=msgspec.structs.replace(launch, message=str(error)), ingest=taken)
+            return Outcome(
+                launch=msgspec.structs.replace(launch, message=storable(str(error))), ingest=taken
+            )
         return self._end(launch, "failed", str(error), ingest=taken)
 
     def _end(
@@ -224,6 +226,10 @@ class Keeper:
         rolled_out: RolledOut | None = None,
     ) -> Outcome:
         ended = launches.end(
-            self._home.store, launch, status=status, message=message, at=self._home.clock.now()
+            self._home.store,
+            launch,
+            status=status,
+            message=storable(message),
+            at=self._home.clock.now(),
         )
         return Outcome(launch=ended, ingest=ingest, rolled_out=rolled_out)

@@ -376,7 +376,7 @@ def _advanced(dataset: Dataset, draft: Draft, snapshot: Snapshot | None) -> Data
 
 def _without_rows(files: list[SourceFile], draft: Draft) -> list[Anomaly]:
     return [
-        Anomaly(kind="no_rows", message=f"{file.path} has a header and no rows")
+        Anomaly(kind="no_rows", message=f"{file.record.path} has a header and no rows")
         for file in files
         if not draft.tallies[file.record.sha256].counts.received
     ]

@@ -100,8 +100,14 @@ class OpenSegment:
         self.size_bytes += len(frame)
 
     def sync(self) -> None:
-        """Returns when everything written so far is on the disk."""
+        """Returns when everything written so far is on the disk, where it can be found again.
+
+        Raises:
+            OSError: it cannot be written, or somebody removed the file.
+        """
         _sync(self.fd)
+        if not os.fstat(self.fd).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, f"{self.path.name} was removed")
 
     def seal(self) -> None:
         """Gives up writing a synced segment; it is removed if it is empty."""

@@ -20,6 +20,7 @@ from tidemill.data.csv_source import read_csv
 from tidemill.data.records import Anomaly, DatasetOptions, SourceRecord
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.files import sha256_file
+from tidemill.foundation.names import storable
 
 PARQUET_ROWS = 1 << 16
 _SUFFIXES = (".csv", ".csv.gz", ".csv.zip", ".gz", ".zip", ".parquet")
@@ -91,7 +92,9 @@ def _expand(source: Path | str, notes: list[Anomaly]) -> list[Path]:
         )
     notes += [
         Anomaly(
-            kind="ignored_file", severity="info", message=f"{entry} is not a data file: not read"
+            kind="ignored_file",
+            severity="info",
+            message=f"{storable(entry)} is not a data file: not read",
         )
         for entry in inside
         if entry not in files
@@ -104,7 +107,7 @@ def _look(path: Path) -> SourceFile:
         stamp = _stamp(path)
         if not path.is_file():
             raise InvalidInput(f"{path} is not a file", remedy="Give a file or a folder.")
-        record = SourceRecord(path=str(path), sha256=sha256_file(path), bytes=stamp[0])
+        record = SourceRecord(path=storable(path), sha256=sha256_file(path), bytes=stamp[0])
     except FileNotFoundError as error:
         raise NotFound(f"{path} does not exist", remedy="Check the path.") from error
     except OSError as error:
@@ -123,7 +126,7 @@ def _same_content(file: SourceFile, first: SourceFile) -> Anomaly:
     return Anomaly(
         kind="repeated_source",
         severity="info",
-        message=f"{file.path} has the same content as {first.path}: read once",
+        message=f"{file.record.path} has the same content as {first.record.path}: read once",
     )
 
 
