@@ -15,6 +15,7 @@ from tidemill.foundation.names import check_name
 from tidemill.models import registry
 from tidemill.serving import live
 from tidemill.serving.plan import Deployment, Live, ServingPlan
+from tidemill.serving.version import constant_rows
 from tidemill.tables import catalog
 from tidemill.tables.table import TableInfo
 
@@ -56,7 +57,7 @@ def deploy(
     Raises:
         NotFound: the version or table does not exist.
         NotBlessed: nobody blessed it.
-        InvalidInput: the terms do not fit, or the table was built with another version.
+        InvalidInput: the terms do not fit the model, or the table was built with another version.
     """
     check_name("application", application)
     _check_terms(terms)
@@ -73,6 +74,7 @@ def deploy(
         deployment = msgspec.structs.replace(
             deployment, versions=(Live(model=model, version=version, table=table),)
         )
+        _check_default(conn, deployment)
         if deployment == before:
             return before  # it is live already: nothing changes, nothing is audited
         return _write(conn, deployment, verb="deploy", by=by, reason=reason, at=now)
@@ -243,6 +245,28 @@ def _check_table(info: TableInfo, model: str, version: int) -> None:
             f"not with {model!r} version {version}",
             remedy="Name the table that was built with that version; tidemill table list.",
         )
+
+
+def _check_default(conn: sa.Connection, deployment: Deployment) -> None:
+    """Refuses a default that a server would refuse: nothing goes live that cannot be served."""
+    if deployment.default is None:
+        return
+    going = deployment.versions[0]
+    signature = registry.get_version(conn, going.model, going.version).manifest.signature
+    expected = [column.name for column in signature.outputs]
+    if set(deployment.default) != set(expected):
+        raise InvalidInput(
+            f"the default answer has {', '.join(deployment.default) or 'no value'}, "
+            f"and the model gives {', '.join(expected)}",
+            remedy="State one value for each output.",
+        )
+    try:
+        constant_rows(deployment.default, signature, 1)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"the default answer is none of the model's: {error.what.replace('input', 'output')}",
+            remedy=error.remedy,
+        ) from error
 
 
 def _check_terms(terms: Terms) -> None:

@@ -13,7 +13,7 @@ import uvicorn
 from tidemill.control.admin import admin_app
 from tidemill.control.scoring import Scorer
 from tidemill.data.ledger import compact
-from tidemill.foundation.errors import TidemillError
+from tidemill.foundation.errors import NotReady, TidemillError, Unavailable
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
@@ -42,10 +42,13 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         ready: called once, when queries are answered.
 
     Raises:
+        Corrupted: the store is damaged. One that cannot be reached yet is waited for.
         Refused: the address can be reached from elsewhere, and nobody said that it may be.
         Conflict: a port is taken.
     """
     settings = home.settings
+    with contextlib.suppress(NotReady, Unavailable), home.store.read():
+        pass  # what waiting cannot mend is told at once
     instruments = Instruments()
     supervisor = Supervisor(
         StoreSource(home),

@@ -133,7 +133,12 @@ def pipeline_of(
 def _gate_steps(rows: list[SourceFile], recipe: Recipe) -> list[Step]:
     """From rows to examples that look as they should."""
     raw, statistics = Output("ExampleGen"), Output("StatisticsGen")
-    columns = {"select": recipe.select, "features": recipe.features, "label": recipe.label}
+    columns = {
+        "select": recipe.select,
+        "features": recipe.features,
+        "label": recipe.label,
+        "slices": recipe.slices,
+    }
     return [
         Step("ExampleGen", examples.example_gen, {"files": rows, "split": recipe.split}),
         Step("StatisticsGen", description.statistics_gen, {"examples": raw}),

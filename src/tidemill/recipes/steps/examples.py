@@ -42,6 +42,7 @@ def transform(
     select: str,
     features: tuple[str, ...],
     label: str,
+    slices: tuple[str, ...],
     out: Path,
 ) -> Examples:
     """Runs the recipe's query over each split and drops rows without a label.
@@ -52,6 +53,7 @@ def transform(
         select: a DuckDB query over the view ``rows``.
         features: columns that the query must give.
         label: the column that the query must give, without which a row is no example.
+        slices: other columns that the query must give.
         out: where the splits go.
 
     Raises:
@@ -59,7 +61,8 @@ def transform(
         DataRefused: no example is left.
     """
     assert valid.rows > 0
-    done = [_transform(examples / name, select, features, label) for name in (TRAIN, EVALUATION)]
+    needed = tuple(dict.fromkeys((*features, *slices)))
+    done = [_transform(examples / name, select, needed, label) for name in (TRAIN, EVALUATION)]
     counts = _write(done[0][0], done[1][0], out)
     return msgspec.structs.replace(counts, unlabelled=done[0][1] + done[1][1])
 
@@ -79,10 +82,10 @@ def _split(table: pa.Table, split: Split) -> dict[str, pa.Table]:
 
 
 def _transform(
-    path: Path, select: str, features: tuple[str, ...], label: str
+    path: Path, select: str, needed: tuple[str, ...], label: str
 ) -> tuple[pa.Table, int]:
     table = run_select(pq.read_table(path), select)
-    for name in (*features, label):
+    for name in (*needed, label):
         given = table.column_names.count(name)
         if given != 1:
             raise InvalidSettings(
