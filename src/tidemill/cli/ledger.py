@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,8 @@ from rich.console import Console
 
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
 from tidemill.control.scores import ServedReport, score_application
+from tidemill.data.ledger import Problem, export_parquet
 from tidemill.data.ledger import compact as compact_ledger
-from tidemill.data.ledger import export_parquet
 from tidemill.monitoring.served_score import ServedScore
 
 
@@ -41,10 +42,11 @@ def register(app: typer.Typer) -> None:
                     "label_rows": done.label_rows,
                     "problems": done.problems,
                 },
-                lambda out: out.print(
+                lambda out: _print_work(
+                    out,
                     f"{done.prediction_rows:,} predictions in {done.predictions}\n"
                     f"{done.label_rows:,} labels in {done.labels}",
-                    markup=False,
+                    done.problems,
                 ),
             )
 
@@ -57,9 +59,11 @@ def register(app: typer.Typer) -> None:
             done = compact_ledger(on.home.ledger_path)
             on.show(
                 done,
-                lambda out: out.print(
+                lambda out: _print_work(
+                    out,
                     f"{done.segments} segments compacted: {done.predictions:,} predictions and "
-                    f"{done.labels:,} labels are in Parquet"
+                    f"{done.labels:,} labels are in Parquet",
+                    done.problems,
                 ),
             )
 
@@ -111,7 +115,16 @@ def _print(out: Console, found: ServedReport) -> None:
         )
     for reason in report.overall.reasons:
         out.print(f"  {reason}", markup=False)
-    for problem in found.problems:
+    _print_problems(out, found.problems)
+
+
+def _print_work(out: Console, done: str, problems: Sequence[Problem]) -> None:
+    out.print(done, markup=False)
+    _print_problems(out, problems)
+
+
+def _print_problems(out: Console, problems: Sequence[Problem]) -> None:
+    for problem in problems:
         out.print(str(problem.error()), style="bold red", markup=False)
 
 

@@ -18,7 +18,8 @@ def register(app: typer.Typer) -> None:
         application: Annotated[str, typer.Argument(help="The application.")],
         version: Annotated[int, typer.Argument(help="The version to make live.")],
         table: Annotated[
-            str | None, typer.Option(help="A table built with it; the one that it last had, if not given.")
+            str | None,
+            typer.Option(help="A table built with it; the one that it last had, if not given."),
         ] = None,
         reason: Annotated[str, typer.Option(help="Why, for the audit.")] = "promoted by hand",
         home: HomeOption = None,

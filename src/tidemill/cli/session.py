@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,7 +86,11 @@ def session(
 
 def print_json(record: Any) -> None:
     """Prints one JSON object and nothing else."""
-    sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")
+    try:
+        line = msgspec.json.encode(record)
+    except UnicodeEncodeError:  # half a character, as in a path that is no UTF-8
+        line = dumps(msgspec.to_builtins(record)).encode()
+    sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
 
 
