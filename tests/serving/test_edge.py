@@ -318,3 +318,23 @@ def test_no_bytes_break_the_edge(parts: list[bytes]) -> None:
             assert b"200 OK" in await talk(port, post("/now", b""))
 
     run(main())
+
+
+def test_a_request_that_was_on_its_way_is_answered_when_draining_begins() -> None:
+    """A kept connection gets one more answer, told to be its last, rather than a reset."""
+
+    async def main() -> None:
+        async with served() as (port, echo, edge):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(post("/now", b"", close=False))
+            assert b"200 OK" in await reader.readline()
+            draining = asyncio.create_task(edge.drain(5.0))
+            await asyncio.sleep(0.05)
+            writer.write(post("/now", b"", close=False))
+            rest = await reader.read()
+            assert b"connection: close" in rest
+            assert echo.served == 2
+            await draining
+            writer.close()
+
+    run(main())

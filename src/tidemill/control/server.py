@@ -73,7 +73,10 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
             timeout_graceful_shutdown=2,
         )
     )
-    listener = open_listener(ServeSettings(host="127.0.0.1", port=settings.serve.admin_port))
+    listener = open_listener(
+        ServeSettings(host="127.0.0.1", port=settings.serve.admin_port),
+        setting="serve.admin_port",
+    )
     admin_port = listener.getsockname()[1]
 
     def up(port: int) -> None:

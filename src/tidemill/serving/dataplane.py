@@ -217,7 +217,7 @@ class DataPlane:
             if error is not None:
                 exchange.fail(
                     NotReady(
-                        f"the labels could not be recorded: {error}",
+                        f"the labels could not be recorded: {getattr(error, 'what', error)}",
                         remedy="Free space on the ledger's disk, then send them again.",
                     )
                 )

@@ -67,6 +67,9 @@ _OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length
 MAX_PIPELINE = 64
 """Requests of one connection that may wait for their answers, at most."""
 
+LAST_REQUEST_S = 0.3
+"""How long a kept connection may send one more request once the edge is draining."""
+
 LINGER_S = 2.0
 """How long a refused client may go on sending before the connection is cut."""
 
@@ -210,15 +213,24 @@ class Edge:
     async def drain(self, timeout_s: float) -> None:
         """Ends every connection as soon as its requests are answered, for at most so long."""
         self.draining = True
-        until = self.clock.monotonic() + timeout_s
+        now = self.clock.monotonic()
+        for connection in list(self.connections):
+            if connection.owes:
+                connection.close_when_idle()
+        # A kept connection may have a request on its way: its answer is told to be the last one.
+        await self._emptied(now + min(LAST_REQUEST_S, timeout_s))
         for connection in list(self.connections):
             connection.close_when_idle()
-        while self.connections and self.clock.monotonic() < until:  # noqa: ASYNC110 - bounded
-            await asyncio.sleep(0.01)
+        await self._emptied(now + timeout_s)
         for connection in list(self.connections):
             connection.abort()
         if self._sweeper is not None:
             self._sweeper.cancel()
+
+    async def _emptied(self, until: float) -> None:
+        """Waits until no connection is left, or until then."""
+        while self.connections and self.clock.monotonic() < until:  # noqa: ASYNC110 - bounded
+            await asyncio.sleep(0.01)
 
 
 class _Connection(asyncio.Protocol):
@@ -404,6 +416,11 @@ class _Connection(asyncio.Protocol):
                 self._close(linger=self._refusal is not None)
         if full:
             self._set_reading()
+
+    @property
+    def owes(self) -> bool:
+        """Says whether requests wait for their answers."""
+        return bool(self._pipeline)
 
     def close_when_idle(self) -> None:
         """Closes now if nothing is owed, else after the last answer."""

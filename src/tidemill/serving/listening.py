@@ -12,8 +12,12 @@ from tidemill.foundation.settings import ServeSettings
 _BACKLOG = 4096
 
 
-def open_listener(settings: ServeSettings) -> socket.socket:
+def open_listener(settings: ServeSettings, *, setting: str = "serve.port") -> socket.socket:
     """Opens the socket that queries come in on; port 0 takes any free one. The caller closes it.
+
+    Args:
+        settings: where to listen, and whether other machines may reach it.
+        setting: what to change if the port is taken, for the error.
 
     Raises:
         Refused: the address is reachable from elsewhere, and nobody said that it may be.
@@ -41,17 +45,17 @@ def open_listener(settings: ServeSettings) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise _refusal(host, port, error) from error
+        raise _refusal(host, port, setting, error) from error
     return listener
 
 
-def _refusal(host: str, port: int, error: OSError) -> Conflict | InvalidSettings:
+def _refusal(host: str, port: int, setting: str, error: OSError) -> Conflict | InvalidSettings:
     if error.errno == errno.EADDRINUSE:
         return Conflict(
             f"port {port} on {host} is in use",
-            remedy="Stop the process that uses it, or choose another with serve.port.",
+            remedy=f"Stop the process that uses it, or choose another with {setting}.",
         )
     return InvalidSettings(
         f"cannot listen on {host} port {port}: {error.strerror}",
-        remedy="Choose another with serve.host and serve.port.",
+        remedy=f"Choose another with serve.host and {setting}.",
     )

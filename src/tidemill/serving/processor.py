@@ -278,12 +278,12 @@ class Processor:
                     self._record([query])
                 return
             self._log.error("ledger.unrecordable", error=str(error))
-            answered[0].error = ModelFailed(f"the answer could not be recorded: {error}")
+            answered[0].error = ModelFailed(f"the answer could not be recorded: {_what(error)}")
         except Exception as error:  # noqa: BLE001 - whatever it was, every query ends
             self._log.error("ledger.append_failed", error=str(error))
             for query in answered:
                 query.error = NotReady(
-                    f"the prediction could not be recorded: {error}",
+                    f"the prediction could not be recorded: {_what(error)}",
                     remedy="Free space on the ledger's disk; nothing was answered.",
                 )
 
@@ -298,6 +298,11 @@ class Processor:
             versions=versions,
             measures=Measures(self._instruments, deployment.application),
         )
+
+
+def _what(error: Exception) -> str:
+    """Returns what happened, without the remedy, which is for somebody else."""
+    return error.what if isinstance(error, TidemillError) else str(error)
 
 
 class _RequestIds:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tidemill.data.splits import split_by_group, split_by_hash, split_by_time
@@ -93,7 +94,19 @@ def _transform(
                 remedy=f"It gives: {', '.join(table.column_names)}.",
             )
     labelled = table.filter(table[label].is_valid())
+    _check_labels(labelled[label], label)
     return labelled, table.num_rows - labelled.num_rows
+
+
+def _check_labels(values: pa.ChunkedArray, label: str) -> None:
+    """Refuses labels that no two classes have, before anything is trained on them."""
+    others = [value for value in pc.unique(values).to_pylist() if value not in {0, 1}]
+    if others:
+        raise DataRefused(
+            f"label {label!r} is {others[0]!r} in some rows, and a recipe tells 0 from 1",
+            remedy=f"Leave such rows out: `where {label} in (0, 1)` in the recipe's select; or "
+            "hold them at the gate, with min and max in the dataset's schema.",
+        )
 
 
 def run_select(rows: pa.Table, select: str) -> pa.Table:
