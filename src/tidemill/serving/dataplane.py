@@ -67,6 +67,7 @@ class DataPlane:
             "tidemill_labels", "Labels made durable.", ("application",)
         )
         self._tasks: set[asyncio.Task[None]] = set()
+        self._plain: dict[str, tuple[Application, wire.PlainAnswer]] = {}
 
     # Inference
 
@@ -142,6 +143,9 @@ class DataPlane:
         if query.error is not None:
             exchange.fail(query.error)
             return
+        if query.row_sources is None and wire.asks_for_all(asked.request):
+            self._infer_plainly(query, asked)
+            return
         parameters: dict[str, Any] = {
             "prediction_id": query.request_id,
             "source": query.source,
@@ -170,6 +174,28 @@ class DataPlane:
                 content_type=b"application/octet-stream",
                 headers={b"inference-header-content-length": b"%d" % header_length},
             )
+
+    def _infer_plainly(self, query: Query, asked: _Asked) -> None:
+        """Answers the usual request, for all outputs in JSON."""
+        application = asked.application
+        known = self._plain.get(application.name)
+        if known is None or known[0] is not application:
+            columns = application.versions[0].signature.outputs
+            known = application, wire.PlainAnswer(application.name, columns)
+            self._plain[application.name] = known
+        try:
+            body = known[1].write(
+                query.outputs,
+                query.n,
+                prediction_id=query.request_id,
+                source=query.source,
+                version=query.version,
+                client_id=asked.request.id,
+            )
+        except Exception as error:  # noqa: BLE001 - an exchange must end
+            asked.exchange.fail(_unwritable(query, error))
+            return
+        asked.exchange.answer(body)
 
     def _predicted(self, query: Query) -> None:
         asked: _Asked = query.context

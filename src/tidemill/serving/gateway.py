@@ -156,6 +156,7 @@ class Gateway:
             # What is loaded now stays: the collector need never look at it again.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(20_000, 20, 20)  # queries die by reference count
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(self._edge.protocol, sock=self._listener)
         self._channel.send(Activated(revision=revision))

