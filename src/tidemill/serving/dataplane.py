@@ -78,13 +78,16 @@ class DataPlane:
         body_bytes = len(exchange.body)
         request, inputs, n = wire.read_infer(exchange.body, exchange.header_length, signature)
         request.inputs, exchange.body = [], b""  # a query that waits holds its arrays, no more
-        timeout_us = wire.parameter(request, "timeout")
+        timeout_us = event_time = None
+        if request.parameters:
+            timeout_us = wire.parameter(request, "timeout")
+            event_time = wire.parameter(request, "event_time")
         query = self._query(
             application,
             inputs,
             n,
             timeout_s=None if timeout_us is None else timeout_us / 1e6,
-            event_time=wire.parameter(request, "event_time"),
+            event_time=event_time,
         )
         query.nbytes = body_bytes
         query.done = self._inferred
