@@ -8,7 +8,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: .venv/.all ## train, serve, query and retrain on real flights, in a few minutes
-	@echo "Using the environment in .venv."
+	@echo "Using the environment in .venv." >&2
 	@$(BIN)/tidemill demo $(ARGS)
 
 test: .venv/.test ## run every test, doctests and the house rules included
