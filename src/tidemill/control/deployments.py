@@ -15,7 +15,7 @@ from tidemill.foundation.names import check_name
 from tidemill.models import registry
 from tidemill.serving import live
 from tidemill.serving.plan import Deployment, Live, ServingPlan
-from tidemill.serving.version import constant_rows
+from tidemill.serving.version import check_default
 from tidemill.tables import catalog
 from tidemill.tables.table import TableInfo
 
@@ -249,24 +249,9 @@ def _check_table(info: TableInfo, model: str, version: int) -> None:
 
 def _check_default(conn: sa.Connection, deployment: Deployment) -> None:
     """Refuses a default that a server would refuse: nothing goes live that cannot be served."""
-    if deployment.default is None:
-        return
     going = deployment.versions[0]
     signature = registry.get_version(conn, going.model, going.version).manifest.signature
-    expected = [column.name for column in signature.outputs]
-    if set(deployment.default) != set(expected):
-        raise InvalidInput(
-            f"the default answer has {', '.join(deployment.default) or 'no value'}, "
-            f"and the model gives {', '.join(expected)}",
-            remedy="State one value for each output.",
-        )
-    try:
-        constant_rows(deployment.default, signature, 1)
-    except InvalidInput as error:
-        raise InvalidInput(
-            f"the default answer is none of the model's: {error.what.replace('input', 'output')}",
-            remedy=error.remedy,
-        ) from error
+    check_default(deployment, signature)
 
 
 def _check_terms(terms: Terms) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -20,7 +19,7 @@ from tidemill.foundation.logs import log
 from tidemill.foundation.settings import ServeSettings
 from tidemill.serving.listening import open_listener
 from tidemill.serving.live import StoreSource
-from tidemill.serving.supervisor import Supervisor
+from tidemill.serving.supervisor import Supervisor, stop_on_signals
 
 COMPACT_EVERY_S = 60.0
 
@@ -61,9 +60,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
     )
     scorer = Scorer(home, instruments)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop_on_signals(stop)
     admin = _AdminServer(
         uvicorn.Config(
             admin_app(home, supervisor, instruments),

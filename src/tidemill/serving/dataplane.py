@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tidemill import __version__
-from tidemill.data.ledger import LabelRecord, LedgerWriter
+from tidemill.data.ledger import LabelRecord, LedgerWriter, prediction_ids
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     InvalidInput,
@@ -210,7 +210,7 @@ class DataPlane:
             body = wire.write_predict(
                 query.outputs,
                 query.n,
-                prediction_ids=query.prediction_ids,
+                prediction_ids=prediction_ids(query.request_id, query.n),
                 version=query.version,
                 sources=list(sources),
             )

@@ -31,7 +31,13 @@ from tidemill.serving.measures import Measures
 from tidemill.serving.plan import ApplicationAssignment, Assignment, Deployment
 from tidemill.serving.query import Query
 from tidemill.serving.selection import choose
-from tidemill.serving.version import LiveVersion, constant_rows, merge_rows, missing_rows
+from tidemill.serving.version import (
+    LiveVersion,
+    check_default,
+    constant_rows,
+    merge_rows,
+    missing_rows,
+)
 
 _BROKEN_PROMISE = (DeadlineExceeded, Overloaded, WorkerLost, NotReady)
 """What the stated default stands in for; a wrong request is never answered with it."""
@@ -292,7 +298,8 @@ class Processor:
     ) -> Application:
         deployment = assignment.deployment
         _check_versions(deployment, versions)
-        _check_default(deployment, versions)
+        if versions:
+            check_default(deployment, versions[0].signature)
         return Application(
             deployment=deployment,
             versions=versions,
@@ -349,23 +356,3 @@ def _check_versions(deployment: Deployment, versions: tuple[LiveVersion, ...]) -
                 f"{deployment.application!r} take or give other columns",
                 remedy="Only versions of one signature can share an application.",
             )
-
-
-def _check_default(deployment: Deployment, versions: tuple[LiveVersion, ...]) -> None:
-    if deployment.default is None or not versions:
-        return
-    expected = {column.name for column in versions[0].signature.outputs}
-    if deployment.default.keys() != expected:
-        raise InvalidInput(
-            f"the default answer of {deployment.application!r} has "
-            f"{sorted(deployment.default)}, the model gives {sorted(expected)}",
-            remedy="State one value for each output.",
-        )
-    try:
-        constant_rows(deployment.default, versions[0].signature, 1)
-    except InvalidInput as error:
-        raise InvalidInput(
-            f"the default answer of {deployment.application!r} is none of its model's: "
-            f"{error.what.replace('input', 'output', 1)}",
-            remedy=error.remedy,
-        ) from error

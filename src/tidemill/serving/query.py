@@ -78,10 +78,3 @@ class Query:
         self.cache_key: bytes | None = None
         self.table_rows: list[Batch | None] | None = None
         self.state: Any = None
-
-    @property
-    def prediction_ids(self) -> list[str]:
-        """The id of each row's prediction: the request's own, with the row's number in a batch."""
-        if self.n == 1:
-            return [self.request_id]
-        return [f"{self.request_id}-{row}" for row in range(self.n)]

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from tidemill.foundation.clock import Clock
+from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
-from tidemill.serving.plan import VersionAssignment
+from tidemill.serving.plan import Deployment, VersionAssignment
 from tidemill.serving.query import Query
 from tidemill.serving.tensors import from_rows
 from tidemill.tables.answer import decode_answer
@@ -142,6 +143,31 @@ def constant_rows(default: dict[str, Any], signature: Signature, n: int) -> Batc
         column.name: np.repeat(from_rows([default[column.name]], column), n, axis=0)
         for column in signature.outputs
     }
+
+
+def check_default(deployment: Deployment, signature: Signature) -> None:
+    """Does nothing for a deployment whose default, if it states one, is an answer of its model.
+
+    Raises:
+        InvalidInput: it is not: an output is missing or unknown, or a value does not fit.
+    """
+    if deployment.default is None:
+        return
+    expected = {column.name for column in signature.outputs}
+    if deployment.default.keys() != expected:
+        raise InvalidInput(
+            f"the default answer of {deployment.application!r} has "
+            f"{sorted(deployment.default)}, the model gives {sorted(expected)}",
+            remedy="State one value for each output.",
+        )
+    try:
+        constant_rows(deployment.default, signature, 1)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"the default answer of {deployment.application!r} is none of its model's: "
+            f"{error.what.replace('input', 'output', 1)}",
+            remedy=error.remedy,
+        ) from error
 
 
 def _stack(rows: list[Batch]) -> Batch:
