@@ -31,7 +31,7 @@ from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.settings import Settings, load_settings
 from tidemill.recipes.recipe import Recipe, Split, TableRecipe, recipes_of
-from tidemill.serving.edge import _STATUS
+from tidemill.serving.exchange import _STATUS
 from tidemill.serving.plan import ServingPlan
 from tidemill.training.evaluator import BlessingRules
 

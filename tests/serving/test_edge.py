@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tidemill.foundation.errors import NotFound, Overloaded
-from tidemill.serving.edge import MAX_PIPELINE, Edge, Exchange, Limits, WrongMethod
+from tidemill.serving.edge import MAX_PIPELINE, Edge, Limits
+from tidemill.serving.exchange import Exchange, WrongMethod
 
 
 class Echo:

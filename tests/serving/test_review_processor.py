@@ -22,7 +22,7 @@ from tidemill.models.signature import Batch, Column, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
 from tidemill.serving.dataplane import DataPlane
-from tidemill.serving.edge import Exchange
+from tidemill.serving.exchange import Exchange
 from tidemill.serving.measures import Measures
 from tidemill.serving.plan import Deployment, Live, VersionAssignment
 from tidemill.serving.processor import Application, Processor

@@ -21,7 +21,7 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.instruments import Instruments
 from tidemill.serving import wire
-from tidemill.serving.edge import Exchange
+from tidemill.serving.exchange import Exchange
 from tidemill.serving.processor import Application, Processor
 from tidemill.serving.query import Query
 

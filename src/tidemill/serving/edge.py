@@ -9,63 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import httptools
 import msgspec
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
-from tidemill.foundation.errors import (
-    Conflict,
-    DeadlineExceeded,
-    InvalidInput,
-    InvalidModel,
-    NotFound,
-    NotReady,
-    Overloaded,
-    Refused,
-    TidemillError,
-    TooLarge,
-    Unavailable,
-    WorkerLost,
-)
+from tidemill.foundation.errors import InvalidInput, Refused, TidemillError
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
+from tidemill.serving.exchange import Exchange, Head, Routes, error_body
 
-_STATUS: tuple[tuple[type[TidemillError], int], ...] = (
-    (TooLarge, 413),
-    (InvalidModel, 500),
-    (InvalidInput, 400),
-    (NotFound, 404),
-    (Conflict, 409),
-    (Refused, 403),
-    (NotReady, 503),
-    (Overloaded, 503),
-    (WorkerLost, 503),
-    (Unavailable, 503),
-    (DeadlineExceeded, 504),
-)
-_REASONS = {
-    200: b"OK",
-    400: b"Bad Request",
-    403: b"Forbidden",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    409: b"Conflict",
-    413: b"Content Too Large",
-    417: b"Expectation Failed",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-}
-_JSON = b"application/json"
 _OTHER_SITES = frozenset({b"cross-site", b"same-site"})
-_OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
 MAX_PIPELINE = 64
 """Requests of one connection that may wait for their answers, at most."""
+
+MAX_REMEMBERED_HEADS = 2048
+MAX_REMEMBERED_HEAD_BYTES = 1024
+"""Request heads that are known again when the same bytes come, and how long each may be."""
 
 LAST_REQUEST_S = 0.3
 """How long a kept connection may send one more request once the edge is draining."""
@@ -82,87 +43,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 10_000
     idle_timeout_s: float = 75.0
     read_timeout_s: float = 15.0
-
-
-class Handler(Protocol):
-    """What serves a request: it answers or fails the exchange, now or later."""
-
-    def __call__(self, exchange: Exchange) -> None:
-        """Takes the exchange; raising a TidemillError fails it."""
-
-
-class Routes(Protocol):
-    """Finds who serves a method and target."""
-
-    def find(self, method: bytes, target: bytes) -> Handler:
-        """Returns the handler.
-
-        Raises:
-            NotFound: nothing is served there.
-            WrongMethod: something is, by another method.
-        """
-
-
-class WrongMethod(InvalidInput):
-    """The resource exists and does not know this method."""
-
-
-class Exchange:
-    """One request and its one answer; headers are those that a handler may need."""
-
-    __slots__ = ("_connection", "body", "closes", "head_only", "header_length", "out")
-
-    def __init__(self, connection: _Connection, *, closes: bool, head_only: bool) -> None:
-        self._connection = connection
-        self.closes = closes
-        self.head_only = head_only
-        self.body = b""
-        self.header_length: int | None = None
-        self.out: bytes | None = None
-
-    def answer(
-        self,
-        body: bytes,
-        *,
-        content_type: bytes = _JSON,
-        headers: Mapping[bytes, bytes] | None = None,
-        status: int = 200,
-    ) -> None:
-        """Gives the answer; it is sent once the ones before it are. A second one is ignored."""
-        if self.out is not None:
-            return
-        if status == 200 and content_type is _JSON and not (headers or self.closes):
-            self.out = _OK_JSON % (len(body), b"" if self.head_only else body)
-            self._connection.flush()
-            return
-        extra = b"".join(b"%s: %s\r\n" % item for item in headers.items()) if headers else b""
-        self.out = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n%s" % (
-            status,
-            _REASONS[status],
-            content_type,
-            len(body),
-            extra,
-            b"connection: close\r\n" if self.closes else b"",
-            b"" if self.head_only else body,
-        )
-        self._connection.flush()
-
-    def fail(self, error: TidemillError) -> None:
-        """Answers with a typed error."""
-        status = 500
-        for kind, code in _STATUS:
-            if isinstance(error, kind):
-                status = code
-                break
-        if isinstance(error, WrongMethod):
-            status = 405
-        retry = {b"retry-after": b"1"} if status == 503 else None
-        self.answer(_error_body(str(error)), headers=retry, status=status)
-
-
-def _error_body(message: str) -> bytes:
-    # A model may have raised anything, even text that has no UTF-8.
-    return msgspec.json.encode({"error": message.encode(errors="replace").decode()})
 
 
 class Edge:
@@ -192,6 +72,7 @@ class Edge:
         self.limits = limits
         self.clock = clock
         self.connections: set[_Connection] = set()
+        self.heads: dict[bytes, tuple[Head, int]] = {}
         self.draining = False
         self.log = log("serving.edge")
         self._sweeper: asyncio.TimerHandle | None = None
@@ -199,6 +80,15 @@ class Edge:
     def protocol(self) -> asyncio.Protocol:
         """Makes the protocol of a new connection."""
         return _Connection(self)
+
+    def remember(self, head_bytes: bytes, head: Head, body_bytes: int) -> None:
+        """Keeps what the parser made of a whole head whose body is framed by its length.
+
+        Parsing depends on nothing but the bytes, so the next head of the same bytes says the same.
+        """
+        if len(self.heads) >= MAX_REMEMBERED_HEADS:
+            self.heads.clear()  # somebody sends ever new ones; the others come back
+        self.heads[head_bytes] = (head, body_bytes)
 
     def start(self) -> None:
         """Begins to close connections that are idle or too slow."""
@@ -242,17 +132,15 @@ class _Connection(asyncio.Protocol):
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
         self._pipeline: deque[Exchange] = deque()
-        self._target = b""
+        self._head = Head()
         self._body: bytes | bytearray = b""
         self._head_bytes = 0
         self._fields_bytes = 0
         self._in_head = True
+        self._told: tuple[Head, bytes] | None = None
+        self._last_told = False
         self._refusal: tuple[int, str] | None = None
         self._refused = False
-        self._header_length: int | None = None
-        self._bad_header: str | None = None
-        self._foreign = False
-        self._expects = False
         self._reading_since: float | None = None
         self._last_active = 0.0
         self._closing = False
@@ -277,6 +165,24 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing or self._refused:
             return  # what follows a refused request is its rest, and no request
+        if self._reading_since is not None or self._head_bytes or self._last_told:
+            self._parse(data)
+            return
+        # Between two messages, a client mostly sends one whole request, whose head is known.
+        end = data.find(b"\r\n\r\n") + 4
+        head_bytes = data[:end] if 4 <= end <= MAX_REMEMBERED_HEAD_BYTES else b""
+        known = self._edge.heads.get(head_bytes)
+        if known is not None and known[1] == len(data) - end:
+            self._last_active = now = self._edge.clock.monotonic()
+            self._ask(known[0], data[end:], now, closes=self._edge.draining)
+            return
+        self._parse(data)
+        told, self._told = self._told, None
+        if head_bytes and told is not None and told[1] == data[end:]:
+            # It held this one request, framed by its length: the same bytes say the same again.
+            self._edge.remember(head_bytes, told[0], len(told[1]))
+
+    def _parse(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
         try:
@@ -309,22 +215,20 @@ class _Connection(asyncio.Protocol):
     # The parser's callbacks
 
     def on_message_begin(self) -> None:
-        self._target = b""
+        self._head = Head()
         self._body = b""
         self._fields_bytes = 0
-        self._header_length = None
-        self._bad_header = None
-        self._foreign = False
-        self._expects = False
+        self._told = None
         self._reading_since = self._edge.clock.monotonic()
 
     def on_url(self, part: bytes) -> None:
-        self._target += part
+        self._head.target += part
         self._fields_bytes += len(part)
         if self._fields_bytes > self._limits.max_header_bytes:
             self._stop(431, self._head_text())
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        head = self._head
         size = len(name)
         self._fields_bytes += size + len(value)
         if self._fields_bytes > self._limits.max_header_bytes:
@@ -334,24 +238,24 @@ class _Connection(asyncio.Protocol):
                 self._stop(413, self._body_text(int(value)))
         elif size == 31 and name.lower() == b"inference-header-content-length":
             if value.isdigit() and len(value) < 12:
-                self._header_length = int(value)
+                head.header_length = int(value)
             else:
-                self._bad_header = "Inference-Header-Content-Length is not a number of bytes"
+                head.bad_header = "Inference-Header-Content-Length is not a number of bytes"
         elif size == 14 and name.lower() == b"sec-fetch-site":
-            self._foreign = value.lower() in _OTHER_SITES
+            head.foreign = value.lower() in _OTHER_SITES
         elif size == 6 and name.lower() == b"expect":
-            self._expects = value.lower() == b"100-continue"
-            if not self._expects:
+            head.expects = value.lower() == b"100-continue"
+            if not head.expects:
                 self._stop(417, "only 'Expect: 100-continue' is known.")
         elif size == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
-            self._bad_header = f"content encoding {value[:20].decode('latin-1')!r} is not accepted"
+            head.bad_header = f"content encoding {value[:20].decode('latin-1')!r} is not accepted"
 
     def on_headers_complete(self) -> None:
         if self._parser.should_upgrade():  # the parser would not read its body
             self._stop(400, "protocol upgrades are not supported. Ask for HTTP/1.1 only.")
         self._in_head = False
         self._head_bytes = 0
-        if self._expects and not self._pipeline:
+        if self._head.expects and not self._pipeline:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, chunk: bytes) -> None:
@@ -366,42 +270,32 @@ class _Connection(asyncio.Protocol):
             self._body += chunk
 
     def on_message_complete(self) -> None:
-        parser = self._parser
-        method = parser.get_method()
+        head, body = self._head, bytes(self._body)
+        head.method = self._parser.get_method()
+        keeps = self._parser.should_keep_alive()
         self._in_head = True
         self._reading_since = None
-        self._last_active = self._edge.clock.monotonic()
-        closes = self._edge.draining or not parser.should_keep_alive()
-        exchange = Exchange(self, closes=closes, head_only=method == b"HEAD")
-        exchange.body = bytes(self._body)
-        exchange.header_length = self._header_length
+        self._last_told = not keeps
         self._body = b""
+        self._told = (head, body) if keeps and not head.expects else None
+        self._last_active = now = self._edge.clock.monotonic()
+        self._ask(head, body, now, closes=self._edge.draining or not keeps)
+
+    def _ask(self, head: Head, body: bytes, arrived: float, *, closes: bool) -> None:
+        exchange = Exchange(self, head, body, arrived, closes=closes)
         self._pipeline.append(exchange)
         if len(self._pipeline) >= MAX_PIPELINE:
             self._set_reading()
-        self._serve(method, exchange)
-
-    def _serve(self, method: bytes, exchange: Exchange) -> None:
         try:
-            self._check_headers(method)
-            self._edge.routes.find(method, self._target)(exchange)
+            _check_head(head)
+            self._edge.routes.find(head.method, head.target)(exchange)
         except TidemillError as error:
             self._edge.refused.of(type(error).__name__).value += 1
             exchange.fail(error)
         except Exception as error:  # a bug costs one request, not the server
             self._edge.refused.of("internal").value += 1
             self._edge.log.exception("request.failed", error=repr(error))
-            exchange.answer(_error_body("internal error; the log says more"), status=500)
-
-    def _check_headers(self, method: bytes) -> None:
-        if self._foreign and method == b"POST":
-            # It could not read the answer, but leave its rows and labels in the ledger.
-            raise Refused(
-                "a web page of another site may not ask",
-                remedy="Let your own server ask for the page, or serve both from one origin.",
-            )
-        if self._bad_header is not None:
-            raise InvalidInput(self._bad_header, remedy="Mend the header or leave it out.")
+            exchange.answer(error_body("internal error; the log says more"), status=500)
 
     # Answers, in order
 
@@ -463,11 +357,11 @@ class _Connection(asyncio.Protocol):
         self._reading_since = None
         self._body = b""
         self._parser = httptools.HttpRequestParser(self)
-        refusal = Exchange(self, closes=True, head_only=False)
+        refusal = Exchange(self, Head(), b"", self._last_active, closes=True)
         self._refusal = (status, message)
         self._edge.refused.of(f"http_{status}").value += 1
         self._pipeline.append(refusal)
-        refusal.answer(_error_body(message), status=status)
+        refusal.answer(error_body(message), status=status)
 
     def _head_text(self) -> str:
         return f"the request line and headers are over {self._limits.max_header_bytes} bytes."
@@ -502,6 +396,17 @@ class _Connection(asyncio.Protocol):
         else:
             self._lingers_until = now + self._limits.read_timeout_s
             self._transport.close()
+
+
+def _check_head(head: Head) -> None:
+    if head.foreign and head.method == b"POST":
+        # It could not read the answer, but leave its rows and labels in the ledger.
+        raise Refused(
+            "a web page of another site may not ask",
+            remedy="Let your own server ask for the page, or serve both from one origin.",
+        )
+    if head.bad_header is not None:
+        raise InvalidInput(head.bad_header, remedy="Mend the header or leave it out.")
 
 
 class _Refusal(Exception):  # noqa: N818 - stops the parser, never leaves this module

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.serving.dataplane import DataPlane
-from tidemill.serving.edge import Handler, WrongMethod
+from tidemill.serving.exchange import Handler, WrongMethod
 
 _V2_MODEL = re.compile(
     r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>infer|ready))?/?\Z"

@@ -1,0 +1,172 @@
+"""One HTTP request and its one answer: what its head said, and which status an error becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from tidemill.foundation.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidModel,
+    NotFound,
+    NotReady,
+    Overloaded,
+    Refused,
+    TidemillError,
+    TooLarge,
+    Unavailable,
+    WorkerLost,
+)
+
+_STATUS: tuple[tuple[type[TidemillError], int], ...] = (
+    (TooLarge, 413),
+    (InvalidModel, 500),
+    (InvalidInput, 400),
+    (NotFound, 404),
+    (Conflict, 409),
+    (Refused, 403),
+    (NotReady, 503),
+    (Overloaded, 503),
+    (WorkerLost, 503),
+    (Unavailable, 503),
+    (DeadlineExceeded, 504),
+)
+_REASONS = {
+    200: b"OK",
+    400: b"Bad Request",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    409: b"Conflict",
+    413: b"Content Too Large",
+    417: b"Expectation Failed",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+_JSON = b"application/json"
+_OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+
+
+class WrongMethod(InvalidInput):
+    """The resource exists and does not know this method."""
+
+
+class Connection(Protocol):
+    """What an exchange needs of its connection."""
+
+    def flush(self) -> None:
+        """Sends the answers that are ready and have none before them that is not."""
+
+
+class Head:
+    """What a request line and headers say, as far as anybody here needs it."""
+
+    __slots__ = ("bad_header", "expects", "foreign", "header_length", "method", "target")
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.target = b""
+        self.header_length: int | None = None
+        self.bad_header: str | None = None
+        self.foreign = False
+        self.expects = False
+
+
+class Exchange:
+    """One request and its one answer.
+
+    ``head`` may be shared with other requests that began with the same bytes: nobody changes it.
+    """
+
+    __slots__ = ("_connection", "arrived", "body", "closes", "head", "out")
+
+    def __init__(
+        self, connection: Connection, head: Head, body: bytes, arrived: float, *, closes: bool
+    ) -> None:
+        self._connection = connection
+        self.head = head
+        self.body = body
+        self.arrived = arrived
+        self.closes = closes
+        self.out: bytes | None = None
+
+    @property
+    def header_length(self) -> int | None:
+        """The bytes of JSON before binary tensors, as the client said."""
+        return self.head.header_length
+
+    @property
+    def head_only(self) -> bool:
+        """Says whether the client wants no body."""
+        return self.head.method == b"HEAD"
+
+    def answer(
+        self,
+        body: bytes,
+        *,
+        content_type: bytes = _JSON,
+        headers: Mapping[bytes, bytes] | None = None,
+        status: int = 200,
+    ) -> None:
+        """Gives the answer; it is sent once the ones before it are. A second one is ignored."""
+        if self.out is not None:
+            return
+        if status == 200 and content_type is _JSON and not (headers or self.closes):
+            self.out = _OK_JSON % (len(body), b"" if self.head_only else body)
+            self._connection.flush()
+            return
+        extra = b"".join(b"%s: %s\r\n" % item for item in headers.items()) if headers else b""
+        self.out = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n%s" % (
+            status,
+            _REASONS[status],
+            content_type,
+            len(body),
+            extra,
+            b"connection: close\r\n" if self.closes else b"",
+            b"" if self.head_only else body,
+        )
+        self._connection.flush()
+
+    def fail(self, error: TidemillError) -> None:
+        """Answers with a typed error."""
+        status = 500
+        for kind, code in _STATUS:
+            if isinstance(error, kind):
+                status = code
+                break
+        if isinstance(error, WrongMethod):
+            status = 405
+        retry = {b"retry-after": b"1"} if status == 503 else None
+        self.answer(error_body(str(error)), headers=retry, status=status)
+
+
+def error_body(message: str) -> bytes:
+    """Returns the body of an error."""
+    # A model may have raised anything, even text that has no UTF-8.
+    return msgspec.json.encode({"error": message.encode(errors="replace").decode()})
+
+
+class Handler(Protocol):
+    """What serves a request: it answers or fails the exchange, now or later."""
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Takes the exchange; raising a TidemillError fails it."""
+
+
+class Routes(Protocol):
+    """Finds who serves a method and target."""
+
+    def find(self, method: bytes, target: bytes) -> Handler:
+        """Returns the handler.
+
+        Raises:
+            NotFound: nothing is served there.
+            WrongMethod: something is, by another method.
+        """

@@ -1,0 +1,130 @@
+"""Request heads that the edge knows by heart: they change nothing but the time that it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.foundation.clock import FakeClock
+from tidemill.serving import edge as edges
+from tidemill.serving.edge import Edge, Limits
+from tidemill.serving.exchange import Exchange, Handler
+
+REQUESTS = (
+    b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc",
+    b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nxyz",
+    b"POST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n\r\n\r\n",
+    b"POST /b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"GET /c HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"HEAD /c HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"\r\n\r\nGET /c HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"POST /d HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\nq",
+    b"POST /e HTTP/1.1\r\nsec-fetch-site: cross-site\r\ncontent-length: 1\r\n\r\nq",
+    b"POST /f HTTP/1.1\r\ninference-header-content-length: 2\r\ncontent-length: 2\r\n\r\nqq",
+    b"POST /f HTTP/1.1\r\ncontent-encoding: odd\r\ncontent-length: 2\r\n\r\nqq",
+)
+LAST = (
+    b"GET /last HTTP/1.1\r\nconnection: close\r\n\r\n",
+    b"GET /old HTTP/1.0\r\n\r\n",
+    b"POST /both HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"what is this\r\n\r\n",
+)
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+class Echo:
+    """Answers with what it was asked."""
+
+    def find(self, method: bytes, target: bytes) -> Handler:
+        def answer(exchange: Exchange) -> None:
+            said = [method.decode(), target.decode(), exchange.body.decode()]
+            exchange.answer(json.dumps([*said, exchange.header_length]).encode())
+
+        return answer
+
+
+class Forgetful(Edge):
+    """Remembers no head, so that each is parsed."""
+
+    def remember(self, head_bytes: bytes, head: Any, body_bytes: int) -> None:
+        pass
+
+
+def answers(edge: Edge, chunks: Sequence[bytes]) -> tuple[bytes, bool]:
+    connection, transport = edge.protocol(), Transport()
+    connection.connection_made(transport)
+    for chunk in chunks:
+        connection.data_received(chunk)
+    connection.connection_lost(None)
+    return transport.written, transport.closed
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[bytes]:
+    """Requests on one connection, mostly one in a chunk, now and then cut or run together."""
+    requests = draw(st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=8))
+    if draw(st.booleans()):
+        requests = [*requests, draw(st.sampled_from(LAST)), draw(st.sampled_from(REQUESTS))]
+    chunks: list[bytes] = []
+    for request in requests:
+        how = draw(st.sampled_from(("whole", "whole", "whole", "cut", "joined")))
+        if how == "cut":
+            at = draw(st.integers(0, len(request)))
+            chunks += [request[:at], request[at:]]
+        elif how == "joined" and chunks:
+            chunks[-1] += request
+        else:
+            chunks.append(request)
+    return [chunk for chunk in chunks if chunk]
+
+
+@given(st.lists(streams(), min_size=2, max_size=4))
+def test_a_known_head_is_answered_as_a_parsed_one(connections: list[list[bytes]]) -> None:
+    """Whatever was seen before, and however it is cut, the bytes that come back are the same."""
+    clock = FakeClock()
+    knowing = Edge(Echo(), Limits(max_body_bytes=64), clock)
+    parsing = Forgetful(Echo(), Limits(max_body_bytes=64), clock)
+    for chunks in connections:
+        assert answers(knowing, chunks) == answers(parsing, chunks)
+    assert not parsing.heads
+
+
+def test_a_head_is_known_from_its_second_time_and_the_memory_is_bounded() -> None:
+    """The usual request is remembered; ever new heads do not fill the memory."""
+    edge = Edge(Echo(), Limits(), FakeClock())
+    answers(edge, [REQUESTS[0]])
+    assert [known[1] for known in edge.heads.values()] == [3]
+    for number in range(edges.MAX_REMEMBERED_HEADS + 10):
+        answers(edge, [b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number])
+    assert len(edge.heads) <= edges.MAX_REMEMBERED_HEADS
+    long = b"GET /a HTTP/1.1\r\nx: " + b"y" * edges.MAX_REMEMBERED_HEAD_BYTES + b"\r\n\r\n"
+    assert answers(edge, [long])[0].startswith(b"HTTP/1.1 200")
+    assert all(len(head) <= edges.MAX_REMEMBERED_HEAD_BYTES for head in edge.heads)
