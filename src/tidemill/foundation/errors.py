@@ -10,9 +10,12 @@
     ├── Refused             a gate said no, on purpose
     │   ├── DataRefused     the data gate
     │   ├── NotBlessed      the model gate
-    │   └── NotTrusted      code that nobody vouched for
+    │   ├── NotTrusted      code that nobody vouched for
+    │   ├── Unauthenticated no key, or one that does not count
+    │   └── NotPermitted    a key that may not do this
     ├── NotReady            wait, then retry
     ├── Overloaded          back off
+    │   └── QuotaExceeded   more than this key may send in its time
     ├── DeadlineExceeded    allow more time, or ask for less
     ├── WorkerLost          retry: a process died under the work
     ├── ModelFailed         look at the model: it raised an error on this batch
@@ -94,12 +97,24 @@ class NotTrusted(Refused):
     """A model brings code that nobody vouched for."""
 
 
+class Unauthenticated(Refused):
+    """Nobody knows who asks: there is no key, or it does not count."""
+
+
+class NotPermitted(Refused):
+    """Who asks is known, and may not do this."""
+
+
 class NotReady(TidemillError):  # noqa: N818
     """It is not there yet: wait and retry."""
 
 
 class Overloaded(TidemillError):  # noqa: N818
     """A bounded queue is full: back off."""
+
+
+class QuotaExceeded(Overloaded):
+    """One caller sent more than its share: send less, or later."""
 
 
 class DeadlineExceeded(TidemillError):  # noqa: N818

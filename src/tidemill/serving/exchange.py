@@ -15,9 +15,11 @@ from tidemill.foundation.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    QuotaExceeded,
     Refused,
     TidemillError,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     WorkerLost,
 )
@@ -28,8 +30,10 @@ _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (InvalidInput, 400),
     (NotFound, 404),
     (Conflict, 409),
+    (Unauthenticated, 401),
     (Refused, 403),
     (NotReady, 503),
+    (QuotaExceeded, 429),
     (Overloaded, 503),
     (WorkerLost, 503),
     (Unavailable, 503),
@@ -38,6 +42,7 @@ _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
 _REASONS = {
     200: b"OK",
     400: b"Bad Request",
+    401: b"Unauthorized",
     403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
@@ -45,10 +50,16 @@ _REASONS = {
     409: b"Conflict",
     413: b"Content Too Large",
     417: b"Expectation Failed",
+    429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
     503: b"Service Unavailable",
     504: b"Gateway Timeout",
+}
+_ERROR_HEADERS = {
+    401: {b"www-authenticate": b'Bearer realm="tidemill"'},
+    429: {b"retry-after": b"60"},
+    503: {b"retry-after": b"1"},
 }
 _JSON = b"application/json"
 _OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
@@ -143,8 +154,7 @@ class Exchange:
                 break
         if isinstance(error, WrongMethod):
             status = 405
-        retry = {b"retry-after": b"1"} if status == 503 else None
-        self.answer(error_body(str(error)), headers=retry, status=status)
+        self.answer(error_body(str(error)), headers=_ERROR_HEADERS.get(status), status=status)
 
 
 def error_body(message: str) -> bytes:
