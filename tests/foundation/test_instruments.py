@@ -96,6 +96,28 @@ def test_labels_are_bounded() -> None:
     assert family.rows() == [[["a"], 1], [["b"], 1], [[OTHER], 3]]
 
 
+def test_many_equal_observations_are_one_addition() -> None:
+    """A batch tells what all its queries took at once; the sum is exact."""
+    histogram = Histogram((1.0, 2.0))
+    histogram.observe_many(1.5, 64)
+    assert (histogram.counts, histogram.total) == ([0, 64, 0], 96.0)
+
+
+def test_what_is_gone_can_be_forgotten() -> None:
+    """Labels that mean nothing any more are dropped, in every family that has them all."""
+    instruments = Instruments()
+    per_version = instruments.counter("c", "help", ("application", "version"))
+    for version in "123":
+        per_version.of("a", version).value += 1
+    per_version.of("b", "1").value += 1
+    instruments.counter("d", "help", ("application",)).of("a").value += 1
+    instruments.forget(application="a", version="1")
+    assert [values for values, _ in per_version.rows()] == [["a", "2"], ["a", "3"], ["b", "1"]]
+    assert instruments.snapshot()["d"]["rows"] == [[["a"], 1]]
+    per_version.clear()
+    assert per_version.rows() == []
+
+
 def test_wrong_labels_and_bounds_are_refused() -> None:
     """A handle needs a value for every label; bounds must rise."""
     instruments = Instruments()

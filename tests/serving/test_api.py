@@ -401,10 +401,19 @@ def test_metrics_count_what_happened(server: Any, client: httpx.Client) -> None:
         "cache": 1,
         "default": 0,
     }
-    assert grown["tidemill_queries_total", "delays"] == 6
-    assert grown["tidemill_errors_total", "delays", "DeadlineExceeded"] == 1
-    assert grown["tidemill_slo_missed_total", "delays"] == 1
+    assert {key[2]: n for key, n in grown.items() if key[0] == "tidemill_queries_total"} == {
+        "met": 5,
+        "missed": 0,
+        "refused": 1,
+        "defaulted": 0,
+        "failed": 0,
+    }
+    assert grown["tidemill_errors_total", "delays", "DeadlineExceeded", "1"] == 1
     assert grown["tidemill_labels_total", "delays"] == 3
-    assert grown["tidemill_query_seconds_count", "delays"] == 6
-    assert grown["tidemill_batch_rows_sum", "delays"] == 2
+    assert grown["tidemill_query_seconds_count", "delays", "1"] == 6
+    assert grown["tidemill_batch_rows_sum", "delays", "1"] == 2
+    stages = {k[2]: n for k, n in grown.items() if k[0] == "tidemill_stage_seconds_count"}
+    assert stages == {"queue": 2, "compute": 2, "table": 6, "cache": 1, "default": 0}
+    assert after["tidemill_queue_rows", "delays", "1"] == 0
+    assert after["tidemill_replicas_alive", "delays", "1"] == 1
     assert after["tidemill_revision",] >= 1

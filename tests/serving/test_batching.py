@@ -155,9 +155,18 @@ class Slow:
         """Nothing to give back."""
 
 
-class Sizes:
-    def observe(self, rows: float) -> None:
-        pass
+class Observed:
+    """What the batcher says of its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, int, float]] = []
+        self.returned: list[tuple[int, float]] = []
+
+    def sent(self, rows: int, queries: int, waited_s: float) -> None:
+        self.batches.append((rows, queries, waited_s))
+
+    def landed(self, queries: int, took_s: float) -> None:
+        self.returned.append((queries, took_s))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -169,13 +178,14 @@ class World:
 
     def __init__(self, *replicas: Slow, max_batch: int = 8, max_queue: int = 1000) -> None:
         self.ended: list[Query] = []
+        self.observed = Observed()
         self.batcher = Batcher(
             clock=SYSTEM_CLOCK,
             max_batch=max_batch,
             max_queue=max_queue,
             max_queue_bytes=1 << 20,
             finish=self.finish,
-            sizes=Sizes(),
+            observer=self.observed,
         )
         self.batcher.set_replicas(replicas)
 
@@ -227,6 +237,9 @@ def test_what_arrives_in_one_turn_is_one_batch() -> None:
             world.ask(value)
         await world.batcher.emptied()
         assert replica.sizes == [8, 4]
+        assert [(rows, queries) for rows, queries, _ in world.observed.batches] == [(8, 8), (4, 4)]
+        assert all(waited_s > 0.0 for *_, waited_s in world.observed.batches)
+        assert [queries for queries, _ in world.observed.returned] == [8, 4]
 
     run(main())
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import socket
 import time
+from collections import defaultdict
 from typing import Any
 
 import httpx
@@ -59,12 +60,14 @@ def ask(client: httpx.Client, application: str, *xs: float, **more: Any) -> http
 
 def counted(client: httpx.Client, application: str) -> dict[str, float]:
     """Queries, answers by source, errors and defaults by kind, of one application."""
-    return {
-        "/".join((sample.name, *list(sample.labels.values())[1:])): sample.value
-        for family in text_string_to_metric_families(client.get("/metrics").text)
-        for sample in family.samples
-        if sample.labels.get("application") == application
-    }
+    found: dict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            if labels.pop("application", None) == application:
+                labels.pop("version", None)
+                found["/".join((sample.name, *labels.values()))] += sample.value
+    return found
 
 
 def pipelined(server: Any, path: str, instances: list[Any]) -> list[dict[str, Any]]:
@@ -106,6 +109,8 @@ def test_a_slow_replica_is_covered_in_time(server: Any, client: httpx.Client, co
     after = counted(client, covered)
     assert grown(before, after, "tidemill_answers_total/") == {"default": 1}
     assert grown(before, after, "tidemill_defaults_total/") == {"DeadlineExceeded": 1}
+    assert grown(before, after, "tidemill_queries_total/") == {"defaulted": 1}
+    assert grown(before, after, "tidemill_stage_seconds_count/").get("default") == 1
     assert grown(before, after, "tidemill_errors_total") == {}
     ledger = read_ledger(server.home.ledger_path, covered).predictions.to_pylist()
     (kept,) = [each for each in ledger if each["prediction_id"] == body["prediction_ids"][0]]

@@ -50,8 +50,11 @@ class Replica:
         """Nothing to give back."""
 
 
-class Sizes:
-    def observe(self, rows: float) -> None:
+class Observer:
+    def sent(self, rows: int, queries: int, waited_s: float) -> None:
+        pass
+
+    def landed(self, queries: int, took_s: float) -> None:
         pass
 
 
@@ -68,7 +71,7 @@ class World:
             max_queue=1000,
             max_queue_bytes=1 << 20,
             finish=self.finish,
-            sizes=Sizes(),
+            observer=Observer(),
         )
         self.batcher.set_replicas([self.replica])
 

@@ -74,13 +74,14 @@ class World:
         assignment = VersionAssignment(
             live=Live(model="m", version=1), folder="nowhere", replicas=()
         )
+        measures = Measures(Instruments(), "app")
         batcher = Batcher(
             clock=SYSTEM_CLOCK,
             max_batch=64,
             max_queue=1000,
             max_queue_bytes=1 << 20,
             finish=lambda query: processor._from_replica(version, query),
-            sizes=Instruments().histogram("rows", "Rows.", ()).of(),
+            observer=measures.of(1),
         )
         version = LiveVersion(
             assignment=assignment,
@@ -92,12 +93,13 @@ class World:
             cache=Cache(10_000, None),
             batcher=batcher,
             clock=SYSTEM_CLOCK,
+            measures=measures.of(1),
         )
         batcher.set_replicas([Replica()])
         self.application = Application(
             deployment=Deployment(application="app", revision=1, versions=(assignment.live,)),
             versions=(version,),
-            measures=Measures(Instruments(), "app"),
+            measures=measures,
         )
 
     def ask(self, *values: int, done: Callable[[Query], None] | None = None) -> Query:

@@ -11,7 +11,7 @@ no lookup, no allocation. Processes give snapshots; snapshots merge; a scrape re
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from tidemill.foundation.errors import Conflict, InvalidInput
@@ -77,6 +77,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def observe_many(self, value: float, times: int) -> None:
+        """Counts the same observation so many times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
     def state(self) -> Any:
         """Returns the counts (not cumulative, the last one above every bound) and the sum."""
         return [list(self.counts), self.total]
@@ -115,6 +120,20 @@ class Family(Generic[_T]):
                 values = (OTHER,) * len(labels)
             handle = self._handles.setdefault(values, self._make())
         return handle
+
+    def clear(self) -> None:
+        """Forgets every handle: levels that are told anew each time start from nothing."""
+        self._handles.clear()
+
+    def forget(self, labels: Mapping[str, str]) -> None:
+        """Forgets the handles with these values, if the family has all these labels."""
+        names = self.fixed["labels"]
+        if not labels.keys() <= set(names):
+            return
+        for values in list(self._handles):
+            held = dict(zip(names, values, strict=True))
+            if all(held[name] == value for name, value in labels.items()):
+                del self._handles[values]
 
     def rows(self) -> list[list[Any]]:
         """Returns ``[label values, state]`` for each handle."""
@@ -173,6 +192,14 @@ class Instruments:
             raise InvalidInput(f"bounds of histogram {name!r} do not rise: {list(bounds)}")
         fixed = _fixed("histogram", help, labels) | {"bounds": list(bounds)}
         return self._family(name, fixed, lambda: Histogram(bounds), limit)
+
+    def forget(self, **labels: str) -> None:
+        """Drops what is kept for these label values in every family that has all these labels.
+
+        Handles of them that are still held go on counting, and are seen no more.
+        """
+        for family in self._families.values():
+            family.forget(labels)
 
     def snapshot(self) -> Snapshot:
         """Returns what every instrument shows now, as plain JSON-able values."""

@@ -38,10 +38,13 @@ DOUBT_AFTER_S = 1.0
 
 
 class BatchObserver(Protocol):
-    """Told of each batch that came back."""
+    """Told of each batch, once for all queries in it."""
 
-    def observe(self, rows: float) -> None:
-        """Counts a batch of so many rows."""
+    def sent(self, rows: int, queries: int, waited_s: float) -> None:
+        """Counts a batch that goes out; ``waited_s`` is the sum of its queries' waits."""
+
+    def landed(self, queries: int, took_s: float) -> None:
+        """Counts a batch that came back with answers."""
 
 
 class _Flight:
@@ -69,7 +72,7 @@ class Batcher:
         max_queue: rows that may wait, at most; one more is refused with ``Overloaded``.
         max_queue_bytes: bytes of input that may wait, at most.
         finish: told of each query with its outputs or its error set.
-        sizes: told of the rows of each batch.
+        observer: told of each batch.
     """
 
     def __init__(
@@ -80,14 +83,14 @@ class Batcher:
         max_queue: int,
         max_queue_bytes: int,
         finish: Callable[[Query], None],
-        sizes: BatchObserver,
+        observer: BatchObserver,
     ) -> None:
         self._clock = clock
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._finish = finish
-        self._sizes = sizes
+        self._observer = observer
         self._queue: list[Query] = []  # in order of deadline
         self._out: list[_Flight] = []
         self._replicas: tuple[Replica, ...] = ()
@@ -100,6 +103,11 @@ class Batcher:
         self.queued_rows = 0
         self.queued_bytes = 0
         self.law = ServiceTime()
+
+    @property
+    def batches_out(self) -> int:
+        """How many batches are with replicas."""
+        return len(self._out)
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -226,10 +234,14 @@ class Batcher:
         return best
 
     def _send(self, replica: Replica, queries: list[Query]) -> None:
-        rows = sum(query.n for query in queries)
-        flight = _Flight(queries, rows, replica, self._clock.monotonic())
+        now = self._clock.monotonic()
+        rows, waited_s = 0, 0.0
+        for query in queries:
+            rows += query.n
+            waited_s += now - query.arrived
+        flight = _Flight(queries, rows, replica, now)
         self._out.append(flight)
-        self._sizes.observe(rows)
+        self._observer.sent(rows, len(queries), waited_s)
         try:
             replica.submit(_join(queries), partial(self._landed, flight))
         except Exception as error:
@@ -260,6 +272,7 @@ class Batcher:
         since = max(flight.started, self._freed_at.get(id(flight.replica), 0.0))
         self._freed_at[id(flight.replica)] = self._learned_at = now
         self.law = self.law.update(flight.rows, now - since)
+        self._observer.landed(len(flight.queries), now - flight.started)
 
     def _deal(self, flight: _Flight, outputs: Batch) -> None:
         if len(flight.queries) == 1:

@@ -24,6 +24,7 @@ from tidemill.data.ledger import LedgerWriter
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.instruments import Instruments, render
+from tidemill.foundation.instruments import Snapshot as Instrumented
 from tidemill.foundation.logs import configure_logs, log
 from tidemill.foundation.settings import ServeSettings
 from tidemill.serving.channel import (
@@ -125,8 +126,7 @@ class Gateway:
                 case Activate(revision=revision):
                     await self._activate(revision)
                 case Collect(request=request):
-                    shown = self._instruments.snapshot()
-                    self._channel.send(Snapshot(request=request, instruments=shown))
+                    self._channel.send(Snapshot(request=request, instruments=self._shown()))
                 case Metrics(request=request, text=text):
                     waiting = self._scrapes.get(request)
                     if waiting is not None and not waiting.done():
@@ -178,9 +178,13 @@ class Gateway:
         try:
             return await asyncio.wait_for(waiting, _METRICS_WITHIN_S)
         except TimeoutError:
-            return render([self._instruments.snapshot()])
+            return render([self._shown()])
         finally:
             del self._scrapes[request]
+
+    def _shown(self) -> Instrumented:
+        self._processor.show_levels()
+        return self._instruments.snapshot()
 
     async def _drain(self, timeout_s: float) -> None:
         if self._server is not None:

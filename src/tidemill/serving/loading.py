@@ -14,7 +14,7 @@ from tidemill.models.format import read_manifest
 from tidemill.models.signature import Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
-from tidemill.serving.measures import BATCH_BUCKETS
+from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import (
     ApplicationAssignment,
     Assignment,
@@ -45,9 +45,7 @@ class Loader:
     def __init__(self, clock: Clock, finish: Finish, instruments: Instruments) -> None:
         self._clock = clock
         self._finish = finish
-        self._sizes = instruments.histogram(
-            "tidemill_batch_rows", "Rows in a batch.", ("application",), bounds=BATCH_BUCKETS
-        )
+        self._instruments = instruments
         self._loaded: list[LiveVersion] = []
         self._changes: dict[int, list[tuple[LiveVersion, list[Replica]]]] = {}
         self._started: dict[int, list[Replica]] = {}
@@ -166,13 +164,14 @@ class Loader:
                 table.close()
                 raise
         plan = deployment.plan
+        measures = VersionMeasures(self._instruments, deployment.application, version.live.version)
         batcher = Batcher(
             clock=self._clock,
             max_batch=plan.max_batch,
             max_queue=plan.max_queue,
             max_queue_bytes=plan.max_queue_bytes,
             finish=lambda query: self._finish(live, query),
-            sizes=self._sizes.of(deployment.application),
+            observer=measures,
         )
         live = LiveVersion(
             assignment=version,
@@ -184,6 +183,7 @@ class Loader:
             cache=Cache(plan.cache_bytes, plan.cache_ttl_s),
             batcher=batcher,
             clock=self._clock,
+            measures=measures,
         )
         return live
 

@@ -1,59 +1,141 @@
-"""What is counted of every query: plain integers here, merged and rendered when somebody asks."""
+"""What is counted of every query: plain numbers here, merged and rendered when somebody asks."""
 
 from __future__ import annotations
 
-from tidemill.foundation.errors import TidemillError
-from tidemill.foundation.instruments import Instruments
+from typing import Final, Literal
+
+from tidemill.foundation.errors import (
+    DeadlineExceeded,
+    NotReady,
+    Overloaded,
+    TidemillError,
+    WorkerLost,
+)
+from tidemill.foundation.instruments import Counter, Histogram, Instruments
 from tidemill.serving.query import Query
 
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-SOURCES = ("table", "cache", "model", "default")
+SOURCES: Final = ("table", "cache", "model", "default")
+
+STAGES: Final = ("queue", "compute", "table", "cache", "default")
+"""Where a query's time goes."""
+
+STAGE_BUCKETS_S: Final = (
+    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01),
+    *(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+)
+"""Upper bounds for parts of a query's time: a look-up takes ten microseconds."""
+
+Outcome = Literal["met", "missed", "refused", "defaulted", "failed"]
+OUTCOMES: Final[tuple[Outcome, ...]] = ("met", "missed", "refused", "defaulted", "failed")
+"""How a query ended, as its SLO sees it: see ``outcome_of``."""
+
+_PROMISE: Final = (DeadlineExceeded, Overloaded, WorkerLost, NotReady)
+
+
+class VersionMeasures:
+    """The numbers of one version of an application, held by handle: counting is an addition."""
+
+    __slots__ = ("answers", "application", "outcomes", "rows", "seconds", "stages", "version")
+
+    def __init__(self, instruments: Instruments, application: str, version: int) -> None:
+        self.application, self.version = application, version
+        labels = (application, str(version))
+        named = ("application", "version")
+        answers = instruments.counter(
+            "tidemill_answers", "Rows answered, by source.", (*named, "source")
+        )
+        self.answers = {source: answers.of(*labels, source) for source in SOURCES}
+        queries = instruments.counter(
+            "tidemill_queries", "Queries that ended, by what became of the SLO.", (*named, "slo")
+        )
+        self.outcomes: dict[Outcome, Counter] = {
+            outcome: queries.of(*labels, outcome) for outcome in OUTCOMES
+        }
+        self.seconds: Histogram = instruments.histogram(
+            "tidemill_query_seconds", "Seconds from a query's arrival to its answer.", named
+        ).of(*labels)
+        stages = instruments.histogram(
+            "tidemill_stage_seconds",
+            "Seconds of a query by stage.",
+            (*named, "stage"),
+            bounds=STAGE_BUCKETS_S,
+        )
+        self.stages = {stage: stages.of(*labels, stage) for stage in STAGES}
+        self.rows: Histogram = instruments.histogram(
+            "tidemill_batch_rows", "Rows in a batch.", named, bounds=BATCH_BUCKETS
+        ).of(*labels)
+
+    def sent(self, rows: int, queries: int, waited_s: float) -> None:
+        """Counts a batch that goes to a replica; its queries waited so long together."""
+        self.rows.observe(rows)
+        self.stages["queue"].observe_many(waited_s / queries, queries)
+
+    def landed(self, queries: int, took_s: float) -> None:
+        """Counts a batch that came back."""
+        self.stages["compute"].observe_many(took_s, queries)
 
 
 class Measures:
-    """The counters of one application, held by handle so that counting is an addition."""
+    """The numbers of one application, by version."""
 
     def __init__(self, instruments: Instruments, application: str) -> None:
-        answers = instruments.counter(
-            "tidemill_answers", "Rows answered, by source.", ("application", "source")
-        )
-        self._answers = {source: answers.of(application, source) for source in SOURCES}
-        self._queries = instruments.counter(
-            "tidemill_queries", "Queries that ended.", ("application",)
-        ).of(application)
-        self._late = instruments.counter(
-            "tidemill_slo_missed", "Queries that ended after their SLO.", ("application",)
-        ).of(application)
+        self._instruments = instruments
+        self._application = application
+        self._versions: dict[int, VersionMeasures] = {}
+        named = ("application", "version", "kind")
         self._errors = instruments.counter(
-            "tidemill_errors", "Queries ended as an error, by kind.", ("application", "kind")
+            "tidemill_errors", "Queries ended as an error, by kind.", named
         )
         self._defaults = instruments.counter(
             "tidemill_defaults",
             "Queries answered with the stated default, by the error it stands for.",
-            ("application", "kind"),
+            named,
         )
-        self._latency = instruments.histogram(
-            "tidemill_query_seconds",
-            "Seconds from a query's arrival to its answer.",
-            ("application",),
-        ).of(application)
-        self._application = application
+
+    def of(self, version: int) -> VersionMeasures:
+        """Returns the numbers of a version."""
+        found = self._versions.get(version)
+        if found is None:
+            found = VersionMeasures(self._instruments, self._application, version)
+            self._versions[version] = found
+        return found
 
     def ended(self, query: Query, now: float) -> None:
         """Counts one query that ended."""
-        self._queries.value += 1
-        self._latency.observe(now - query.arrived)
-        if now > query.deadline:
-            self._late.value += 1
+        of = self._versions.get(query.version) or self.of(query.version)
+        of.seconds.observe(now - query.arrived)
         if query.error is not None:
-            self._errors.of(self._application, type(query.error).__name__).value += 1
-        elif query.row_sources is None:
-            self._answers[query.source].value += query.n
-        else:
+            of.outcomes[outcome_of(query.error, refused=query.refused)].value += 1
+            kind = type(query.error).__name__
+            self._errors.of(self._application, str(query.version), kind).value += 1
+            return
+        if query.row_sources is not None:
             for source in query.row_sources:
-                self._answers[source].value += 1
+                of.answers[source].value += 1
+        else:
+            source = query.source
+            of.answers[source].value += query.n
+            if source == "default":
+                return  # ``defaulted`` has counted what it stands for
+        of.outcomes["met" if now <= query.deadline else "missed"].value += 1
 
-    def defaulted(self, error: TidemillError) -> None:
-        """Counts a default that stood in for an error."""
-        self._defaults.of(self._application, type(error).__name__).value += 1
+    def defaulted(self, query: Query, error: TidemillError, now: float) -> None:
+        """Counts a default that stands in for an error of the version that the query still has."""
+        of = self.of(query.version)
+        of.outcomes["defaulted"].value += 1
+        of.stages["default"].observe(now - query.arrived)
+        kind = type(error).__name__
+        self._defaults.of(self._application, str(query.version), kind).value += 1
+
+
+def outcome_of(error: TidemillError, *, refused: bool) -> Outcome:
+    """Says what an error is to the SLO.
+
+    ``refused``: the query was told on arrival that its promise cannot be kept. ``missed``: it was
+    taken, and the promise was broken. ``failed``: it or the model is wrong; no promise was made.
+    """
+    if not isinstance(error, _PROMISE):
+        return "failed"
+    return "refused" if refused else "missed"

@@ -26,6 +26,7 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
+from tidemill.serving.levels import Levels
 from tidemill.serving.loading import Loader, retired_versions
 from tidemill.serving.measures import Measures
 from tidemill.serving.plan import ApplicationAssignment, Assignment, Deployment
@@ -83,6 +84,7 @@ class Processor:
         self._flushing = False
         self._draw = random.Random(secrets.randbits(64)).random  # noqa: S311 - splits traffic
         self._ids = _RequestIds()
+        self._levels = Levels(instruments)
         self._log = log("serving.processor")
         self.revision = 0
 
@@ -131,8 +133,10 @@ class Processor:
         """Gives back what is no longer live, once its last queries have ended."""
         staged = [app for stage in self._staged.values() for app in stage.values()]
         needed = [v for app in (*self._applications.values(), *staged) for v in app.versions]
-        for version in retired_versions(self._loader, needed):
+        retired = retired_versions(self._loader, needed)
+        for version in retired:
             await version.aclose()
+        self._levels.retired(retired, needed)
         await self._loader.close_replaced()
 
     async def drain(self, timeout_s: float) -> None:
@@ -144,6 +148,10 @@ class Processor:
         except TimeoutError:
             self._log.warning("drain.timeout", timeout_s=timeout_s)
         self._flush()
+
+    def show_levels(self) -> None:
+        """Has the instruments show how full the queues are now, and who answers."""
+        self._levels.show(v for app in self._applications.values() for v in app.versions)
 
     def submit(self, application: Application, query: Query, version: int | None = None) -> None:
         """Takes a query of checked inputs; it ends through ``query.done``, exactly once.
@@ -163,7 +171,7 @@ class Processor:
         try:
             self._answer(chosen, query)
         except TidemillError as error:
-            query.error = error
+            query.error, query.refused = error, True
             self._end(query)
 
     def _answer(self, chosen: LiveVersion, query: Query) -> None:
@@ -252,7 +260,7 @@ class Processor:
         if default is None or not isinstance(query.error, _BROKEN_PROMISE):
             return
         signature = application.versions[0].signature
-        application.measures.defaulted(query.error)
+        application.measures.defaulted(query, query.error, self._clock.monotonic())
         query.outputs = constant_rows(default, signature, query.n)
         query.error, query.source, query.row_sources = None, "default", None
         query.version = 0

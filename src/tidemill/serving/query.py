@@ -40,6 +40,7 @@ class Query:
         "n",
         "nbytes",
         "outputs",
+        "refused",
         "request_id",
         "row_sources",
         "source",
@@ -73,6 +74,7 @@ class Query:
         self.outputs: Batch = {}
         self.error: TidemillError | None = None
         self.ended = False
+        self.refused = False
         self.attempts = 0
         self.nbytes = 0
         self.cache_key: bytes | None = None

@@ -28,6 +28,7 @@ from tidemill.serving.gateway_process import MODULE, Failure, GatewayProcess
 from tidemill.serving.listening import open_listener
 from tidemill.serving.live import DeploymentSource
 from tidemill.serving.plan import Deployment
+from tidemill.serving.process_measures import show_processes
 from tidemill.serving.worker_pool import WorkerPool, describe
 from tidemill.serving.worker_process import LOADER, WorkerProcess
 
@@ -358,6 +359,9 @@ class Supervisor:
             restarts.of("worker").value = self._pool.restarts
             live.of().value = 0 if self._fleet.live is None else self._fleet.live.revision
         refused.of().value = len(self._refusals)
+        status = self.status()
+        restarted = {} if self._pool is None else self._pool.restarted()
+        show_processes(own, status["gateways"], status["workers"], restarted)
         return own
 
 

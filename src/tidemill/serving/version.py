@@ -11,6 +11,7 @@ from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
+from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import Deployment, VersionAssignment
 from tidemill.serving.query import Query
 from tidemill.serving.tensors import from_rows
@@ -31,6 +32,7 @@ class LiveVersion:
         key: the encoder of the table's key.
         cache: its answers given before.
         batcher: its queue.
+        measures: told how long its table and cache take.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class LiveVersion:
         cache: Cache,
         batcher: Batcher,
         clock: Clock,
+        measures: VersionMeasures,
     ) -> None:
         self.assignment = assignment
         self.identity = identity
@@ -57,6 +60,8 @@ class LiveVersion:
         self.caches = cache.capacity_bytes > 0
         self.batcher = batcher
         self._clock = clock
+        self.measures = measures
+        self._stages = measures.stages
         self._key_columns = [name for name, _ in key.columns] if key else []
         self._outputs = {column.name: column for column in signature.outputs}
 
@@ -66,6 +71,12 @@ class LiveVersion:
         Rows found are kept in ``query.table_rows``, None standing for a row that the model must
         answer.
         """
+        began = self._clock.monotonic()
+        whole = self._look_up(query)
+        self._stages["table"].observe(self._clock.monotonic() - began)
+        return whole
+
+    def _look_up(self, query: Query) -> bool:
         assert self.table is not None
         assert self.key is not None
         columns = [query.inputs[name] for name in self._key_columns]
@@ -85,11 +96,13 @@ class LiveVersion:
 
     def from_cache(self, query: Query) -> bool:
         """Answers the query from the cache, if the very same input was answered before."""
+        began = self._clock.monotonic()
         query.cache_key = _cache_key(query.inputs)
-        kept = self.cache.get(query.cache_key, now=self._clock.monotonic())
+        kept = self.cache.get(query.cache_key, now=began)
         if kept is None:
             return False
         query.outputs = kept
+        self._stages["cache"].observe(self._clock.monotonic() - began)
         return True
 
     def keep(self, query: Query) -> None:

@@ -110,6 +110,14 @@ class WorkerPool:
             for worker in group.workers
         ]
 
+    def restarted(self) -> dict[tuple[str, str], int]:
+        """Returns how often workers of each application and version were started again."""
+        counts: dict[tuple[str, str], int] = {}
+        for key, group in self._groups.items():
+            of = (key.application, str(key.version))
+            counts[of] = counts.get(of, 0) + group.deaths.total
+        return counts
+
     async def _start(self, group: _Group, key: WorkerKey) -> None:
         worker = WorkerProcess(
             key, self._folder / f"worker-{next(self._names)}.sock", loader=self._loader
