@@ -22,10 +22,10 @@ check: .venv/.test ## lint, formatting, types, import floors and the house rules
 	@$(BIN)/python -m pytest tests/house $(ARGS)
 
 bench: .venv/.bench ## run every benchmark; says first how long it takes
-	@$(BIN)/python bench/run.py $(ARGS)
+	@$(BIN)/python -m bench.run $(ARGS)
 
 bench-quick: .venv/.bench ## run the benchmarks that matter most, in at most five minutes
-	@$(BIN)/python bench/run.py --quick $(ARGS)
+	@$(BIN)/python -m bench.run --quick $(ARGS)
 
 docs: .venv/.test ## check that the documentation and its examples say what the code does
 	@$(BIN)/python -m pytest tests/house/test_docs.py tests/house/test_docs_pages.py $(ARGS)

@@ -7,8 +7,9 @@ Run it in a process of its own:
 It prints "started", then one JSON object: requests, seconds, latencies, errors, and what became of
 the answers that were checked. ``--rate`` paces it instead, to check answers beside another
 generator; the last questions are then waited for.
-Bodies are lines of a file and go round; ``--expected`` is a JSON list with one entry per body,
-``{"label": …, "probabilities": […]}``.
+Bodies go round (``questions.py`` tells their file); ``--expected`` is a JSON list with one answer
+per body. Headers for each request are lines of ``REQUEST_HEADERS`` in the environment: keys do not
+belong into arguments that everybody on the machine can read.
 """
 
 from __future__ import annotations
@@ -16,48 +17,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
+from bench.answers import READERS, Answer, Reader, right
+from bench.questions import HEADER_LENGTH, http_requests, read_bodies
 
-TOLERANCE = 1e-4
-"""Probabilities may differ by so much: compiled models compute in 32 bits."""
-
-Answer = dict[str, Any]
-
-
-def plain_answer(body: bytes) -> Answer:
-    """Reads ``{"label": …, "probabilities": […]}``."""
-    answer: Answer = json.loads(body)
-    return answer
-
-
-def v2_answer(body: bytes) -> Answer:
-    """Reads the answer to one row in the Open Inference Protocol."""
-    outputs = {each["name"]: each["data"] for each in json.loads(body)["outputs"]}
-    return {"label": outputs["label"][0], "probabilities": outputs["probabilities"]}
-
-
-FORMATS: dict[str, Callable[[bytes], Answer]] = {"plain": plain_answer, "v2": v2_answer}
-
-
-def right(found: Answer, expected: Answer) -> bool:
-    """Tells whether an answer is the expected one; of two classes nearly alike, either is."""
-    wanted = expected["probabilities"]
-    if len(found["probabilities"]) != len(wanted):
-        return False
-    if any(abs(a - b) > TOLERANCE for a, b in zip(found["probabilities"], wanted, strict=True)):
-        return False
-    short = max(wanted) - wanted[int(found["label"])]
-    return bool(short <= 2 * TOLERANCE)
-
-
+_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 WAIT_S = 30.0
 """A paced generator waits for its last answers for at most so long; then it fails."""
 
@@ -68,7 +40,7 @@ class Load:
 
     requests: list[bytes]
     expected: list[Answer]
-    read: Callable[[bytes], Answer]
+    read: Reader
     check_every: int
     interval_s: float
     latencies_s: list[float] = field(default_factory=list)
@@ -86,7 +58,9 @@ class Load:
         self.next_body = (taken + 1) % len(self.requests)
         return taken
 
-    def answered(self, number: int, status: int, body: bytes, seconds: float) -> None:
+    def answered(
+        self, number: int, status: int, body: bytes, header_bytes: int, seconds: float
+    ) -> None:
         """Counts an answer and checks every so many."""
         self.latencies_s.append(seconds)
         if status != 200:
@@ -94,7 +68,7 @@ class Load:
             self.example = self.example or f"{status} {body[:200]!r}"
         elif self.expected and len(self.latencies_s) % self.check_every == 0:
             self.checked += 1
-            if not right(self.read(body), self.expected[number]):
+            if not right(self.read(body, header_bytes), self.expected[number]):
                 self.wrong += 1
                 self.example = self.example or body[:300].decode(errors="replace")
 
@@ -127,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._body = bytearray()
+        self._header_bytes = 0
         self._number = 0
         self._asked = 0.0
         self.waiting = False
@@ -146,6 +121,11 @@ class Connection(asyncio.Protocol):
         if not self._load.stopping:
             self._load.lost += 1
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Notes where binary tensors begin; called by the parser."""
+        if name.lower() == _HEADER_LENGTH:
+            self._header_bytes = int(value)
+
     def on_body(self, data: bytes) -> None:
         """Keeps a part of the body; called by the parser."""
         self._body += data
@@ -155,8 +135,10 @@ class Connection(asyncio.Protocol):
         seconds = time.perf_counter() - self._asked
         self.waiting = False
         status = self._parser.get_status_code()
-        self._load.answered(self._number, status, bytes(self._body), seconds)
+        body = bytes(self._body)
+        self._load.answered(self._number, status, body, self._header_bytes, seconds)
         self._body.clear()
+        self._header_bytes = 0
         if self._load.interval_s:
             asyncio.get_running_loop().call_later(self._load.interval_s, self._ask)
         else:
@@ -197,33 +179,24 @@ async def drive(load: Load, host: str, port: int, connections: int, seconds: flo
     return took
 
 
-def http_requests(url: str, bodies: list[bytes]) -> list[bytes]:
-    """Returns the bytes of a POST of each body."""
-    parts = urlsplit(url)
-    head = (
-        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-        "Content-Type: application/json\r\nContent-Length: "
-    ).encode()
-    return [head + str(len(body)).encode() + b"\r\n\r\n" + body for body in bodies]
-
-
 def main() -> None:
     """Reads the arguments, loads the server and prints what was found out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--bodies", type=Path, required=True)
     parser.add_argument("--expected", type=Path)
-    parser.add_argument("--format", choices=sorted(FORMATS), default="plain")
+    parser.add_argument("--format", choices=sorted(READERS), default="plain")
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--check-every", type=int, default=1)
     parser.add_argument("--rate", type=float, default=0.0, help="questions a second and connection")
     options = parser.parse_args()
-    bodies = options.bodies.read_bytes().splitlines()
+    bodies = read_bodies(options.bodies)
+    headers = os.environ.get("REQUEST_HEADERS", "")
     load = Load(
-        requests=http_requests(options.url, bodies),
+        requests=http_requests(options.url, bodies, headers),
         expected=json.loads(options.expected.read_bytes()) if options.expected else [],
-        read=FORMATS[options.format],
+        read=READERS[options.format],
         check_every=options.check_every,
         interval_s=1.0 / options.rate if options.rate else 0.0,
     )

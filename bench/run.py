@@ -1,6 +1,9 @@
-"""Runs the benchmarks one after the other: all of them, or with --quick those that matter most.
+"""Runs the benchmarks one after the other.
 
-python bench/run.py [--quick] [NAME …]
+    python -m bench.run [--smoke | --quick | --brief] [--soak SECONDS] [NAME …]
+
+Without a level everything is measured, each peer in every configuration. Results are written as
+JSON into ``bench/results``; ``python -m bench.report`` writes the tables of the docs from them.
 """
 
 from __future__ import annotations
@@ -8,30 +11,53 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = {"forest": "one row to a random forest over HTTP, beside FastAPI"}
+from bench.effort import add_effort_options, chosen_effort
+from bench.peers import install
+from bench.results import say
+from bench.servers import ROOT
+
+BENCHMARKS = {
+    "serving": "one row a request over HTTP, beside every peer",
+}
+MINUTES = {
+    "serving": {"smoke": 3, "quick": 3, "brief": 7, "full": 75},
+}
+INSTALL_MINUTES = 1.0
 
 
 def main() -> None:
-    """Runs each benchmark in a process of its own; stops at the first that fails."""
+    """Runs each benchmark in a process of its own; goes on after one that fails, and says so."""
     listed = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
-    parser = argparse.ArgumentParser(description="Runs the benchmarks.", epilog=listed)
-    parser.add_argument("--quick", action="store_true", help="at most five minutes in all")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.run",
+        description=__doc__,
+        epilog=listed,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_effort_options(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; {listed}")
-    flags = ["--quick"] if options.quick else []
-    for name in options.names or BENCHMARKS:
-        print(f"# {name}: {BENCHMARKS[name]}", flush=True)
-        done = subprocess.run(
-            [sys.executable, "-m", f"bench.{name}", *flags], cwd=ROOT, check=False
-        )
-        if done.returncode != 0:
-            sys.exit(done.returncode)
+    effort = chosen_effort(options)
+    names = options.names or list(BENCHMARKS)
+    missing = [each for each in effort.peers or install.NAMES if not install.installed(each)]
+    minutes = sum(MINUTES[name][effort.name] for name in names) + INSTALL_MINUTES * len(missing)
+    say(f"this takes about {minutes:.0f} minutes: {', '.join(names)}")
+    if missing:
+        say(f"these peers are installed first, into {install.folder()}: {', '.join(missing)}")
+    level = () if effort.name == "full" else (f"--{effort.name}",)
+    soak = () if options.soak is None else ("--soak", str(options.soak))
+    failed = []
+    for name in names:
+        say(f"# {name}: {BENCHMARKS[name]}")
+        command = [sys.executable, "-m", f"bench.{name}", *level, *soak]
+        if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+            failed.append(name)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

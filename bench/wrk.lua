@@ -1,11 +1,24 @@
--- Cycles over the bodies in the file $BODIES, one per line; prints one line of JSON at the end.
+-- Cycles over the bodies in the file $BODIES (see questions.py); prints one line of JSON at the end.
 local requests, at = {}, 0
 
 function init()
-  wrk.method = "POST"
-  wrk.headers["Content-Type"] = "application/json"
-  for body in io.lines(os.getenv("BODIES")) do
-    requests[#requests + 1] = wrk.format(nil, nil, nil, body)
+  local shared = {}
+  for name, value in (os.getenv("REQUEST_HEADERS") or ""):gmatch("([^:\n]+): ([^\n]*)") do
+    shared[name] = value
+  end
+  local file = assert(io.open(os.getenv("BODIES"), "rb"))
+  for line in file:lines() do
+    local json, length = line:match("(%d+) (%d+)")
+    local headers = {}
+    for name, value in pairs(shared) do headers[name] = value end
+    if json == "0" then
+      headers["Content-Type"] = "application/json"
+    else
+      headers["Content-Type"] = "application/octet-stream"
+      headers["Inference-Header-Content-Length"] = json
+    end
+    requests[#requests + 1] = wrk.format("POST", nil, headers, file:read(tonumber(length)))
+    file:read(1)
   end
 end
 

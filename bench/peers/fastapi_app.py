@@ -1,46 +1,45 @@
-"""What people write by hand: FastAPI apps around the same forest.
+"""What people write by hand: FastAPI apps around a model, run by uvicorn.
 
-``inline`` calls the model for each request; ``batched`` gathers requests while a batch is out.
-Run by uvicorn: ``FOREST=forest.joblib uvicorn bench.forest.peers:inline``.
+``inline`` calls the model for each request on the event loop; ``batched`` gathers requests while a
+batch is out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import joblib
-import numpy as np
+from bench.peers.predict import CLASSIFIER, answers, open_model
 from fastapi import FastAPI
 from pydantic import BaseModel
 
 MAX_BATCH = 64
 
-forest = joblib.load(os.environ["FOREST"])
+predict = open_model()
 
 
 class Question(BaseModel):
-    """One row of 64 pixels."""
+    """One row."""
 
     x: list[float]
 
 
-class Answer(BaseModel):
-    """The likeliest digit and the probability of each."""
+class Classified(BaseModel):
+    """The likeliest class and the probability of each."""
 
     label: int
     probabilities: list[float]
 
 
-def predict(rows: list[list[float]]) -> list[tuple[int, list[float]]]:
-    """Asks the forest once: the label is the likeliest class, as ``predict`` would say."""
-    found = forest.predict_proba(np.array(rows))
-    labels = forest.classes_[found.argmax(axis=1)]
-    return list(zip(labels.tolist(), found.tolist(), strict=True))
+class Values(BaseModel):
+    """What a model without classes says."""
 
+    y: list[float]
+
+
+Answer: Any = Classified if CLASSIFIER else Values
 
 inline = FastAPI()
 
@@ -51,11 +50,10 @@ async def inline_ready() -> bool:
     return True
 
 
-@inline.post("/predict")
-async def predict_inline(question: Question) -> Answer:
+@inline.post("/predict", response_model=Answer)
+async def predict_inline(question: Question) -> Any:
     """Answers on the event loop, one row at a time."""
-    ((label, probabilities),) = predict([question.x])
-    return Answer(label=label, probabilities=probabilities)
+    return Answer(**answers(predict([question.x]))[0])
 
 
 class MicroBatcher:
@@ -66,13 +64,13 @@ class MicroBatcher:
         self._thread = ThreadPoolExecutor(1)
         self._task: asyncio.Task[None] | None = None
 
-    async def ask(self, row: list[float]) -> tuple[int, list[float]]:
+    async def ask(self, row: list[float]) -> dict[str, Any]:
         """Returns the answer to one row."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((row, future))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
-        answer: tuple[int, list[float]] = await future
+        answer: dict[str, Any] = await future
         return answer
 
     async def _run(self) -> None:
@@ -81,13 +79,14 @@ class MicroBatcher:
             taken = min(MAX_BATCH, len(self._waiting))
             batch = [self._waiting.popleft() for _ in range(taken)]
             try:
-                rows = [row for row, _ in batch]
-                answers = await loop.run_in_executor(self._thread, predict, rows)
+                outputs = await loop.run_in_executor(
+                    self._thread, predict, [row for row, _ in batch]
+                )
             except Exception as error:  # noqa: BLE001 - each caller is told
                 for _, future in batch:
                     future.set_exception(error)
                 continue
-            for (_, future), answer in zip(batch, answers, strict=True):
+            for (_, future), answer in zip(batch, answers(outputs), strict=True):
                 if not future.done():
                     future.set_result(answer)
 
@@ -102,8 +101,7 @@ async def batched_ready() -> bool:
     return True
 
 
-@batched.post("/predict")
-async def predict_batched(question: Question) -> Answer:
+@batched.post("/predict", response_model=Answer)
+async def predict_batched(question: Question) -> Any:
     """Answers with the batch that the row travels in."""
-    label, probabilities = await batcher.ask(question.x)
-    return Answer(label=label, probabilities=probabilities)
+    return Answer(**await batcher.ask(question.x))

@@ -1,0 +1,113 @@
+"""Results: what they depend on, where they are written, and claims that they meet or miss."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from bench.servers import ROOT
+
+RESULTS = ROOT / "bench" / "results"
+_NAMES = ("tidemill", "numpy", "scikit-learn", "onnxruntime", "skl2onnx")
+_NAMES += ("httptools", "uvloop", "msgspec", "orjson")
+
+
+def about() -> dict[str, Any]:
+    """Returns what a figure depends on: the machine, the versions and the commit."""
+    return {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_bytes": psutil.virtual_memory().total,
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "versions": {name: _version(name) for name in _NAMES},
+        "commit": _git("rev-parse", "HEAD"),
+        "changed": bool(_git("status", "--porcelain", "--", "src", "bench")),
+    }
+
+
+def claim(
+    what: str, found: float | None, relation: Literal[">=", "<="], aim: float, unit: str = "x"
+) -> dict[str, Any]:
+    """Returns whether a figure meets its aim; what was not measured meets nothing."""
+    met = None if found is None else (found >= aim if relation == ">=" else found <= aim)
+    rounded = None if found is None else round(found, 4)
+    return {
+        "claim": what,
+        "relation": relation,
+        "aim": aim,
+        "unit": unit,
+        "found": rounded,
+        "met": met,
+    }
+
+
+def claims_table(claims: list[dict[str, Any]]) -> str:
+    """Returns the claims as a Markdown table."""
+    words = {True: "met", False: "**not met**", None: "not measured"}
+    signs = {">=": "≥", "<=": "≤"}
+    lines = ["| claim | aim | found | |", "|---|--:|--:|---|"]
+    for each in claims:
+        unit = each["unit"]
+        found = "" if each["found"] is None else f"{each['found']:,.3g} {unit}"
+        if each["found"] is not None and each["found"] >= 1000:
+            found = f"{each['found']:,.0f} {unit}"
+        aim = f"{signs[each['relation']]} {each['aim']:g} {unit}"
+        lines.append(f"| {each['claim']} | {aim} | {found} | {words[each['met']]} |")
+    return "\n".join(lines)
+
+
+def write_results(name: str, results: dict[str, Any]) -> Path:
+    """Writes the results as JSON into ``bench/results`` and returns the path."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def newest_results(name: str) -> dict[str, Any] | None:
+    """Returns the newest results of a benchmark on this machine; None if there are none."""
+    paths = sorted(RESULTS.glob(f"{name}-*.json"))
+    if not paths:
+        return None
+    results: dict[str, Any] = json.loads(paths[-1].read_text(encoding="utf-8"))
+    return results
+
+
+def say(text: str) -> None:
+    """Tells of progress on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    return done.stdout.strip() if done.returncode == 0 else None

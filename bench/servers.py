@@ -1,0 +1,161 @@
+"""Starts servers for a benchmark and ends them with all that they started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+POLL_S = 0.05
+STOP_S = 15.0
+
+
+class BenchmarkFailed(Exception):  # noqa: N818 - reads as a sentence
+    """A server did not start, or answered wrongly: there is nothing to compare."""
+
+
+@dataclass(kw_only=True)
+class Server:
+    """A server's processes; ``ready_url`` answers a GET once it serves."""
+
+    command: Sequence[str]
+    log: Path
+    ready_url: str
+    environment: dict[str, str] = field(default_factory=dict)
+    timeout_s: float = 90.0
+    _process: psutil.Popen | None = None
+
+    def start(self) -> None:
+        """Starts it; models get one thread each, as many servers share the machine."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **self.environment}
+        with self.log.open("wb") as log:
+            self._process = psutil.Popen(
+                self.command,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        """Returns once it serves.
+
+        Raises:
+            BenchmarkFailed: it ended, or did not answer in time.
+        """
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(self.ready_url, timeout=2):
+                return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise BenchmarkFailed(f"{' '.join(self.command)} is not ready:\n{self.tail()}")
+            time.sleep(POLL_S)
+
+    @property
+    def process(self) -> psutil.Popen:
+        """The process that was started."""
+        assert self._process is not None
+        return self._process
+
+    def processes(self) -> list[psutil.Process]:
+        """Returns the process and all that it started."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [self.process, *self.process.children(recursive=True)]
+        return []
+
+    def cpu_s(self) -> float:
+        """Returns the CPU time of all its processes up to now."""
+        total = 0.0
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+    def pss_bytes(self) -> int:
+        """Returns the memory of all its processes, shared pages divided among their users."""
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        return total
+
+    def pause(self) -> None:
+        """Stops its processes from running, so that idle work does not disturb another's turn."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets its processes run again."""
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Ends it and all that it started, by force if it takes too long."""
+        if self._process is None:
+            return
+        self.resume()
+        started = self.processes()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        _, left = psutil.wait_procs(started, timeout=STOP_S)
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=STOP_S)
+        self._process = None
+
+    def tail(self) -> str:
+        """Returns the end of its log."""
+        return self.log.read_text(errors="replace")[-2000:]
+
+    def _signal(self, number: int) -> None:
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Starts a server, waits until it serves, and ends it."""
+    try:
+        server.start()
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+def free_port() -> int:
+    """Returns a port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def run(command: Sequence[str], environment: dict[str, str] | None = None) -> str:
+    """Runs a command to its end and returns what it printed.
+
+    Raises:
+        BenchmarkFailed: it failed.
+    """
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+    )
+    if done.returncode != 0:
+        raise BenchmarkFailed(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+    return done.stdout

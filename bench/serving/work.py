@@ -1,0 +1,189 @@
+"""The work: four models, and at least a thousand distinct questions to each with their answers.
+
+======  =====================================================  ================
+name    model                                                  a question
+======  =====================================================  ================
+sum     none to speak of: the sum of the numbers               10 FP64
+lr      logistic regression on scikit-learn's digits           64 FP64
+rf      random forest of 100 trees on the digits               64 FP64
+mlp     ONNX, 784-512-512-10, random weights                   784 FP32
+======  =====================================================  ================
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import onnx
+import onnxruntime
+from bench.questions import Body, write_bodies
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+
+QUESTIONS = 1024
+_LAYERS = (784, 512, 512, 10)
+_DATATYPES = {"float64": "FP64", "float32": "FP32"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One workload's files; ``bodies`` by the form that a server takes them in."""
+
+    name: str
+    model: Path
+    columns: int
+    bodies: dict[str, Path]
+    expected: Path
+    sample: Path
+    questions: int
+
+
+def make_work(name: str, folder: Path) -> Work:
+    """Makes the model and writes it with its questions and their answers."""
+    folder.mkdir(parents=True)
+    model, rows, answers = _MAKERS[name](folder)
+    work = Work(
+        name=name,
+        model=model,
+        columns=rows.shape[1],
+        bodies={
+            form: write_bodies(folder / f"{form}.bodies", [body(row) for row in rows])
+            for form, body in FORMS.items()
+        },
+        expected=folder / "expected.json",
+        sample=folder / "sample.npy",
+        questions=len(np.unique(rows, axis=0)),
+    )
+    assert work.questions >= 1000
+    np.save(work.sample, rows)
+    work.expected.write_text(json.dumps(answers), encoding="utf-8")
+    return work
+
+
+def sum_graph(path: Path, columns: int, kind: type[Any] = np.float64) -> Path:
+    """Writes the ONNX model that adds a row up."""
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=1)],
+        "sum",
+        [helper.make_tensor_value_info("x", element, ["n", columns])],
+        [helper.make_tensor_value_info("y", element, ["n", 1])],
+        [axes],
+    )
+    return _save(graph, path)
+
+
+def _sum(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
+    rows = np.round(np.random.default_rng(0).standard_normal((QUESTIONS, 10)), 6)
+    answers = [{"y": [value]} for value in rows.sum(axis=1).tolist()]
+    return sum_graph(folder / "sum.onnx", 10), rows, answers
+
+
+def _lr(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
+    return _digits(LogisticRegression(max_iter=2000), folder / "lr.joblib")
+
+
+def _rf(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
+    return _digits(RandomForestClassifier(100, random_state=0), folder / "rf.joblib")
+
+
+def _digits(estimator: Any, path: Path) -> tuple[Path, np.ndarray, list[Any]]:
+    digits = load_digits()
+    rows = np.asarray(digits.data, np.float64)
+    estimator.fit(rows, digits.target)
+    joblib.dump(estimator, path)
+    answers = [
+        {"label": int(row.argmax()), "probabilities": row.tolist()}
+        for row in estimator.predict_proba(rows)
+    ]
+    return path, rows, answers
+
+
+def _mlp(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
+    random = np.random.default_rng(0)
+    nodes, weights, last = [], [], "x"
+    for number, (wide, narrow) in enumerate(itertools.pairwise(_LAYERS)):
+        values = (random.standard_normal((wide, narrow)) / np.sqrt(wide)).astype(np.float32)
+        weights += [numpy_helper.from_array(values, f"w{number}")]
+        weights += [numpy_helper.from_array(np.zeros(narrow, np.float32), f"b{number}")]
+        names = [last, f"w{number}", f"b{number}"]
+        nodes.append(helper.make_node("Gemm", names, [f"g{number}"]))
+        last = f"r{number}"
+        if number < len(_LAYERS) - 2:
+            nodes.append(helper.make_node("Relu", [f"g{number}"], [last]))
+    nodes.append(helper.make_node("Softmax", [f"g{len(_LAYERS) - 2}"], ["y"], axis=-1))
+    graph = helper.make_graph(
+        nodes,
+        "mlp",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", _LAYERS[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", _LAYERS[-1]])],
+        weights,
+    )
+    path = _save(graph, folder / "mlp.onnx")
+    rows = np.round(random.random((QUESTIONS, _LAYERS[0])), 4).astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return path, rows, [{"y": row} for row in session.run(["y"], {"x": rows})[0].tolist()]
+
+
+_MAKERS: dict[str, Callable[[Path], tuple[Path, np.ndarray, list[Any]]]] = {
+    "sum": _sum,
+    "lr": _lr,
+    "rf": _rf,
+    "mlp": _mlp,
+}
+
+
+def _save(graph: Any, path: Path) -> Path:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def _numbers(row: np.ndarray) -> list[float]:
+    # The digits of an FP32 as people write them, not those of its double.
+    return [float(str(value)) for value in row]
+
+
+def _plain(row: np.ndarray) -> Body:
+    return _json({"x": _numbers(row)})
+
+
+def _batch(row: np.ndarray) -> Body:
+    return _json({"x": [_numbers(row)]})
+
+
+def _v2(row: np.ndarray) -> Body:
+    return _json({"inputs": [{**_tensor(row), "data": _numbers(row)}]})
+
+
+def _v2_binary(row: np.ndarray) -> Body:
+    tensor = {**_tensor(row), "parameters": {"binary_data_size": row.nbytes}}
+    head = _json({"inputs": [tensor], "parameters": {"binary_data_output": True}}).data
+    return Body(head + row.tobytes(), header_bytes=len(head))
+
+
+FORMS: dict[str, Callable[[np.ndarray], Body]] = {
+    "plain": _plain,
+    "batch": _batch,
+    "v2": _v2,
+    "v2-binary": _v2_binary,
+}
+
+
+def _tensor(row: np.ndarray) -> dict[str, Any]:
+    return {"name": "x", "shape": [1, len(row)], "datatype": _DATATYPES[row.dtype.name]}
+
+
+def _json(value: dict[str, Any] | Sequence[Any]) -> Body:
+    return Body(json.dumps(value, separators=(",", ":")).encode())
