@@ -99,6 +99,7 @@ class World:
         self.application = Application(
             deployment=Deployment(application="app", revision=1, versions=(assignment.live,)),
             versions=(version,),
+            signature=version.signature,
             measures=measures,
         )
 
@@ -173,7 +174,7 @@ def test_a_waiting_query_holds_its_arrays_and_no_more(tmp_path: Path, kind: str)
     """What queues are bounded by, the bytes sent, is about what they take."""
     n, queries = 20_000, []
     signature = Signature((Column("x", "float64"),), (Column("y", "int64"),))
-    application = SimpleNamespace(slo_s=1.0, versions=[SimpleNamespace(signature=signature)])
+    application = SimpleNamespace(slo_s=1.0, signature=signature)
     processor = SimpleNamespace(
         application=lambda _: application, submit=lambda _, query, *__: queries.append(query)
     )

@@ -15,7 +15,6 @@ from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     InvalidInput,
     ModelFailed,
-    NotFound,
     NotReady,
     Unavailable,
 )
@@ -74,7 +73,7 @@ class DataPlane:
     def infer(self, exchange: Exchange, name: str, version: int | None) -> None:
         """Answers a v2 inference request."""
         application = self._processor.application(name)
-        signature = application.versions[0].signature
+        signature = application.signature
         body_bytes = len(exchange.body)
         request, inputs, n = wire.read_infer(exchange.body, exchange.header_length, signature)
         request.inputs, exchange.body = [], b""  # a query that waits holds its arrays, no more
@@ -97,7 +96,7 @@ class DataPlane:
     def predict(self, exchange: Exchange, name: str) -> None:
         """Answers a v1 prediction request."""
         application = self._processor.application(name)
-        signature = application.versions[0].signature
+        signature = application.signature
         body_bytes = len(exchange.body)
         request, inputs, n = wire.read_predict(exchange.body, signature)
         request.instances, exchange.body = [], b""
@@ -163,7 +162,7 @@ class DataPlane:
                 model=asked.application.name,
                 version=query.version,
                 outputs=query.outputs,
-                columns=asked.application.versions[0].signature.outputs,
+                columns=asked.application.signature.outputs,
                 parameters=parameters,
             )
         except Exception as error:  # noqa: BLE001 - an exchange must end
@@ -183,7 +182,7 @@ class DataPlane:
         application = asked.application
         known = self._plain.get(application.name)
         if known is None or known[0] is not application:
-            columns = application.versions[0].signature.outputs
+            columns = application.signature.outputs
             known = application, wire.PlainAnswer(application.name, columns)
             self._plain[application.name] = known
         try:
@@ -279,23 +278,24 @@ class DataPlane:
     def model(self, exchange: Exchange, name: str, version: int | None) -> None:
         """Describes an application as a v2 model."""
         application = self._processor.application(name)
-        _live_version(application, version)
-        first = application.versions[0]
+        if version is not None:
+            application.live_version(version)
+        platform = application.versions[0].platform if application.versions else "none"
         _json(
             exchange,
             {
                 "name": application.name,
                 "versions": [str(each.version) for each in application.versions],
-                "platform": f"tidemill_{first.platform}",
-                "inputs": wire.describe(first.signature.inputs),
-                "outputs": wire.describe(first.signature.outputs),
+                "platform": f"tidemill_{platform}",
+                "inputs": wire.describe(application.signature.inputs),
+                "outputs": wire.describe(application.signature.outputs),
             },
         )
 
     def model_ready(self, exchange: Exchange, name: str, version: int | None) -> None:
         """Says whether an application answers."""
         application = self._processor.application(name)
-        chosen = _live_version(application, version)
+        chosen = application.answering if version is None else [application.live_version(version)]
         replicas = [replica for each in chosen for replica in each.batcher.replicas]
         if not any(replica.alive for replica in replicas):
             raise NotReady(f"model {name!r} has no live replica", remedy="Retry in a moment.")
@@ -313,17 +313,6 @@ class DataPlane:
         task = asyncio.get_running_loop().create_task(collect())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _live_version(application: Application, version: int | None) -> tuple[Any, ...]:
-    chosen = tuple(v for v in application.versions if version in (None, v.version))
-    if not chosen:
-        live = ", ".join(str(each.version) for each in application.versions)
-        raise NotFound(
-            f"Request for unknown model: {application.name!r} version {version} is not live",
-            remedy=f"Live versions: {live}.",
-        )
-    return chosen
 
 
 def _unwritable(query: Query, error: Exception) -> ModelFailed:

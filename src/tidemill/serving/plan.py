@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from tidemill.models.signature import Signature
+
 
 class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How an application is served; every bound that keeps it inside its promise.
@@ -40,12 +42,46 @@ class Live(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weight: float = 1.0
 
 
+class SinglePolicy(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="single",
+):
+    """One version answers everything; a second one with a weight is a mistake."""
+
+
+class WeightedPolicy(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="weighted",
+):
+    """Versions answer by their weights: drawn from the prediction's id, or by a key column.
+
+    With ``sticky`` the value of that input decides: queries that agree on it meet one version, as
+    long as the weights stay.
+    """
+
+    sticky: str | None = None
+
+
+Policy = SinglePolicy | WeightedPolicy
+"""How an application chooses among its versions, told apart by ``kind``."""
+
+
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one application answers with; ``revision`` grows with every change to any of them.
 
     ``key`` names the input columns that determine a table's key. ``default`` is the answer (one
     value per output, for one row) that is given instead of an error when the promise cannot be
-    kept; without one, such a query gets a typed error.
+    kept; without one, such a query gets a typed error. An application without a version has a
+    ``signature`` of its own; with both, every version must have that signature. A version of
+    weight 0 is ready, and answers only who asks for it by number.
     """
 
     application: str
@@ -55,6 +91,17 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     default: dict[str, Any] | None = None
     key: tuple[str, ...] = ()
     plan: ServingPlan = ServingPlan()
+    policy: Policy = WeightedPolicy()
+    signature: Signature | None = None
+
+    @property
+    def main(self) -> Live | None:
+        """The version that answers most; the first of equals, None if none has a weight."""
+        return max((v for v in self.versions if v.weight > 0.0), key=_weight, default=None)
+
+
+def _weight(live: Live) -> float:
+    return live.weight
 
 
 class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,8 +7,6 @@ source, or as a typed error. What was answered is in the ledger before the clien
 from __future__ import annotations
 
 import asyncio
-import math
-import random
 import secrets
 from dataclasses import dataclass, field
 
@@ -26,18 +24,20 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
+from tidemill.models.signature import Signature
 from tidemill.serving.levels import Levels
 from tidemill.serving.loading import Loader, retired_versions
 from tidemill.serving.measures import Measures
 from tidemill.serving.plan import ApplicationAssignment, Assignment, Deployment
 from tidemill.serving.query import Query
-from tidemill.serving.selection import choose
+from tidemill.serving.selection import SelectionPolicy, check_weights, sole, split_of
 from tidemill.serving.version import (
     LiveVersion,
     check_default,
     constant_rows,
     merge_rows,
     missing_rows,
+    signature_of,
 )
 
 _BROKEN_PROMISE = (DeadlineExceeded, Overloaded, WorkerLost, NotReady)
@@ -46,22 +46,50 @@ _BROKEN_PROMISE = (DeadlineExceeded, Overloaded, WorkerLost, NotReady)
 
 @dataclass(slots=True, kw_only=True)
 class Application:
-    """What clients query: the live versions behind a name, looked up once per query."""
+    """What clients query: the live versions behind a name, looked up once per query.
+
+    ``only`` is the one version that has a weight, if it is one: the usual case, and no choice.
+    """
 
     deployment: Deployment
     versions: tuple[LiveVersion, ...]
+    signature: Signature
     measures: Measures
-    weights: list[float] = field(init=False)
+    only: LiveVersion | None = field(init=False)
+    policy: SelectionPolicy | None = field(init=False)
     slo_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.weights = [live.weight for live in self.deployment.versions]
+        at = sole(self.deployment)
+        self.only = None if at is None else self.versions[at]
+        self.policy = split_of(self.deployment)
         self.slo_s = self.deployment.slo_ms / 1000.0
 
     @property
     def name(self) -> str:
         """The name that clients use."""
         return self.deployment.application
+
+    @property
+    def answering(self) -> list[LiveVersion]:
+        """The versions that have a weight."""
+        weighted = zip(self.versions, self.deployment.versions, strict=True)
+        return [version for version, live in weighted if live.weight > 0.0]
+
+    def live_version(self, number: int) -> LiveVersion:
+        """Returns the version that a client insists on.
+
+        Raises:
+            NotFound: it is not live.
+        """
+        for each in self.versions:
+            if each.version == number:
+                return each
+        live = ", ".join(str(each.version) for each in self.versions) or "none"
+        raise NotFound(
+            f"Request for unknown model: {self.name!r} version {number} is not live",
+            remedy=f"Live versions: {live}.",
+        )
 
 
 class Processor:
@@ -82,7 +110,6 @@ class Processor:
         self._loader = Loader(clock, self._from_replica, instruments)
         self._ended: list[Query] = []
         self._flushing = False
-        self._draw = random.Random(secrets.randbits(64)).random  # noqa: S311 - splits traffic
         self._ids = _RequestIds()
         self._levels = Levels(instruments)
         self._log = log("serving.processor")
@@ -164,11 +191,13 @@ class Processor:
         Raises:
             NotFound: that version is not live.
         """
-        chosen = self._select(application, version)
+        chosen = application.only if version is None else application.live_version(version)
         query.state = application
-        query.version = chosen.version
         query.request_id = self._ids.next()
         try:
+            if chosen is None:
+                chosen = self._select(application, query)
+            query.version = chosen.version
             self._answer(chosen, query)
         except TidemillError as error:
             query.error, query.refused = error, True
@@ -218,20 +247,13 @@ class Processor:
             return
         query.row_sources = ["model" if row is None else "table" for row in rows]
 
-    def _select(self, application: Application, version: int | None) -> LiveVersion:
-        versions = application.versions
-        if version is not None:
-            for each in versions:
-                if each.version == version:
-                    return each
-            live = ", ".join(str(each.version) for each in versions)
-            raise NotFound(
-                f"Request for unknown model: {application.name!r} version {version} is not live",
-                remedy=f"Live versions: {live}.",
+    def _select(self, application: Application, query: Query) -> LiveVersion:
+        if application.policy is None:
+            raise NotReady(
+                f"application {application.name!r} has no model that answers yet",
+                remedy="Link a version to it, with a weight.",
             )
-        if len(versions) == 1:
-            return versions[0]
-        return versions[choose(application.weights, self._draw())]
+        return application.versions[application.policy.choose(query.request_id, query.inputs)]
 
     def _from_replica(self, version: LiveVersion, query: Query) -> None:
         """Ends a query that the batcher gives back with outputs or an error."""
@@ -259,7 +281,7 @@ class Processor:
         default = application.deployment.default
         if default is None or not isinstance(query.error, _BROKEN_PROMISE):
             return
-        signature = application.versions[0].signature
+        signature = application.signature
         application.measures.defaulted(query, query.error, self._clock.monotonic())
         query.outputs = constant_rows(default, signature, query.n)
         query.error, query.source, query.row_sources = None, "default", None
@@ -305,12 +327,13 @@ class Processor:
         self, assignment: ApplicationAssignment, versions: tuple[LiveVersion, ...]
     ) -> Application:
         deployment = assignment.deployment
-        _check_versions(deployment, versions)
-        if versions:
-            check_default(deployment, versions[0].signature)
+        signature = signature_of(deployment, [version.signature for version in versions])
+        check_weights(deployment, signature)
+        check_default(deployment, signature)
         return Application(
             deployment=deployment,
             versions=versions,
+            signature=signature,
             measures=Measures(self._instruments, deployment.application),
         )
 
@@ -348,19 +371,3 @@ def _record(query: Query, now: float) -> PredictionRecord:
         inputs=query.inputs,
         outputs=query.outputs,
     )
-
-
-def _check_versions(deployment: Deployment, versions: tuple[LiveVersion, ...]) -> None:
-    weights = [live.weight for live in deployment.versions]
-    if not 0.0 < sum(weights) < math.inf or min(weights) < 0.0:
-        raise InvalidInput(
-            f"the versions of {deployment.application!r} have the weights {weights}",
-            remedy="Give each 0 or more, and one of them more than 0.",
-        )
-    for version in versions[1:]:
-        if version.signature != versions[0].signature:
-            raise InvalidInput(
-                f"versions {versions[0].version} and {version.version} of "
-                f"{deployment.application!r} take or give other columns",
-                remedy="Only versions of one signature can share an application.",
-            )

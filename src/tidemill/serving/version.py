@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,36 @@ def constant_rows(default: dict[str, Any], signature: Signature, n: int) -> Batc
         column.name: np.repeat(from_rows([default[column.name]], column), n, axis=0)
         for column in signature.outputs
     }
+
+
+def signature_of(deployment: Deployment, versions: Sequence[Signature]) -> Signature:
+    """Returns what an application takes and gives: its own signature, or that of its versions.
+
+    Args:
+        deployment: the application.
+        versions: the signature of each of its versions.
+
+    Raises:
+        InvalidInput: it has neither, or they differ.
+    """
+    known = [("the application", deployment.signature)] if deployment.signature else []
+    known += [
+        (f"{live.model!r} version {live.version}", signature)
+        for live, signature in zip(deployment.versions, versions, strict=True)
+    ]
+    if not known:
+        raise InvalidInput(
+            f"application {deployment.application!r} has neither a version nor a signature",
+            remedy="State its signature, or link a version.",
+        )
+    for name, signature in known[1:]:
+        if signature != known[0][1]:
+            raise InvalidInput(
+                f"{known[0][0]} and {name} in {deployment.application!r} "
+                "take or give other columns",
+                remedy="Only versions of one signature can share an application.",
+            )
+    return known[0][1]
 
 
 def check_default(deployment: Deployment, signature: Signature) -> None:
