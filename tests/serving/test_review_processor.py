@@ -42,6 +42,7 @@ class Replica:
     capacity = 1
     in_flight = 0
     alive = True
+    name = "fake"
 
     async def start(self) -> None:
         """Nothing to load."""

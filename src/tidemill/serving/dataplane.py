@@ -37,6 +37,11 @@ class _Asked:
     request: Any
     application: Application
 
+    @property
+    def traceparent(self) -> bytes:
+        """The client's span, for traces."""
+        return self.exchange.traceparent
+
 
 class DataPlane:
     """Answers v2 and v1 requests, feedback and metrics.

@@ -86,6 +86,8 @@ class Edge:
 
         Parsing depends on nothing but the bytes, so the next head of the same bytes says the same.
         """
+        if head.traceparent:
+            return  # it is another one each time
         if len(self.heads) >= MAX_REMEMBERED_HEADS:
             self.heads.clear()  # somebody sends ever new ones; the others come back
         self.heads[head_bytes] = (head, body_bytes)
@@ -249,6 +251,8 @@ class _Connection(asyncio.Protocol):
                 self._stop(417, "only 'Expect: 100-continue' is known.")
         elif size == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
             head.bad_header = f"content encoding {value[:20].decode('latin-1')!r} is not accepted"
+        else:
+            head.hear(name, value)
 
     def on_headers_complete(self) -> None:
         if self._parser.should_upgrade():  # the parser would not read its body

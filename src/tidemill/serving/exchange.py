@@ -79,7 +79,15 @@ class Connection(Protocol):
 class Head:
     """What a request line and headers say, as far as anybody here needs it."""
 
-    __slots__ = ("bad_header", "expects", "foreign", "header_length", "method", "target")
+    __slots__ = (
+        "bad_header",
+        "expects",
+        "foreign",
+        "header_length",
+        "method",
+        "target",
+        "traceparent",
+    )
 
     def __init__(self) -> None:
         self.method = b""
@@ -88,6 +96,12 @@ class Head:
         self.bad_header: str | None = None
         self.foreign = False
         self.expects = False
+        self.traceparent = b""
+
+    def hear(self, name: bytes, value: bytes) -> None:
+        """Takes what matters only to those who watch: the client's span; of two, neither."""
+        if len(name) == 11 and name.lower() == b"traceparent":
+            self.traceparent = b"twice" if self.traceparent else value
 
 
 class Exchange:
@@ -112,6 +126,11 @@ class Exchange:
     def header_length(self) -> int | None:
         """The bytes of JSON before binary tensors, as the client said."""
         return self.head.header_length
+
+    @property
+    def traceparent(self) -> bytes:
+        """The client's span that the request belongs to, as it said."""
+        return self.head.traceparent
 
     @property
     def head_only(self) -> bool:

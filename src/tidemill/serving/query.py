@@ -11,6 +11,19 @@ from tidemill.models.signature import Batch
 Source = Literal["table", "cache", "model", "default"]
 
 
+class Notes:
+    """When a query's batch went out and came back, how large it was, and where it went."""
+
+    __slots__ = ("batch", "replica", "returned", "rows", "sent")
+
+    def __init__(self, *, batch: int, rows: int, replica: str, sent: float) -> None:
+        self.batch = batch
+        self.rows = rows
+        self.replica = replica
+        self.sent = sent
+        self.returned: float | None = None
+
+
 class Query:
     """What a client asked of an application, and, once ``done`` is called, how it ended.
 
@@ -39,6 +52,7 @@ class Query:
         "inputs",
         "n",
         "nbytes",
+        "notes",
         "outputs",
         "refused",
         "request_id",
@@ -77,6 +91,7 @@ class Query:
         self.refused = False
         self.attempts = 0
         self.nbytes = 0
+        self.notes: Notes | None = None
         self.cache_key: bytes | None = None
         self.table_rows: list[Batch | None] | None = None
         self.state: Any = None

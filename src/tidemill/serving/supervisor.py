@@ -29,6 +29,7 @@ from tidemill.serving.listening import open_listener
 from tidemill.serving.live import DeploymentSource
 from tidemill.serving.plan import Deployment
 from tidemill.serving.process_measures import show_processes
+from tidemill.serving.tracing import check_tracing
 from tidemill.serving.worker_pool import WorkerPool, describe
 from tidemill.serving.worker_process import LOADER, WorkerProcess
 
@@ -107,8 +108,10 @@ class Supervisor:
         Raises:
             Refused: the address can be reached from elsewhere, and nobody said that it may be.
             Conflict: the port is taken.
-            Unavailable: gateways cannot be started.
+            InvalidSettings: traces cannot be sent where the settings say.
+            Unavailable: gateways cannot be started, or OpenTelemetry is not installed.
         """
+        check_tracing(self._settings)
         listener = open_listener(self._settings)
         sockets = Path(tempfile.mkdtemp(prefix="serve-", dir=self._run_path))
         try:
