@@ -22,7 +22,7 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.serving import wire
 from tidemill.serving.exchange import Exchange
 from tidemill.serving.processor import Application, Processor
-from tidemill.serving.query import Query
+from tidemill.serving.query import DEFAULT_PRIORITY, Query
 
 SERVER_NAME = "tidemill"
 EXTENSIONS = ["binary_tensor_data"]
@@ -83,9 +83,12 @@ class DataPlane:
         request, inputs, n = wire.read_infer(exchange.body, exchange.header_length, signature)
         request.inputs, exchange.body = [], b""  # a query that waits holds its arrays, no more
         timeout_us = event_time = None
+        priority = DEFAULT_PRIORITY
         if request.parameters:
             timeout_us = wire.parameter(request, "timeout")
             event_time = wire.parameter(request, "event_time")
+            priority = wire.priority(request.parameters)
+            wire.refuse_sequences(request.parameters)
         query = self._query(
             application,
             inputs,
@@ -94,6 +97,7 @@ class DataPlane:
             event_time=event_time,
         )
         query.nbytes = body_bytes
+        query.priority = priority
         query.done = self._inferred
         query.context = _Asked(exchange, request, application)
         self._processor.submit(application, query, version)

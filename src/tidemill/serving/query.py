@@ -10,6 +10,9 @@ from tidemill.models.signature import Batch
 
 Source = Literal["table", "cache", "model", "default"]
 
+FIRST_PRIORITY, DEFAULT_PRIORITY, LAST_PRIORITY = 1, 5, 9
+"""Levels of priority: who is served first, who says nothing, who can wait."""
+
 
 class Notes:
     """When a query's batch went out and came back, how large it was, and where it went."""
@@ -27,7 +30,8 @@ class Notes:
 class Query:
     """What a client asked of an application, and, once ``done`` is called, how it ended.
 
-    It ends exactly once: with ``outputs`` and a ``source``, or with an ``error``.
+    It ends exactly once: with ``outputs`` and a ``source``, or with an ``error``. ``priority`` is
+    the level that the client asked for.
 
     Args:
         inputs: checked arrays, (n, …) each, one per input of the signature.
@@ -54,6 +58,7 @@ class Query:
         "nbytes",
         "notes",
         "outputs",
+        "priority",
         "refused",
         "request_id",
         "row_sources",
@@ -81,6 +86,7 @@ class Query:
         self.done = done
         self.context = context
         self.event_time = event_time
+        self.priority = DEFAULT_PRIORITY
         self.request_id = ""
         self.version = 0
         self.source: Source = "model"

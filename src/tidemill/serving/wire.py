@@ -15,6 +15,7 @@ import orjson
 
 from tidemill.foundation.errors import InvalidInput, TooLarge
 from tidemill.models.signature import Array, Batch, Column, Signature
+from tidemill.serving.query import DEFAULT_PRIORITY, FIRST_PRIORITY, LAST_PRIORITY
 from tidemill.serving.tensors import (
     MAX_ROWS,
     check_datatype,
@@ -181,6 +182,37 @@ def parameter(request: InferRequest, name: str) -> float | None:
     if type(value) not in {int, float} or abs(value) > _MAX_NUMBER:
         raise InvalidInput(f"parameter {name!r} is {show(value)}", remedy="Send a finite number.")
     return float(value)
+
+
+def priority(parameters: dict[str, Any]) -> int:
+    """Returns the level of priority that a request's parameters ask for.
+
+    1 is served first, 9 last; 0, none and what is above 9 are 5.
+
+    Raises:
+        InvalidInput: it is not a whole number, 0 or more.
+    """
+    level = parameters.get("priority", 0)
+    if type(level) is not int or not 0 <= level < 1 << 64:
+        raise InvalidInput(
+            f"parameter 'priority' is {show(level)}",
+            remedy=f"Send a whole number: {FIRST_PRIORITY} is first, {LAST_PRIORITY} last.",
+        )
+    return level if FIRST_PRIORITY <= level <= LAST_PRIORITY else DEFAULT_PRIORITY
+
+
+def refuse_sequences(parameters: dict[str, Any]) -> None:
+    """Refuses a request that belongs to a sequence: every query stands alone here.
+
+    Raises:
+        InvalidInput: it names a sequence; the id 0 is none.
+    """
+    if parameters.get("sequence_id"):
+        raise InvalidInput(
+            f"parameter 'sequence_id' is {show(parameters['sequence_id'])}, and models here keep "
+            "no state between requests",
+            remedy="Leave it out, and send all that the answer depends on.",
+        )
 
 
 def wanted_outputs(request: InferRequest, columns: tuple[Column, ...]) -> list[tuple[Column, bool]]:
