@@ -27,7 +27,7 @@ from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.batching import ServiceTime, can_meet, cut, worth_sending
 from tidemill.serving.flight import BatchObserver, Flight
-from tidemill.serving.query import Query
+from tidemill.serving.query import Answers, Query
 from tidemill.serving.replicas.replica import Replica
 
 MAX_ATTEMPTS = 2
@@ -256,19 +256,12 @@ class Batcher:
         self._observer.landed(flight, now)
 
     def _deal(self, flight: Flight, outputs: Batch) -> None:
-        if len(flight.queries) == 1:
-            self._end(flight.queries[0], outputs)
-            return
-        start = 0
+        answers, start = Answers(outputs), 0
         for query in flight.queries:
-            stop = start + query.n
-            self._end(query, {name: array[start:stop] for name, array in outputs.items()})
-            start = stop
-
-    def _end(self, query: Query, outputs: Batch) -> None:
-        if not query.ended:
-            query.outputs = outputs
-            self._finish(query)
+            if not query.ended:
+                query.answer_from(answers, start)
+                self._finish(query)
+            start += query.n
 
     def _again(self, flight: Flight, error: TidemillError) -> None:
         """Queues a lost batch's queries again, for another replica or the restarted one."""
