@@ -31,7 +31,7 @@ def default_of(key: str) -> str:
     value: object = Settings(home=Path("home"))
     for name in key.split("."):
         value = getattr(value, name)
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = str(value).lower() if isinstance(value, bool) or value is None else str(value)
     return text.removesuffix(".0")
 
 

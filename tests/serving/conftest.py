@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,22 +158,40 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             models = [_digits(home, folder), _delays(home, folder)]
             _add(home, folder)
             _slow(home, folder)
-            process, said = _started(home, modules)
-            try:
-                yield Server(
-                    home=home,
-                    process=process,
-                    port=said["port"],
-                    admin_port=said["admin_port"],
-                    models={model.name: model for model in models},
-                )
-            finally:
-                process.terminate()
-                try:
-                    process.wait(20)
-                finally:
-                    process.kill()
-                    process.wait(20)
+            with _running(home, modules) as server:
+                server.models = {model.name: model for model in models}
+                yield server
+
+
+@contextmanager
+def _running(home: Home, folder: Path, **environment: str) -> Iterator[Server]:
+    process, said = _started(home, folder, environment)
+    try:
+        yield Server(home=home, process=process, port=said["port"], admin_port=said["admin_port"])
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Starts a server of one's own, with ``add`` live and with these environment variables."""
+
+    @contextmanager
+    def start(before: Callable[[Home], None] | None = None, **environment: str) -> Iterator[Server]:
+        folder = tmp_path_factory.mktemp("launched")
+        with open_home(Settings(home=folder / "home")) as home:
+            _add(home, folder)
+            if before is not None:
+                before(home)
+            with _running(home, folder, **environment) as server:
+                yield server
+
+    return start
 
 
 @pytest.fixture
@@ -182,14 +201,16 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield opened
 
 
-def _started(home: Home, modules: Path) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+def _started(
+    home: Home, modules: Path, environment: dict[str, str] | None = None
+) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
     command = [sys.executable, "-m", "tidemill", "serve", "--port", "0", "--admin-port", "0"]
     paths = filter(None, (str(modules), os.environ.get("PYTHONPATH")))
     process = subprocess.Popen(
         [*command, "--json", "--home", str(home.path)],
         stdout=subprocess.PIPE,
         cwd=modules,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
     )
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:

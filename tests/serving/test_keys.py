@@ -80,20 +80,19 @@ def test_a_key_ends_at_its_time() -> None:
     assert (late.kind, late.key) == ("expired", "web")
 
 
-def test_a_table_is_another_one_once_a_key_in_it_has_expired() -> None:
-    """Whoever remembers what a table said sees by its identity that he has to ask again."""
+def test_a_table_knows_when_it_has_to_be_renewed() -> None:
+    """It names the next moment at which a key expires; a renewed one the next after that."""
     keys = [
         KeyRecord(name=str(at), digest=new_key()[1], scopes=("query",), expires_at=at)
         for at in (10.0, 20.0)
     ]
     table = KeyTable([*keys, KeyRecord(name="for ever", digest=new_key()[1], scopes=())])
-    assert table.renewed(9.9) is table
+    assert table.next_expiry == 10.0
+    assert table.renewed(9.9).next_expiry == 10.0
     second = table.renewed(10.0)
     assert second is not table
-    assert second.renewed(19.9) is second
-    third = second.renewed(20.0)
-    assert third is not second
-    assert third.renewed(1e12) is third
+    assert second.next_expiry == 20.0
+    assert second.renewed(20.0).next_expiry == float("inf")
 
 
 @pytest.mark.parametrize("scope", SCOPES)

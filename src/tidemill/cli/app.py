@@ -28,6 +28,7 @@ VERBS = (
     "explain",
     "snapshots",
     "deployments",
+    "keys",
     "settings",
     "demo",
 )

@@ -45,7 +45,9 @@ def register(app: typer.Typer) -> None:
                     print_json(serving)
                     return
                 names = ", ".join(serving.applications) or "no application yet"
-                on.out.print(f"serving {names} on http://{serving.host}:{serving.port}")
-                on.out.print(f"admin API on http://127.0.0.1:{serving.admin_port}/admin/v1/health")
+                scheme = "https" if serving.tls else "http"
+                admin = f"127.0.0.1:{serving.admin_port}/admin/v1/health"
+                on.out.print(f"serving {names} on {scheme}://{serving.host}:{serving.port}")
+                on.out.print(f"admin API on {scheme}://{admin}")
 
             asyncio.run(serve_home(on.home, ready=ready))

@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tidemill.control import deployments, launches, views
+from tidemill.control import deployments, keys, launches, views
+from tidemill.control.key_check import KeyCheck, check_grant
 from tidemill.foundation.errors import (
     Conflict,
     InvalidInput,
@@ -26,21 +27,26 @@ from tidemill.foundation.errors import (
     Refused,
     TidemillError,
     TooLarge,
+    Unauthenticated,
+    Unavailable,
 )
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments, render
 from tidemill.foundation.logs import log
 from tidemill.serving.supervisor import Supervisor
 
+_OPEN = "/metrics"
 MAX_BODY_BYTES = 64 << 10
 _OWN_NAME = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (TooLarge, 413),
     (InvalidInput, 400),
+    (Unauthenticated, 401),
     (NotFound, 404),
     (Conflict, 409),
     (Refused, 403),
     (NotReady, 503),
+    (Unavailable, 503),
 )
 
 Serve = Callable[[Request], Awaitable[Any]]
@@ -52,6 +58,22 @@ class Promote(msgspec.Struct, forbid_unknown_fields=True):
     version: int
     table: str | None = None
     reason: str = "promoted through the admin API"
+
+
+class CreateKey(msgspec.Struct, forbid_unknown_fields=True):
+    """The body that makes a key."""
+
+    name: str
+    scopes: tuple[str, ...]
+    applications: tuple[str, ...] | None = None
+    expires_s: float | None = None
+    reason: str = "made through the admin API"
+
+
+class RevokeKey(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``:revoke``."""
+
+    reason: str = "revoked through the admin API"
 
 
 class Rollback(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,10 +94,14 @@ def admin_app(home: Home, supervisor: Supervisor, instruments: Instruments) -> S
         ("/admin/v1/launches", "GET", api.launches),
         ("/admin/v1/applications/{name}:promote", "POST", api.promote),
         ("/admin/v1/applications/{name}:rollback", "POST", api.rollback),
-        ("/metrics", "GET", api.metrics),
+        ("/admin/v1/keys", "GET", api.keys),
+        ("/admin/v1/keys:create", "POST", api.create_key),
+        ("/admin/v1/keys/{key}:revoke", "POST", api.revoke_key),
+        (_OPEN, "GET", api.metrics),
     ]
+    check = KeyCheck(home)
     return Starlette(
-        routes=[Route(path, _json(serve), methods=[verb]) for path, verb, serve in routes],
+        routes=[Route(path, _json(serve, check), methods=[verb]) for path, verb, serve in routes],
         exception_handlers={404: _no_route, 405: _no_verb},
     )
 
@@ -108,7 +134,7 @@ class _Api:
             request.path_params["name"],
             body.version,
             table=body.table,
-            by="admin API",
+            by=_by(request),
             reason=body.reason,
         )
 
@@ -118,7 +144,34 @@ class _Api:
             deployments.rollback,
             self._home,
             request.path_params["name"],
-            by="admin API",
+            by=_by(request),
+            reason=body.reason,
+        )
+
+    async def keys(self, _: Request) -> Any:
+        return {"keys": await _in_thread(keys.list_keys, self._home)}
+
+    async def create_key(self, request: Request) -> Any:
+        body = await _body(request, CreateKey)
+        check_grant(request.state.principal, body.scopes)
+        return await _in_thread(
+            keys.create_key,
+            self._home,
+            body.name,
+            scopes=body.scopes,
+            applications=body.applications,
+            expires_s=body.expires_s,
+            by=_by(request),
+            reason=body.reason,
+        )
+
+    async def revoke_key(self, request: Request) -> Any:
+        body = await _body(request, RevokeKey)
+        return await _in_thread(
+            keys.revoke_key,
+            self._home,
+            request.path_params["key"],
+            by=_by(request),
             reason=body.reason,
         )
 
@@ -127,17 +180,22 @@ class _Api:
         return Response(text, media_type="text/plain; version=0.0.4")
 
 
-def _json(serve: Serve) -> Callable[[Request], Awaitable[Response]]:
-    """Turns a handler's record, or its error, into JSON."""
+def _json(serve: Serve, check: KeyCheck) -> Callable[[Request], Awaitable[Response]]:
+    """Lets in who may, and turns a handler's record, or its error, into JSON."""
 
     @functools.wraps(serve)
     async def answer(request: Request) -> Response:
         try:
             _check_host(request)
+            if request.url.path != _OPEN:
+                request.state.principal = await _in_thread(check.admit, request)
             found = await serve(request)
         except TidemillError as error:
             status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-            return _respond({"error": str(error)}, status)
+            response = _respond({"error": str(error)}, status)
+            if status == 401:
+                response.headers["www-authenticate"] = 'Bearer realm="tidemill"'
+            return response
         except Exception as error:  # noqa: BLE001 - told to the caller in JSON, to the log in full
             log("control.admin").error("request.failed", path=request.url.path, exc_info=True)
             return _respond({"error": f"it failed: {type(error).__name__}."}, 500)
@@ -158,6 +216,11 @@ def _check_host(request: Request) -> None:
             f"host {said[:100]!r} is not this machine's loopback",
             remedy="Use 127.0.0.1 or localhost.",
         )
+
+
+def _by(request: Request) -> str:
+    principal = request.state.principal
+    return "admin API" if principal is None else f"admin API, key {principal.name}"
 
 
 def _respond(record: Any, status: int) -> Response:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import uvicorn
+from starlette.applications import Starlette
 
 from tidemill.control.admin import admin_app
 from tidemill.control.scoring import Scorer
@@ -17,9 +18,11 @@ from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 from tidemill.foundation.settings import ServeSettings
+from tidemill.serving.key_store import StoreKeys
 from tidemill.serving.listening import open_listener
 from tidemill.serving.live import StoreSource
 from tidemill.serving.supervisor import Supervisor, stop_on_signals
+from tidemill.serving.tls import Certificate, certificate_of
 
 COMPACT_EVERY_S = 60.0
 
@@ -29,6 +32,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str
     port: int
+    tls: bool
     admin_port: int
     applications: tuple[str, ...]
 
@@ -44,6 +48,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         Corrupted: the store is damaged. One that cannot be reached yet is waited for.
         Refused: the address can be reached from elsewhere, and nobody said that it may be.
         Conflict: a port is taken.
+        InvalidSettings: the certificate or its key cannot be used.
     """
     settings = home.settings
     with contextlib.suppress(NotReady, Unavailable), home.store.read():
@@ -56,20 +61,14 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         run_path=home.run_path,
         ledger_path=home.ledger_path,
         logs=settings.logs,
+        keys=StoreKeys(home),
         clock=home.clock,
     )
     scorer = Scorer(home, instruments)
     stop = asyncio.Event()
     stop_on_signals(stop)
-    admin = _AdminServer(
-        uvicorn.Config(
-            admin_app(home, supervisor, instruments),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=2,
-        )
-    )
+    certificate = certificate_of(settings.serve)
+    admin = _AdminServer(_admin_config(admin_app(home, supervisor, instruments), certificate))
     listener = open_listener(
         ServeSettings(host="127.0.0.1", port=settings.serve.admin_port),
         setting="serve.admin_port",
@@ -81,13 +80,14 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
             Serving(
                 host=settings.serve.host,
                 port=port,
+                tls=certificate is not None,
                 admin_port=admin_port,
                 applications=tuple(supervisor.status()["applications"]),
             )
         )
 
     administering = asyncio.create_task(admin.serve(sockets=[listener]))
-    chores = asyncio.gather(scorer.run(), _compact(home))
+    chores = asyncio.gather(scorer.run(), _compact(home), _follow(certificate))
     try:
         await supervisor.run(up, stop)
     finally:
@@ -98,6 +98,21 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         await administering
         listener.close()
         log("control.server").info("stopped")
+
+
+def _admin_config(app: Starlette, certificate: Certificate | None) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+    )
+    config.load()
+    if certificate is not None:
+        config.ssl = certificate.context  # the one that is read again when its files change
+    return config
+
+
+async def _follow(certificate: Certificate | None) -> None:
+    if certificate is not None:
+        await certificate.follow()
 
 
 async def _compact(home: Home) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from tidemill.foundation.settings import LedgerSettings, LogSettings, ServeSettings
+from tidemill.serving.keys import KeyRecord
 from tidemill.serving.plan import Assignment
 
 _LENGTH = struct.Struct("<I")
@@ -41,6 +42,16 @@ class Activate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Supervisor to gateway: serve what was prepared; answers ``Activated``, later ``Drained``."""
 
     revision: int
+
+
+class Keys(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Supervisor to gateway: whose keys count from now on, and whether one is needed at all.
+
+    Until a gateway is told, nobody may.
+    """
+
+    required: bool
+    keys: tuple[KeyRecord, ...] = ()
 
 
 class Collect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -104,6 +115,7 @@ Message = (
     Hello
     | Prepare
     | Activate
+    | Keys
     | Collect
     | Metrics
     | Drain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -20,26 +21,22 @@ from tidemill.foundation.errors import (
 from tidemill.foundation.instruments import Instruments
 from tidemill.serving import wire
 from tidemill.serving.exchange import Exchange
-from tidemill.serving.plain_answer import PlainAnswer
+from tidemill.serving.guard import Guard
 from tidemill.serving.processor import Application, Processor
-from tidemill.serving.query import DEFAULT_PRIORITY, Query
-from tidemill.serving.templates import InferReader
+from tidemill.serving.query import Query
 
 SERVER_NAME = "tidemill"
 EXTENSIONS = ["binary_tensor_data"]
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-class _Form:
-    """How an application's requests are read and its usual answers written."""
+@dataclass(slots=True)
+class _Asked:
+    """What an answer must know of its request."""
 
-    __slots__ = ("answer", "application", "reader")
-
-    def __init__(self, application: Application) -> None:
-        signature = application.signature
-        self.application = application
-        self.reader = InferReader(signature)
-        self.answer = PlainAnswer(application.name, signature.outputs)
+    exchange: Exchange
+    request: Any
+    application: Application
 
 
 class DataPlane:
@@ -51,6 +48,7 @@ class DataPlane:
         instruments: counts the labels.
         clock: tells the time.
         collect: returns the metrics of all gateways, rendered.
+        guard: counts the labels that each key sends.
     """
 
     def __init__(
@@ -61,49 +59,42 @@ class DataPlane:
         instruments: Instruments,
         clock: Clock,
         collect: Callable[[], Awaitable[bytes]],
+        guard: Guard | None = None,
     ) -> None:
         self._processor = processor
         self._ledger = ledger
         self._clock = clock
         self._collect = collect
+        self._guard = guard
         self._labels = instruments.counter(
             "tidemill_labels", "Labels made durable.", ("application",)
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._forms: dict[str, _Form] = {}
+        self._plain: dict[str, tuple[Application, wire.PlainAnswer]] = {}
 
     # Inference
 
     def infer(self, exchange: Exchange, name: str, version: int | None) -> None:
         """Answers a v2 inference request."""
         application = self._processor.application(name)
-        form = self._forms.get(name)
-        if form is None or form.application is not application:
-            form = self._forms[name] = _Form(application)
-        body = exchange.body
-        request, inputs, n = form.reader.read(body, exchange.head.header_length)
-        exchange.body = b""  # a query that waits holds its arrays, no more
-        timeout_s = event_time = None
-        priority = DEFAULT_PRIORITY
+        signature = application.signature
+        body_bytes = len(exchange.body)
+        request, inputs, n = wire.read_infer(exchange.body, exchange.header_length, signature)
+        request.inputs, exchange.body = [], b""  # a query that waits holds its arrays, no more
+        timeout_us = event_time = None
         if request.parameters:
             timeout_us = wire.parameter(request, "timeout")
-            timeout_s = None if timeout_us is None else timeout_us / 1e6
             event_time = wire.parameter(request, "event_time")
-            priority = wire.priority(request.parameters)
-            wire.refuse_sequences(request.parameters)
-        arrived = exchange.arrived
-        query = Query(
-            inputs=inputs,
-            n=n,
-            arrived=arrived,
-            deadline=arrived + _allowed_s(application, timeout_s),
-            done=self._inferred,
-            context=exchange,
-            request=request,
+        query = self._query(
+            application,
+            inputs,
+            n,
+            timeout_s=None if timeout_us is None else timeout_us / 1e6,
             event_time=event_time,
         )
-        query.nbytes = len(body)
-        query.priority = priority
+        query.nbytes = body_bytes
+        query.done = self._inferred
+        query.context = _Asked(exchange, request, application)
         self._processor.submit(application, query, version)
 
     def predict(self, exchange: Exchange, name: str) -> None:
@@ -113,29 +104,53 @@ class DataPlane:
         body_bytes = len(exchange.body)
         request, inputs, n = wire.read_predict(exchange.body, signature)
         request.instances, exchange.body = [], b""
-        timeout_s = None if request.timeout_ms is None else request.timeout_ms / 1e3
-        arrived = exchange.arrived
-        query = Query(
-            inputs=inputs,
-            n=n,
-            arrived=arrived,
-            deadline=arrived + _allowed_s(application, timeout_s),
-            done=self._predicted,
-            context=exchange,
+        timeout_ms = request.timeout_ms
+        query = self._query(
+            application,
+            inputs,
+            n,
+            timeout_s=None if timeout_ms is None else timeout_ms / 1e3,
             event_time=request.event_time,
         )
         query.nbytes = body_bytes
+        query.done = self._predicted
+        query.context = _Asked(exchange, request, application)
         self._processor.submit(application, query)
 
+    def _query(
+        self,
+        application: Application,
+        inputs: dict[str, Any],
+        n: int,
+        *,
+        timeout_s: float | None,
+        event_time: float | None,
+    ) -> Query:
+        arrived = self._clock.monotonic()
+        allowed = application.slo_s
+        if timeout_s is not None:
+            if timeout_s <= 0.0:
+                raise InvalidInput(
+                    "the timeout is not positive", remedy="Leave it out or raise it."
+                )
+            allowed = min(allowed, timeout_s)
+        return Query(
+            inputs=inputs,
+            n=n,
+            arrived=arrived,
+            deadline=arrived + allowed,
+            done=_unanswered,
+            event_time=event_time,
+        )
+
     def _inferred(self, query: Query) -> None:
-        exchange: Exchange = query.context
+        asked: _Asked = query.context
+        exchange = asked.exchange
         if query.error is not None:
             exchange.fail(query.error)
             return
-        request: wire.InferRequest = query.request
-        application: Application = query.state
-        if query.row_sources is None and wire.asks_for_all(request):
-            self._infer_plainly(query, exchange, application)
+        if query.row_sources is None and wire.asks_for_all(asked.request):
+            self._infer_plainly(query, asked)
             return
         parameters: dict[str, Any] = {
             "prediction_id": query.request_id,
@@ -147,11 +162,11 @@ class DataPlane:
             parameters["sources"] = ",".join(query.row_sources)
         try:
             body, header_length = wire.write_infer(
-                request,
-                model=application.name,
+                asked.request,
+                model=asked.application.name,
                 version=query.version,
                 outputs=query.outputs,
-                columns=application.signature.outputs,
+                columns=asked.application.signature.outputs,
                 parameters=parameters,
             )
         except Exception as error:  # noqa: BLE001 - an exchange must end
@@ -166,22 +181,32 @@ class DataPlane:
                 headers={b"inference-header-content-length": b"%d" % header_length},
             )
 
-    def _infer_plainly(self, query: Query, exchange: Exchange, application: Application) -> None:
+    def _infer_plainly(self, query: Query, asked: _Asked) -> None:
         """Answers the usual request, for all outputs in JSON."""
-        form = self._forms[application.name]
-        if form.application is not application:  # it was replaced while the query was out
-            form = _Form(application)
+        application = asked.application
+        known = self._plain.get(application.name)
+        if known is None or known[0] is not application:
+            columns = application.signature.outputs
+            known = application, wire.PlainAnswer(application.name, columns)
+            self._plain[application.name] = known
         try:
-            body = form.answer.write(query, query.request.id)
+            body = known[1].write(
+                query.outputs,
+                query.n,
+                prediction_id=query.request_id,
+                source=query.source,
+                version=query.version,
+                client_id=asked.request.id,
+            )
         except Exception as error:  # noqa: BLE001 - an exchange must end
-            exchange.fail(_unwritable(query, error))
+            asked.exchange.fail(_unwritable(query, error))
             return
-        exchange.answer(body)
+        asked.exchange.answer(body)
 
     def _predicted(self, query: Query) -> None:
-        exchange: Exchange = query.context
+        asked: _Asked = query.context
         if query.error is not None:
-            exchange.fail(query.error)
+            asked.exchange.fail(query.error)
             return
         sources = query.row_sources or [query.source] * query.n
         try:
@@ -193,9 +218,9 @@ class DataPlane:
                 sources=list(sources),
             )
         except Exception as error:  # noqa: BLE001 - an exchange must end
-            exchange.fail(_unwritable(query, error))
+            asked.exchange.fail(_unwritable(query, error))
             return
-        exchange.answer(body)
+        asked.exchange.answer(body)
 
     # Feedback
 
@@ -203,6 +228,8 @@ class DataPlane:
         """Takes labels; they are on disk before they are acknowledged."""
         application = self._processor.application(name)
         labels = wire.read_feedback(exchange.body)
+        if self._guard is not None:
+            self._guard.take_labels(exchange.principal, len(labels))
         now = self._clock.now()
         records = [
             LabelRecord(
@@ -251,8 +278,11 @@ class DataPlane:
         _json(exchange, {"live": True, "ready": True})
 
     def models(self, exchange: Exchange) -> None:
-        """Lists the applications."""
-        _json(exchange, {"models": sorted(self._processor.applications)})
+        """Lists the applications that the client's key is for."""
+        names, principal = sorted(self._processor.applications), exchange.principal
+        if principal is not None:
+            names = [name for name in names if principal.denial("query", name) is None]
+        _json(exchange, {"models": names})
 
     def model(self, exchange: Exchange, name: str, version: int | None) -> None:
         """Describes an application as a v2 model."""
@@ -305,10 +335,5 @@ def _json(exchange: Exchange, value: object) -> None:
     exchange.answer(msgspec.json.encode(value))
 
 
-def _allowed_s(application: Application, timeout_s: float | None) -> float:
-    """Returns how long an answer may take: the promise, or what the client said if that is less."""
-    if timeout_s is None:
-        return application.slo_s
-    if timeout_s <= 0.0:
-        raise InvalidInput("the timeout is not positive", remedy="Leave it out or raise it.")
-    return min(application.slo_s, timeout_s)
+def _unanswered(query: Query) -> None:
+    raise AssertionError(f"query {query.request_id} has nobody to answer")

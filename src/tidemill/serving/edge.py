@@ -15,12 +15,26 @@ import httptools
 import msgspec
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
-from tidemill.foundation.errors import InvalidInput, Refused, TidemillError
+from tidemill.foundation.errors import InvalidInput, Overloaded, Refused, TidemillError
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
-from tidemill.serving.exchange import Exchange, Head, Routes, error_body
+from tidemill.serving.exchange import Exchange, Head, Load, Routes, error_body
+from tidemill.serving.guard import Guard
 
-_OTHER_SITES = frozenset({b"cross-site", b"same-site"})
+_KNOWN_SIZES = frozenset(
+    map(
+        len,
+        (
+            b"content-length",
+            b"inference-header-content-length",
+            b"sec-fetch-site",
+            b"authorization",
+            b"x-api-key",
+            b"expect",
+            b"content-encoding",
+        ),
+    )
+)
 MAX_PIPELINE = 64
 """Requests of one connection that may wait for their answers, at most."""
 
@@ -43,6 +57,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 10_000
     idle_timeout_s: float = 75.0
     read_timeout_s: float = 15.0
+    max_held_bytes: int = 256 << 20
 
 
 class Edge:
@@ -53,6 +68,7 @@ class Edge:
         limits: what clients may do.
         clock: measures their time.
         instruments: count what is refused before it becomes a query.
+        guard: lets clients in by their keys; without one, everybody.
 
     ``protocol`` is the factory for ``loop.create_server``; ``start`` begins watching the time;
     ``drain`` lets requests end.
@@ -64,7 +80,10 @@ class Edge:
         limits: Limits,
         clock: Clock = SYSTEM_CLOCK,
         instruments: Instruments | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        self.guard = guard
+        self.load = Load()
         self.refused = (instruments or Instruments()).counter(
             "tidemill_refused", "Requests refused before they became a query.", ("kind",)
         )
@@ -86,8 +105,6 @@ class Edge:
 
         Parsing depends on nothing but the bytes, so the next head of the same bytes says the same.
         """
-        if head.traceparent:
-            return  # it is another one each time
         if len(self.heads) >= MAX_REMEMBERED_HEADS:
             self.heads.clear()  # somebody sends ever new ones; the others come back
         self.heads[head_bytes] = (head, body_bytes)
@@ -99,6 +116,8 @@ class Edge:
     def _sweep(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)
         now = self.clock.monotonic()
+        if self.guard is not None:
+            self.guard.sweep()
         for connection in list(self.connections):
             connection.check_time(now)
 
@@ -131,6 +150,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._limits = edge.limits
+        self.load = edge.load
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
         self._pipeline: deque[Exchange] = deque()
@@ -139,6 +159,9 @@ class _Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._fields_bytes = 0
         self._in_head = True
+        self._arriving_bytes = 0
+        self._unread = False
+        self._overload: TidemillError | None = None
         self._told: tuple[Head, bytes] | None = None
         self._last_told = False
         self._refusal: tuple[int, str] | None = None
@@ -163,6 +186,7 @@ class _Connection(asyncio.Protocol):
         self._closing = True
         self._edge.connections.discard(self)
         self._pipeline.clear()
+        self._drop_body()
 
     def data_received(self, data: bytes) -> None:
         if self._closing or self._refused:
@@ -220,6 +244,9 @@ class _Connection(asyncio.Protocol):
         self._head = Head()
         self._body = b""
         self._fields_bytes = 0
+        self._arriving_bytes = 0
+        self._unread = False
+        self._overload = None
         self._told = None
         self._reading_since = self._edge.clock.monotonic()
 
@@ -235,37 +262,46 @@ class _Connection(asyncio.Protocol):
         self._fields_bytes += size + len(value)
         if self._fields_bytes > self._limits.max_header_bytes:
             self._stop(431, self._head_text())
-        if size == 14 and name.lower() == b"content-length":
-            if value.isdigit() and int(value) > self._limits.max_body_bytes:
-                self._stop(413, self._body_text(int(value)))
-        elif size == 31 and name.lower() == b"inference-header-content-length":
-            if value.isdigit() and len(value) < 12:
-                head.header_length = int(value)
-            else:
-                head.bad_header = "Inference-Header-Content-Length is not a number of bytes"
-        elif size == 14 and name.lower() == b"sec-fetch-site":
-            head.foreign = value.lower() in _OTHER_SITES
-        elif size == 6 and name.lower() == b"expect":
-            head.expects = value.lower() == b"100-continue"
-            if not head.expects:
-                self._stop(417, "only 'Expect: 100-continue' is known.")
-        elif size == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
-            head.bad_header = f"content encoding {value[:20].decode('latin-1')!r} is not accepted"
-        else:
-            head.hear(name, value)
+        if size in _KNOWN_SIZES:
+            self._take_header(head, name.lower(), value)
+
+    def _take_header(self, head: Head, name: bytes, value: bytes) -> None:
+        match name:
+            case b"content-length":
+                if value.isdigit() and int(value) > self._limits.max_body_bytes:
+                    self._stop(413, self._body_text(int(value)))
+            case b"authorization" | b"x-api-key":
+                if self._in_head:  # a trailer comes too late to say who asks
+                    head.carry(value if name == b"authorization" else b"Bearer " + value)
+            case b"expect":
+                head.expects = value.lower() == b"100-continue"
+                if not head.expects:
+                    self._stop(417, "only 'Expect: 100-continue' is known.")
+            case _:
+                head.take(name, value)
 
     def on_headers_complete(self) -> None:
         if self._parser.should_upgrade():  # the parser would not read its body
             self._stop(400, "protocol upgrades are not supported. Ask for HTTP/1.1 only.")
         self._in_head = False
         self._head_bytes = 0
+        guard = self._edge.guard
+        self._unread = guard is not None and not guard.knows(self._head)
         if self._head.expects and not self._pipeline:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, chunk: bytes) -> None:
-        size = len(self._body) + len(chunk)
+        self._arriving_bytes = size = self._arriving_bytes + len(chunk)
         if size > self._limits.max_body_bytes:
             self._stop(413, self._body_text(size))
+        if self._unread:
+            return  # it will be refused: nothing of it is kept
+        self.load.nbytes += len(chunk)
+        if self.load.nbytes > self._limits.max_held_bytes:
+            self._overload, self._unread = self._too_much(), True
+            self.load.nbytes -= len(chunk)
+            self._drop_body()
+            return
         if not self._body:
             self._body = chunk  # mostly all of it
         else:
@@ -280,19 +316,39 @@ class _Connection(asyncio.Protocol):
         self._in_head = True
         self._reading_since = None
         self._last_told = not keeps
-        self._body = b""
+        self._drop_body()
         self._told = (head, body) if keeps and not head.expects else None
         self._last_active = now = self._edge.clock.monotonic()
-        self._ask(head, body, now, closes=self._edge.draining or not keeps)
+        overload, self._overload = self._overload, None
+        closes = self._edge.draining or not keeps
+        self._ask(head, body, now, closes=closes, overload=overload)
 
-    def _ask(self, head: Head, body: bytes, arrived: float, *, closes: bool) -> None:
+    def _drop_body(self) -> None:
+        self.load.nbytes -= len(self._body)
+        self._body = b""
+
+    def _ask(
+        self,
+        head: Head,
+        body: bytes,
+        arrived: float,
+        *,
+        closes: bool,
+        overload: TidemillError | None = None,
+    ) -> None:
         exchange = Exchange(self, head, body, arrived, closes=closes)
+        guard = self._edge.guard
+        self.load.nbytes += exchange.nbytes
         self._pipeline.append(exchange)
         if len(self._pipeline) >= MAX_PIPELINE:
             self._set_reading()
         try:
+            self._check_load(overload)
             _check_head(head)
-            self._edge.routes.find(head.method, head.target)(exchange)
+            handler = self._edge.routes.find(head.method, head.target)
+            if guard is not None and head.admitted_by is not guard.table:
+                guard.admit(head, self._edge.routes.access(handler))
+            handler(exchange)
         except TidemillError as error:
             self._edge.refused.of(type(error).__name__).value += 1
             exchange.fail(error)
@@ -359,13 +415,24 @@ class _Connection(asyncio.Protocol):
             return
         self._refused = True
         self._reading_since = None
-        self._body = b""
+        self._drop_body()
         self._parser = httptools.HttpRequestParser(self)
         refusal = Exchange(self, Head(), b"", self._last_active, closes=True)
         self._refusal = (status, message)
         self._edge.refused.of(f"http_{status}").value += 1
         self._pipeline.append(refusal)
         refusal.answer(error_body(message), status=status)
+
+    def _check_load(self, overload: TidemillError | None) -> None:
+        if overload is not None or self.load.nbytes > self._limits.max_held_bytes:
+            raise overload or self._too_much()
+
+    def _too_much(self) -> Overloaded:
+        held, limit = self.load.nbytes, self._limits.max_held_bytes
+        return Overloaded(
+            f"the gateway holds {held} bytes of requests, with {limit} allowed",
+            remedy="Retry in a moment, or raise serve.max_held_bytes.",
+        )
 
     def _head_text(self) -> str:
         return f"the request line and headers are over {self._limits.max_header_bytes} bytes."

@@ -23,6 +23,7 @@ from tidemill.foundation.errors import (
     Unavailable,
     WorkerLost,
 )
+from tidemill.serving.keys import Access, KeyTable, Principal
 
 _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (TooLarge, 413),
@@ -61,6 +62,7 @@ _ERROR_HEADERS = {
     429: {b"retry-after": b"60"},
     503: {b"retry-after": b"1"},
 }
+_OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 _JSON = b"application/json"
 _OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
 
@@ -69,8 +71,19 @@ class WrongMethod(InvalidInput):
     """The resource exists and does not know this method."""
 
 
+class Load:
+    """The bytes of requests that a gateway holds: those that arrive and those not answered yet."""
+
+    __slots__ = ("nbytes",)
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+
+
 class Connection(Protocol):
     """What an exchange needs of its connection."""
+
+    load: Load
 
     def flush(self) -> None:
         """Sends the answers that are ready and have none before them that is not."""
@@ -80,13 +93,15 @@ class Head:
     """What a request line and headers say, as far as anybody here needs it."""
 
     __slots__ = (
+        "admitted_by",
+        "authorization",
         "bad_header",
         "expects",
         "foreign",
         "header_length",
         "method",
+        "principal",
         "target",
-        "traceparent",
     )
 
     def __init__(self) -> None:
@@ -96,21 +111,39 @@ class Head:
         self.bad_header: str | None = None
         self.foreign = False
         self.expects = False
-        self.traceparent = b""
+        self.authorization = b""
+        self.admitted_by: KeyTable | None = None
+        self.principal: Principal | None = None
 
-    def hear(self, name: bytes, value: bytes) -> None:
-        """Takes what matters only to those who watch: the client's span; of two, neither."""
-        if len(name) == 11 and name.lower() == b"traceparent":
-            self.traceparent = b"twice" if self.traceparent else value
+    def take(self, name: bytes, value: bytes) -> None:
+        """Takes a header that says how the request is meant; names are in lower case."""
+        match name:
+            case b"inference-header-content-length":
+                if value.isdigit() and len(value) < 12:
+                    self.header_length = int(value)
+                else:
+                    self.bad_header = "Inference-Header-Content-Length is not a number of bytes"
+            case b"sec-fetch-site":
+                self.foreign = value.lower() in _OTHER_SITES
+            case b"content-encoding" if value.lower() != b"identity":
+                said = value[:20].decode("latin-1")
+                self.bad_header = f"content encoding {said!r} is not accepted"
+
+    def carry(self, authorization: bytes) -> None:
+        """Takes the key that the client sent; of two, nobody could say which one counts."""
+        if self.authorization:
+            self.bad_header = "more than one key was sent"
+        self.authorization = authorization
 
 
 class Exchange:
     """One request and its one answer.
 
-    ``head`` may be shared with other requests that began with the same bytes: nobody changes it.
+    ``head`` may be shared with other requests that began with the same bytes: nobody changes it,
+    but the guard writes on it what it found for these bytes.
     """
 
-    __slots__ = ("_connection", "arrived", "body", "closes", "head", "out")
+    __slots__ = ("_connection", "arrived", "body", "closes", "head", "nbytes", "out")
 
     def __init__(
         self, connection: Connection, head: Head, body: bytes, arrived: float, *, closes: bool
@@ -118,6 +151,7 @@ class Exchange:
         self._connection = connection
         self.head = head
         self.body = body
+        self.nbytes = len(body)
         self.arrived = arrived
         self.closes = closes
         self.out: bytes | None = None
@@ -128,9 +162,9 @@ class Exchange:
         return self.head.header_length
 
     @property
-    def traceparent(self) -> bytes:
-        """The client's span that the request belongs to, as it said."""
-        return self.head.traceparent
+    def principal(self) -> Principal | None:
+        """Whose key it came with, where keys are needed."""
+        return self.head.principal
 
     @property
     def head_only(self) -> bool:
@@ -148,6 +182,8 @@ class Exchange:
         """Gives the answer; it is sent once the ones before it are. A second one is ignored."""
         if self.out is not None:
             return
+        self._connection.load.nbytes -= self.nbytes
+        self.body = b""
         if status == 200 and content_type is _JSON and not (headers or self.closes):
             self.out = _OK_JSON % (len(body), b"" if self.head_only else body)
             self._connection.flush()
@@ -190,7 +226,10 @@ class Handler(Protocol):
 
 
 class Routes(Protocol):
-    """Finds who serves a method and target."""
+    """Finds who serves a method and target, and what that demands of a key."""
+
+    def access(self, handler: Handler) -> Access:
+        """Returns what a handler that ``find`` gave demands."""
 
     def find(self, method: bytes, target: bytes) -> Handler:
         """Returns the handler.

@@ -14,7 +14,7 @@ from tidemill.foundation.errors import Unavailable, WorkerLost
 from tidemill.foundation.instruments import Snapshot
 from tidemill.foundation.logs import log
 from tidemill.serving.backoff import Deaths
-from tidemill.serving.channel import Hello
+from tidemill.serving.channel import Hello, Keys
 from tidemill.serving.gateway_process import MODULE, Failure, GatewayProcess
 from tidemill.serving.plan import Assignment
 
@@ -69,6 +69,7 @@ class Fleet:
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = False
         self._log = log("serving.fleet")
+        self._keys: Keys | None = None
         self.live: Assignment | None = None
         self.restarts = 0
 
@@ -118,6 +119,13 @@ class Fleet:
             if isinstance(error, BaseException) and not isinstance(error, WorkerLost):
                 raise error
         return None
+
+    def admit(self, keys: Keys) -> None:
+        """Has every gateway, and those still to come, let in those whose keys count."""
+        self._keys = keys
+        for slot in self._slots:
+            if slot.gateway is not None:
+                slot.gateway.admit(keys)
 
     async def drained(self, *, timeout_s: float) -> None:
         """Waits until no gateway uses any more what was live before."""
@@ -170,6 +178,8 @@ class Fleet:
         except OSError as error:  # no memory, processes or descriptors left: maybe later
             return self._died(slot, began, f"not started: {error}")
         slot.gateway = gateway
+        if self._keys is not None:
+            gateway.admit(self._keys)
         joining = asyncio.create_task(self._join(gateway))
         try:
             ended = await gateway.ended()

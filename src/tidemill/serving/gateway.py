@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -36,6 +37,7 @@ from tidemill.serving.channel import (
     Drained,
     Failed,
     Hello,
+    Keys,
     Metrics,
     MetricsWanted,
     Prepare,
@@ -44,18 +46,16 @@ from tidemill.serving.channel import (
 )
 from tidemill.serving.dataplane import DataPlane
 from tidemill.serving.edge import Edge, Limits
+from tidemill.serving.guard import Guard
 from tidemill.serving.plan import Assignment
 from tidemill.serving.processor import Processor
-from tidemill.serving.query_log import QueryLog
 from tidemill.serving.routes import PathRoutes
-from tidemill.serving.tracing import Tracing
-from tidemill.serving.watching import QueryWatch, Watches
+from tidemill.serving.tls import certificate_of
 
 _ORPHAN_DRAIN_S = 1.0
 _MAX_FILES = 65_536
 _OWN_FILES = 256
 _METRICS_WITHIN_S = 3.0
-_LAST_SPANS_S = 1.0
 
 
 class Gateway:
@@ -89,20 +89,20 @@ class Gateway:
             segment_bytes=hello.ledger.segment_bytes,
             clock=clock,
         )
-        self._tracing: Tracing | None = None
-        if hello.serve.otlp_endpoint is not None:
-            self._tracing = Tracing(hello.serve, self._instruments, clock, hello.gateway)
-        watch = self._watch()
-        self._processor = Processor(self._ledger, self._instruments, clock, watch)
+        self._guard = Guard(
+            clock, self._instruments, labels_per_minute=hello.serve.labels_per_minute
+        )
+        self._processor = Processor(self._ledger, self._instruments, clock)
         plane = DataPlane(
             self._processor,
             ledger=self._ledger,
             instruments=self._instruments,
             clock=clock,
             collect=self._collect,
+            guard=self._guard,
         )
         limits = limits_for(hello.serve, max_files)
-        self._edge = Edge(PathRoutes(plane), limits, clock, self._instruments)
+        self._edge = Edge(PathRoutes(plane), limits, clock, self._instruments, self._guard)
         self._server: asyncio.Server | None = None
         self._retiring = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,19 +110,9 @@ class Gateway:
         self._scrapes: dict[int, asyncio.Future[bytes]] = {}
         self._log = log("serving.gateway")
 
-    def _watch(self) -> QueryWatch | None:
-        watches: list[QueryWatch] = []
-        if self._hello.logs.queries != "none":
-            watches.append(QueryLog(self._hello.logs, self._instruments))
-        if self._tracing is not None:
-            watches.append(self._tracing)
-        return Watches(*watches) if watches else None
-
     async def run(self) -> None:
         """Obeys the supervisor until it says to drain or is gone, or SIGTERM comes."""
         self._ledger.start()
-        if self._tracing is not None:
-            self._tracing.start()
         self._edge.start()
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
@@ -143,6 +133,8 @@ class Gateway:
                     self._spawn(self._prepare(assignment))
                 case Activate(revision=revision):
                     await self._activate(revision)
+                case Keys():
+                    self._guard.replace(message)
                 case Collect(request=request):
                     self._channel.send(Snapshot(request=request, instruments=self._shown()))
                 case Metrics(request=request, text=text):
@@ -176,9 +168,20 @@ class Gateway:
             gc.freeze()
             gc.set_threshold(20_000, 20, 20)  # queries die by reference count
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(self._edge.protocol, sock=self._listener)
+            self._server = await loop.create_server(
+                self._edge.protocol, sock=self._listener, **self._secured()
+            )
         self._channel.send(Activated(revision=revision))
         self._spawn(self._retire(revision))
+
+    def _secured(self) -> dict[str, Any]:
+        """Returns how connections are secured, if they are."""
+        serve = self._hello.serve
+        certificate = certificate_of(serve)
+        if certificate is None:
+            return {}
+        self._spawn(certificate.follow())
+        return {"ssl": certificate.context, "ssl_handshake_timeout": serve.read_timeout_s}
 
     async def _retire(self, revision: int) -> None:
         async with self._retiring:
@@ -212,8 +215,6 @@ class Gateway:
         spent = asyncio.get_running_loop().time() - began
         await self._processor.drain(max(0.1, timeout_s - spent))
         await asyncio.to_thread(self._ledger.close)
-        if self._tracing is not None:
-            await self._tracing.aclose(_LAST_SPANS_S)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -230,6 +231,7 @@ def limits_for(serve: ServeSettings, max_files: int) -> Limits:
     return Limits(
         max_connections=min(Limits().max_connections, room),
         max_body_bytes=serve.max_body_bytes,
+        max_held_bytes=max(serve.max_held_bytes, serve.max_body_bytes),
         idle_timeout_s=serve.idle_timeout_s,
         read_timeout_s=serve.read_timeout_s,
     )

@@ -22,6 +22,7 @@ from tidemill.serving.channel import (
     Drained,
     Failed,
     Hello,
+    Keys,
     Message,
     Metrics,
     MetricsWanted,
@@ -154,6 +155,10 @@ class GatewayProcess:
     def send_metrics(self, request: int, text: bytes) -> None:
         """Answers a scrape."""
         self._send(Metrics(request=request, text=text))
+
+    def admit(self, keys: Keys) -> None:
+        """Has it let in those whose keys count from now on."""
+        self._send(keys)
 
     def drain(self, timeout_s: float) -> None:
         """Has it finish what is in flight, for at most so long, and exit."""

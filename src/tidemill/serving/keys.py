@@ -48,6 +48,17 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
 
 
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation demands of a key: ``scope`` None asks for no key at all.
+
+    ``whole`` operations concern the installation, which a key for some applications may not touch.
+    """
+
+    scope: Scope | None
+    application: str | None = None
+    whole: bool = False
+
+
 class Denial(msgspec.Struct, frozen=True, kw_only=True):
     """Why a caller may not; ``key`` is the name of the key, where there is one."""
 
@@ -99,6 +110,7 @@ class KeyTable:
 
     Args:
         keys: the records; revoked keys are not among them.
+        now: seconds since the epoch; ``next_expiry`` is the first one after it.
 
     Example:
         >>> key, digest = new_key()
@@ -112,9 +124,10 @@ class KeyTable:
 
     __slots__ = ("_by_digest", "next_expiry")
 
-    def __init__(self, keys: Iterable[KeyRecord] = ()) -> None:
+    def __init__(self, keys: Iterable[KeyRecord] = (), now: float = -_NEVER) -> None:
         self._by_digest = {key.digest: (key, _principal(key)) for key in keys}
-        self.next_expiry = self._next_after(-_NEVER)
+        ends = [key.expires_at for key, _ in self._by_digest.values() if key.expires_at is not None]
+        self.next_expiry = min((end for end in ends if end > now), default=_NEVER)
 
     def principal(self, authorization: bytes, now: float) -> Principal | Denial:
         """Returns whose key it is, or why it counts for nothing.
@@ -138,20 +151,8 @@ class KeyTable:
         return principal
 
     def renewed(self, now: float) -> KeyTable:
-        """Returns this table, or an equal new one if a key has expired since it was made.
-
-        Whoever remembers a principal keeps the table beside it and compares: so an expired key is
-        noticed as late as this is called, and no later.
-        """
-        if now < self.next_expiry:
-            return self
-        table = KeyTable(key for key, _ in self._by_digest.values())
-        table.next_expiry = table._next_after(now)
-        return table
-
-    def _next_after(self, now: float) -> float:
-        ends = [key.expires_at for key, _ in self._by_digest.values() if key.expires_at is not None]
-        return min((end for end in ends if end > now), default=_NEVER)
+        """Returns an equal new table: whoever remembers what this one said has to ask again."""
+        return KeyTable((key for key, _ in self._by_digest.values()), now)
 
 
 def new_key() -> tuple[str, bytes]:

@@ -12,15 +12,19 @@ from tidemill.foundation.settings import ServeSettings
 _BACKLOG = 4096
 
 
-def open_listener(settings: ServeSettings, *, setting: str = "serve.port") -> socket.socket:
+def open_listener(
+    settings: ServeSettings, *, setting: str = "serve.port", guarded: bool = False
+) -> socket.socket:
     """Opens the socket that queries come in on; port 0 takes any free one. The caller closes it.
 
     Args:
         settings: where to listen, and whether other machines may reach it.
         setting: what to change if the port is taken, for the error.
+        guarded: whether keys are needed and TLS is on.
 
     Raises:
-        Refused: the address is reachable from elsewhere, and nobody said that it may be.
+        Refused: the address is reachable from elsewhere without keys or without TLS, and nobody
+            said that it may be.
         Conflict: the port is taken.
         InvalidSettings: the host is not an address of this machine.
     """
@@ -32,10 +36,13 @@ def open_listener(settings: ServeSettings, *, setting: str = "serve.port") -> so
             f"host {host!r} cannot be resolved: {error}", remedy="Use 127.0.0.1, or correct it."
         ) from error
     family, _, _, _, address = found[0]
-    if not settings.allow_public and not ipaddress.ip_address(address[0]).is_loopback:
+    loopback = ipaddress.ip_address(address[0]).is_loopback
+    if not (loopback or guarded or settings.allow_public):
         raise Refused(
-            f"host {host!r} can be reached from other machines, and anybody there could query",
-            remedy="Listen on 127.0.0.1 behind a proxy, or set serve.allow_public.",
+            f"host {host!r} can be reached from other machines, and there are not both: keys, so "
+            "that not anybody there can query, and TLS, so that nobody reads along",
+            remedy="Make a key (tidemill keys create) and set serve.tls_cert and serve.tls_key; "
+            "or listen on 127.0.0.1 behind a proxy; or set serve.allow_public.",
         )
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -12,7 +12,6 @@ from tidemill.foundation.errors import (
     WorkerLost,
 )
 from tidemill.foundation.instruments import Counter, Histogram, Instruments
-from tidemill.serving.flight import Flight
 from tidemill.serving.query import Query
 
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -68,15 +67,14 @@ class VersionMeasures:
             "tidemill_batch_rows", "Rows in a batch.", named, bounds=BATCH_BUCKETS
         ).of(*labels)
 
-    def sent(self, flight: Flight, waited_s: float) -> None:
+    def sent(self, rows: int, queries: int, waited_s: float) -> None:
         """Counts a batch that goes to a replica; its queries waited so long together."""
-        self.rows.observe(flight.rows)
-        queries = len(flight.queries)
+        self.rows.observe(rows)
         self.stages["queue"].observe_many(waited_s / queries, queries)
 
-    def landed(self, flight: Flight, now: float) -> None:
+    def landed(self, queries: int, took_s: float) -> None:
         """Counts a batch that came back."""
-        self.stages["compute"].observe_many(now - flight.started, len(flight.queries))
+        self.stages["compute"].observe_many(took_s, queries)
 
 
 class Measures:

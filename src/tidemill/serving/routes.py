@@ -10,12 +10,24 @@ from urllib.parse import unquote
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.serving.dataplane import DataPlane
 from tidemill.serving.exchange import Handler, WrongMethod
+from tidemill.serving.keys import Access, Scope
 
 _V2_MODEL = re.compile(
     r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>infer|ready))?/?\Z"
 )
 _V1_MODEL = re.compile(r"/v1/models/(?P<name>[^/:]+)(?::(?P<verb>predict|feedback))?/?\Z")
 _VERSION = re.compile(r"[0-9]{1,9}")
+_SCOPES: dict[str, Scope | None] = {
+    "live": None,
+    "ready": None,
+    "feedback": "feedback",
+    **dict.fromkeys(
+        ("server", "models", "model", "model_ready", "infer", "predict", "metrics"), "query"
+    ),
+}
+"""What each operation demands of a key; one that is not named here demands the most."""
+
+_WHOLE = frozenset({"metrics"})
 _MAX_REMEMBERED = 4096
 _MAX_REMEMBERED_BYTES = 256
 
@@ -38,6 +50,15 @@ class PathRoutes:
             "/v1/models": plane.models,
             "/metrics": plane.metrics,
         }
+
+    def access(self, handler: Handler) -> Access:
+        """Returns what an operation demands; see ``Routes``."""
+        operation: str = getattr(getattr(handler, "func", handler), "__name__", "")
+        return Access(
+            scope=_SCOPES.get(operation, "operate"),
+            application=getattr(handler, "keywords", {}).get("name"),
+            whole=operation in _WHOLE or operation not in _SCOPES,
+        )
 
     def find(self, method: bytes, target: bytes) -> Handler:
         """Returns the handler; see ``Routes``."""

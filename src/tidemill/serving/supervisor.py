@@ -8,6 +8,7 @@ activates it. What cannot be prepared changes nothing; ``status`` and the log sa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import tempfile
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock, iso
+from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.instruments import Instruments, render
 from tidemill.foundation.logs import log
 from tidemill.foundation.settings import LedgerSettings, LogSettings, ServeSettings
@@ -25,11 +27,13 @@ from tidemill.serving.channel import Hello
 from tidemill.serving.convergence import Placed, assign, place
 from tidemill.serving.fleet import Fleet
 from tidemill.serving.gateway_process import MODULE, Failure, GatewayProcess
+from tidemill.serving.key_feed import KeyFeed
+from tidemill.serving.key_store import KeySource
 from tidemill.serving.listening import open_listener
 from tidemill.serving.live import DeploymentSource
 from tidemill.serving.plan import Deployment
 from tidemill.serving.process_measures import show_processes
-from tidemill.serving.tracing import check_tracing
+from tidemill.serving.tls import certificate_of
 from tidemill.serving.worker_pool import WorkerPool, describe
 from tidemill.serving.worker_process import LOADER, WorkerProcess
 
@@ -57,6 +61,7 @@ class Supervisor:
         run_path: an existing folder that nobody else may enter; sockets go into a new one in it.
         ledger_path: the ledger's folder.
         logs: how the gateways log.
+        keys: tells whose keys count; without it, nobody has one.
         clock: tells the time.
         gateway_module: what a gateway process runs.
         loader: "module:function" that opens a model inside a worker.
@@ -73,6 +78,7 @@ class Supervisor:
         run_path: Path,
         ledger_path: Path,
         logs: LogSettings = LogSettings(),  # noqa: B008 - frozen
+        keys: KeySource | None = None,
         clock: Clock = SYSTEM_CLOCK,
         gateway_module: str = MODULE,
         loader: str = LOADER,
@@ -82,6 +88,8 @@ class Supervisor:
         self._hello = Hello(
             gateway="", serve=settings, ledger=ledger, logs=logs, ledger_path=str(ledger_path)
         )
+        self._keys = keys
+        self._feed: KeyFeed | None = None
         self._run_path = run_path
         self._clock = clock
         self._gateway_module = gateway_module
@@ -108,11 +116,11 @@ class Supervisor:
         Raises:
             Refused: the address can be reached from elsewhere, and nobody said that it may be.
             Conflict: the port is taken.
-            InvalidSettings: traces cannot be sent where the settings say.
-            Unavailable: gateways cannot be started, or OpenTelemetry is not installed.
+            Unavailable: gateways cannot be started.
+            InvalidSettings: the certificate or its key cannot be used.
         """
-        check_tracing(self._settings)
-        listener = open_listener(self._settings)
+        secured = certificate_of(self._settings) is not None
+        listener = open_listener(self._settings, guarded=secured and await self._needs_key())
         sockets = Path(tempfile.mkdtemp(prefix="serve-", dir=self._run_path))
         try:
             self._port = listener.getsockname()[1]
@@ -127,6 +135,13 @@ class Supervisor:
                 metrics_wanted=self._scraped,
                 clock=self._clock,
                 module=self._gateway_module,
+            )
+            self._feed = KeyFeed(
+                self._keys,
+                require=self._settings.require_keys,
+                tell=self._fleet.admit,
+                shown=self._fleet.snapshots,
+                clock=self._clock,
             )
             self._fleet.start()
             await self._serve(self._fleet, ready, stop)
@@ -157,9 +172,11 @@ class Supervisor:
         return render([*await self._fleet.snapshots(), self._own_metrics().snapshot()])
 
     async def _serve(self, fleet: Fleet, ready: Callable[[int], None], stop: asyncio.Event) -> None:
+        assert self._feed is not None
+        feed = self._feed
         ends = [
             asyncio.create_task(work)
-            for work in (stop.wait(), fleet.broken(), self._watch(), self._follow())
+            for work in (stop.wait(), fleet.broken(), feed.run(), self._watch(), self._follow())
         ]
         first = asyncio.create_task(self._first.wait())
         try:
@@ -173,6 +190,14 @@ class Supervisor:
             for task in (first, *ends):
                 task.cancel()
             await asyncio.gather(first, *ends, return_exceptions=True)
+
+    async def _needs_key(self) -> bool:
+        """Says whether a query needs a key, as far as is known before anything runs."""
+        if self._settings.require_keys or self._keys is None:
+            return self._settings.require_keys
+        with contextlib.suppress(TidemillError):  # a store that is not there yet knows no key
+            return await asyncio.to_thread(self._keys.revision) > 0
+        return False
 
     async def _shut_down(self) -> None:
         if self._fleet is not None:
@@ -205,6 +230,8 @@ class Supervisor:
 
     async def _follow(self) -> None:
         """Makes what is served follow the source, again and again."""
+        assert self._feed is not None
+        await self._feed.known.wait()  # nobody is let in before it is known who may
         while True:
             await self._wake.wait()
             self._wake.clear()

@@ -19,7 +19,7 @@ from tidemill.foundation.files import put_content
 from tidemill.foundation.home import Home
 from tidemill.foundation.store import Store
 from tidemill.tables.lmdb import check_data
-from tidemill.tables.table import DATA_FILE, INFO_FILE, TableInfo, info_decoder, read_info
+from tidemill.tables.table import DATA_FILE, INFO_FILE, TableInfo, read_info
 
 TABLES = sa.MetaData()
 
@@ -148,7 +148,7 @@ def _find(store: Store, table: str) -> tuple[TableInfo, str]:
 
 
 def _read(document: str) -> TableInfo:
-    return info_decoder.decode(document)
+    return msgspec.json.decode(document, type=TableInfo)
 
 
 def _is_whole(folder: Path, info: TableInfo) -> bool:
