@@ -69,6 +69,10 @@ def test_a_server_follows_the_command_line(live: Any, tmp_path: Path) -> None:
             {"prediction_id": each["prediction_ids"][0], "label": 0} for each in (answer, again)
         ]
         ask(said["port"], "/v1/models/trips:feedback", labels)
+        top = ("top", "--interval-s", "0.05", "--admin-port", str(said["admin_port"]))
+        (row,) = live(*top, "--json").json()["applications"]
+        assert (row["application"], row["version"], row["replicas_alive"]) == ("trips", "1", 1)
+        assert "gateway-0" in live(*top, "--once").out
         family = psutil.Process(process.pid).children(recursive=True)
         assert family
         process.send_signal(signal.SIGTERM)

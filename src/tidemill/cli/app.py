@@ -19,6 +19,7 @@ VERBS = (
     "push",
     "watch",
     "serve",
+    "top",
     "models",
     "promote",
     "rollback",
