@@ -26,7 +26,7 @@ EFFORTS = {
         Effort(name="smoke", repeats=1, seconds=1.0, soak_s=6.0),
         Effort(name="quick", repeats=2, seconds=2.0, soak_s=20.0, peers=("fastapi",)),
         Effort(name="brief", repeats=3, seconds=2.0, soak_s=60.0),
-        Effort(name="full", repeats=5, seconds=4.0, soak_s=300.0, every_configuration=True),
+        Effort(name="full", repeats=5, seconds=2.0, soak_s=300.0, every_configuration=True),
     )
 }
 

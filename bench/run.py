@@ -19,11 +19,17 @@ from bench.servers import ROOT
 
 BENCHMARKS = {
     "serving": "one row a request over HTTP, beside every peer",
+    "openloop": "an SLO under arrivals that do not wait, and what batching gains",
+    "footprint": "starting, resting, memory, a soak, a useless cache",
 }
 MINUTES = {
-    "serving": {"smoke": 3, "quick": 3, "brief": 7, "full": 75},
+    "serving": {"smoke": 2.5, "quick": 3, "brief": 6, "full": 50},
+    "openloop": {"smoke": 1.5, "quick": 2, "brief": 3, "full": 5},
+    "footprint": {"smoke": 1, "quick": 1.5, "brief": 2.5, "full": 10},
 }
-INSTALL_MINUTES = 1.0
+INSTALL_MINUTES = 0.5
+MATTER_MOST = ("serving",)
+"""Without a name, the quick level runs only these."""
 
 
 def main() -> None:
@@ -42,7 +48,7 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; {listed}")
     effort = chosen_effort(options)
-    names = options.names or list(BENCHMARKS)
+    names = options.names or (MATTER_MOST if effort.name == "quick" else list(BENCHMARKS))
     missing = [each for each in effort.peers or install.NAMES if not install.installed(each)]
     minutes = sum(MINUTES[name][effort.name] for name in names) + INSTALL_MINUTES * len(missing)
     say(f"this takes about {minutes:.0f} minutes: {', '.join(names)}")

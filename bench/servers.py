@@ -85,11 +85,16 @@ class Server:
 
     def pss_bytes(self) -> int:
         """Returns the memory of all its processes, shared pages divided among their users."""
-        total = 0
+        return sum(self.pss_by_process().values())
+
+    def pss_by_process(self) -> dict[str, int]:
+        """Returns the memory of each process, by its number and command."""
+        found = {}
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                total += process.memory_full_info().pss
-        return total
+                name = f"{process.pid} {' '.join(process.cmdline()[1:4])}"[:100]
+                found[name] = process.memory_full_info().pss
+        return found
 
     def pause(self) -> None:
         """Stops its processes from running, so that idle work does not disturb another's turn."""

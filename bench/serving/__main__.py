@@ -44,7 +44,7 @@ def run(effort: Effort, workloads: Sequence[str]) -> dict[str, Any]:
             say(f"{name}: making the model, starting the servers")
             work = make_work(name, folder / "work")
             questions[name] = work.questions
-            targets = ours(work, folder, stack)
+            targets = ours(work, folder, stack, effort)
             for target in targets:
                 check(target)
             targets += peers(work, folder, stack, effort, refused)

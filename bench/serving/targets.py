@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urljoin
 
 from bench.effort import Effort
 from bench.measure import Target, check
@@ -19,12 +20,17 @@ from tidemill.serving.plan import ServingPlan
 
 GATEWAY, WORKER = "tidemill", "tidemill, worker"
 ORIGINAL, BINARY = "tidemill, not compiled", "tidemill, binary"
-FEW = (64,)
-"""Where only throughput is claimed; every configuration at full effort is asked at more."""
 CURVE = (1, 8, 64, 256)
+ASKED = {
+    "smoke": {"sum": (1, 64, 256), "others": (64,), "peers": (64,)},
+    "quick": {"sum": (1, 64, 256), "others": (64,), "peers": (64,)},
+    "brief": {"sum": CURVE, "others": (1, 64), "peers": (64,)},
+    "full": {"sum": CURVE, "others": CURVE, "peers": CURVE},
+}
+"""How many connections ask ours and the floor in ``sum``, ours in the others, and the peers."""
 
 
-def ours(work: Work, folder: Path, stack: ExitStack) -> list[Target]:
+def ours(work: Work, folder: Path, stack: ExitStack, effort: Effort) -> list[Target]:
     """Pushes the model, starts our server and returns how it is asked."""
     installation = Installation(home=folder / "home")
     installation.push(work.model, work.name, sample=None if work.name == "sum" else work.sample)
@@ -41,7 +47,7 @@ def ours(work: Work, folder: Path, stack: ExitStack) -> list[Target]:
             format="v2",
             bodies=work.bodies[form],
             expected=work.expected,
-            connections=CURVE,
+            connections=_asked(work, effort),
         )
         for name, (application, form) in applications.items()
     ]
@@ -130,14 +136,18 @@ def _refuse(refused: dict[str, str], name: str, reason: str) -> None:
 
 
 def _target(peer: Peer, work: Work, server: Server, effort: Effort) -> Target:
-    everywhere = peer.requires is None or effort.every_configuration
+    is_floor = peer.requires is None
     return Target(
         name=peer.name,
         server=server,
-        url=server.ready_url.split("/", 3)[0] + "//" + server.ready_url.split("/")[2] + peer.path,
+        url=urljoin(server.ready_url, peer.path),
         format=peer.format,
         bodies=work.bodies[peer.body],
         expected=work.expected,
-        pausable=peer.requires is not None,
-        connections=CURVE if everywhere else FEW,
+        pausable=not is_floor,
+        connections=_asked(work, effort) if is_floor else ASKED[effort.name]["peers"],
     )
+
+
+def _asked(work: Work, effort: Effort) -> tuple[int, ...]:
+    return ASKED[effort.name]["sum" if work.name == "sum" else "others"]

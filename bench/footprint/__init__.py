@@ -1,0 +1,1 @@
+"""What serving costs beside answering: starting, resting, memory, a long day, a useless cache."""

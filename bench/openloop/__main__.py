@@ -1,0 +1,216 @@
+"""Clipper's experiment on ours, in open loop, and what batching gains.
+
+    python -m bench.openloop [--smoke | --quick | --brief]
+
+Offered load is swept from 10% to 200% of the capacity under an SLO of 20 ms, by a generator that
+does not wait for answers; the same rates are offered to the floor beside it. Then, in closed loop:
+the uncompiled forest with learned batches against batches of one, and every model against what the
+edge alone (the same question to a model that only adds up) and the model alone can do.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench.effort import Effort, parse_effort
+from bench.measure import Target, check, take_turns
+from bench.openloop.gains import gain_claims, model_alone
+from bench.openloop.sweep import (
+    SLO_MS,
+    Subject,
+    generator_capacity,
+    sweep,
+    sweep_claims,
+    sweep_table,
+)
+from bench.ours import Installation, infer_url
+from bench.peers.catalog import PEERS, Launch
+from bench.results import about, claims_table, say, write_results
+from bench.servers import BenchmarkFailed, Server, free_port
+from bench.serving.work import Work, make_work, sum_graph
+
+from tidemill.serving.plan import ServingPlan
+
+LOADS = {
+    "smoke": (0.5, 1.5),
+    "quick": (0.5, 0.9, 1.5, 2.0),
+    "brief": (0.1, 0.5, 0.9, 1.2, 1.6, 2.0),
+    "full": (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0),
+}
+UNHURRIED_MS = 60_000.0
+LEARNED = 256
+"""No batch is larger; how large each is, is learned."""
+ONE, MANY = "rf-batches-of-one", "rf-learned-batches"
+COMPILED, ORIGINAL = "rf", "rf not compiled"
+GAIN_CONNECTIONS = (256,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The one server of ours, with every application, and the floor."""
+
+    folder: Path
+    installation: Installation
+    works: dict[str, Work]
+    server: Server
+    floor: Target
+
+    def target(
+        self, application: str, work: str, *, form: str = "v2", checked: bool = True
+    ) -> Target:
+        """Returns how an application is asked; the edge alone knows no right answers."""
+        found = self.works[work]
+        return Target(
+            name=application if form == "v2" else f"{application} binary",
+            server=self.server,
+            url=infer_url(self.server, application),
+            format="v2",
+            bodies=found.bodies[form],
+            expected=found.expected if checked else None,
+            connections=GAIN_CONNECTIONS,
+        )
+
+
+def run(effort: Effort) -> dict[str, Any]:
+    """Runs the benchmark and returns what is written as JSON."""
+    with ExitStack() as stack:
+        bench = _start(stack)
+        generator = generator_capacity(bench.floor, seconds=min(1.0, effort.seconds))
+        sweeps = [
+            sweep(subject, bench.floor, loads=LOADS[effort.name], seconds=effort.seconds)
+            for subject in _subjects(bench)
+        ]
+        runs, gains = _gains(bench, effort)
+    return {
+        "benchmark": "openloop",
+        "effort": effort.name,
+        **about(),
+        "seconds": effort.seconds,
+        "repeats": effort.repeats,
+        "generator": generator,
+        "claims": [each for found in sweeps for each in sweep_claims(found)] + gains,
+        "sweeps": sweeps,
+        "runs": runs,
+    }
+
+
+def main() -> None:
+    """Runs the benchmark, prints tables and claims, and says where the figures are."""
+    effort, _ = parse_effort("bench.openloop", __doc__)
+    try:
+        results = run(effort)
+    except BenchmarkFailed as error:
+        sys.exit(f"bench.openloop: {error}")
+    for found in results["sweeps"]:
+        print(f"### {found['subject']}\n\n{sweep_table(found)}\n")
+    print(claims_table(results["claims"]))
+    say(f"written to {write_results('openloop', results)}")
+
+
+def _start(stack: ExitStack) -> Bench:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+    say("making the models, starting the servers")
+    works = {name: make_work(name, folder / name) for name in ("sum", "lr", "rf", "mlp")}
+    installation = Installation(home=folder / "home")
+    _deploy(installation, works, folder)
+    server = installation.server("rf-hurried", log=folder / "ours.log")
+    port = free_port()
+    place = folder / "floor"
+    place.mkdir()
+    launch = Launch(workload="sum", columns=10, model=None, folder=place)
+    floor = PEERS[0].server(launch, port)
+    for each in (server, floor):
+        stack.callback(each.stop)
+        each.start()
+    for each in (server, floor):
+        each.wait()
+    return Bench(
+        folder=folder,
+        installation=installation,
+        works=works,
+        server=server,
+        floor=Target(
+            name="the floor",
+            server=floor,
+            url=f"http://127.0.0.1:{port}/",
+            format="plain",
+            bodies=works["sum"].bodies["plain"],
+            expected=works["sum"].expected,
+        ),
+    )
+
+
+def _deploy(installation: Installation, works: dict[str, Work], folder: Path) -> None:
+    for name in ("lr", "rf", "mlp"):
+        installation.push(works[name].model, name, sample=works[name].sample)
+        installation.deploy(name, name, ServingPlan(cache_bytes=0, max_batch=LEARNED))
+    installation.push_original(works["rf"].model, "rf-original", folder / "original")
+    graphs = {"edge-64": (64, np.float64), "edge-784": (784, np.float32)}
+    for name, (columns, kind) in graphs.items():
+        installation.push(sum_graph(folder / f"{name}.onnx", columns, kind), name)
+        plan = ServingPlan(cache_bytes=0, placement="gateway", max_batch=LEARNED)
+        installation.deploy(name, name, plan)
+    learned = ServingPlan(cache_bytes=0, placement="worker", max_batch=LEARNED)
+    one = ServingPlan(cache_bytes=0, placement="worker", max_batch=1)
+    installation.deploy(ONE, "rf-original", one, slo_ms=UNHURRIED_MS)
+    installation.deploy(MANY, "rf-original", learned, slo_ms=UNHURRIED_MS)
+    installation.deploy("rf-original-hurried", "rf-original", learned, slo_ms=SLO_MS)
+    plan = ServingPlan(cache_bytes=0, max_batch=LEARNED)
+    installation.deploy("rf-hurried", "rf", plan, slo_ms=SLO_MS)
+
+
+def _subjects(bench: Bench) -> list[Subject]:
+    subjects = [
+        Subject(
+            name=name,
+            target=bench.target(hurried, "rf"),
+            unhurried=bench.target(unhurried, "rf"),
+        )
+        for name, hurried, unhurried in (
+            (ORIGINAL, "rf-original-hurried", MANY),
+            (COMPILED, "rf-hurried", "rf"),
+        )
+    ]
+    for subject in subjects:
+        # Its first answers are late: a model that was never asked is slow, and what it learned
+        # from them is forgotten soon.
+        check(replace(subject.target, name=subject.name, url=subject.unhurried.url))
+    return subjects
+
+
+def _gains(bench: Bench, effort: Effort) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    edge = {"edge-64": "rf", "edge-784": "mlp"}
+    targets = [bench.target(ONE, "rf"), bench.target(MANY, "rf")]
+    targets += [bench.target(name, name) for name in ("lr", "rf", "mlp")]
+    targets += [bench.target("mlp", "mlp", form="v2-binary")]
+    targets += [bench.target(name, work, checked=False) for name, work in edge.items()]
+    targets += [bench.target("edge-784", "mlp", form="v2-binary", checked=False)]
+    runs = take_turns(targets, repeats=min(2, effort.repeats), seconds=effort.seconds, say=say)
+    rps = {
+        target.name: statistics.median(
+            each["rps"] for each in runs if each["target"] == target.name
+        )
+        for target in targets
+    }
+    home, alone = bench.installation.home, {}
+    for model, work in (("lr", "lr"), ("rf", "rf"), ("mlp", "mlp")):
+        rows = np.load(bench.works[work].sample)
+        alone[model] = model_alone(home, model, rows, seconds=min(1.0, effort.seconds))
+    pairs = {
+        "lr": ("edge-64", alone["lr"]),
+        "rf": ("edge-64", alone["rf"]),
+        "mlp": ("edge-784", alone["mlp"]),
+        "mlp binary": ("edge-784 binary", alone["mlp"]),
+    }
+    return runs, gain_claims(rps, pairs, one=ONE, many=MANY)
+
+
+if __name__ == "__main__":
+    main()

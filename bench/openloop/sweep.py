@@ -1,0 +1,123 @@
+"""Clipper's experiment: offered load from a tenth to twice the capacity, under an SLO."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.measure import Target, measure
+from bench.results import claim, say
+from bench.servers import ROOT, BenchmarkFailed
+
+SLO_MS = 20.0
+STEPS_RPS = (10_000, 20_000, 30_000, 40_000, 60_000)
+KEPT_UP_MS = 5.0
+"""A generator keeps up if 99 of 100 questions leave at most so late."""
+BEYOND, GOODPUT_KEPT = 1.2, 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is swept: an application with the SLO, and the same one where capacity is measured."""
+
+    name: str
+    target: Target
+    unhurried: Target
+
+
+def generator_capacity(floor: Target, *, seconds: float) -> dict[str, Any]:
+    """Finds the highest rate that the generator keeps up with, against the floor."""
+    steps, best = [], 0
+    for rate in STEPS_RPS:
+        found = offer(floor, rate, seconds=seconds)
+        steps.append(found)
+        if found["lag_p99_ms"] <= KEPT_UP_MS and not found["unsent"]:
+            best = rate
+    say(f"  the generator keeps up with {best:,}/s at {steps[-1]['generator_cpu_us']:.0f} µs each")
+    return {"kept_up_rps": best, "steps": steps}
+
+
+def sweep(
+    subject: Subject, floor: Target, *, loads: Sequence[float], seconds: float
+) -> dict[str, Any]:
+    """Offers each load to the subject and the same rate to the floor."""
+    capacity = max(
+        measure(subject.unhurried, connections=connections, seconds=seconds)["rps"]
+        for connections in (64, 256)
+    )
+    say(f"  {subject.name}: {capacity:,.0f}/s is its capacity")
+    rows = []
+    for load in loads:
+        ours = offer(subject.target, load * capacity, seconds=seconds)
+        beside = offer(floor, load * capacity, seconds=seconds)
+        if ours["wrong"]:
+            raise BenchmarkFailed(f"{subject.name} answers wrongly under load: {ours}")
+        rows.append({"load": load, **ours, "floor_p99_ms": beside["all_p99_ms"]})
+        say(
+            f"  {load:>4.0%} {ours['offered_rps']:>8,.0f}/s offered {ours['goodput_rps']:>8,.0f}/s "
+            f"in time  p99 {ours['all_p99_ms']:.1f} ms (floor {beside['all_p99_ms']:.1f} ms)  "
+            f"refused {ours['refused']:,} late {ours['late']:,} lost {ours['lost']:,} "
+            f"lag p99 {ours['lag_p99_ms']:.1f} ms"
+        )
+    return {"subject": subject.name, "slo_ms": SLO_MS, "capacity_rps": capacity, "rows": rows}
+
+
+def offer(target: Target, rate: float, *, seconds: float) -> dict[str, Any]:
+    """Offers questions at a rate and returns what became of them."""
+    options = {
+        "url": target.url,
+        "bodies": target.bodies,
+        "expected": target.expected,
+        "format": target.format,
+        "rate": rate,
+        "seconds": seconds,
+        "slo-ms": SLO_MS,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.openload", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "REQUEST_HEADERS": target.headers},
+    )
+    if done.returncode != 0:
+        raise BenchmarkFailed(f"the open-loop generator failed: {done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def sweep_claims(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Judges a sweep: latency at every load, and goodput beyond saturation."""
+    name, rows = found["subject"], found["rows"]
+    over = max(row["all_p99_ms"] - row["floor_p99_ms"] for row in rows)
+    # One that refuses everything is not flat.
+    best = max(found["capacity_rps"] / 2, *(row["goodput_rps"] for row in rows))
+    beyond = min((row["goodput_rps"] for row in rows if row["load"] >= BEYOND), default=0.0)
+    return [
+        claim(f"{name}: p99 less the floor's, at the worst load", over, "<=", SLO_MS, "ms"),
+        claim(f"{name}: least goodput beyond saturation / best", beyond / best, ">=", GOODPUT_KEPT),
+    ]
+
+
+def sweep_table(found: dict[str, Any]) -> str:
+    """Returns a sweep as a Markdown table."""
+    columns = ("offered load", "offered/s", "goodput/s", "p50 ms", "p99 ms", "p99 of all ms")
+    columns += ("floor's p99 ms", "refused", "late", "lost or unsent", "generator's lag p99 ms")
+    lines = [f"| {' | '.join(columns)} |", "|--:" * len(columns) + "|"]
+    for row in found["rows"]:
+        cells = [f"{row['load']:.0%}", f"{row['offered_rps']:,.0f}", f"{row['goodput_rps']:,.0f}"]
+        cells += [_ms(row[name]) for name in ("p50_ms", "p99_ms", "all_p99_ms", "floor_p99_ms")]
+        cells += [f"{row['refused']:,}", f"{row['late']:,}", f"{row['lost'] + row['unsent']:,}"]
+        lines.append(f"| {' | '.join([*cells, _ms(row['lag_p99_ms'])])} |")
+    return "\n".join(lines)
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

@@ -1,0 +1,121 @@
+"""Writes the newest results of each benchmark into the docs, between markers.
+
+    python -m bench.report [--print]
+
+In ``docs/benchmarks.md`` a table stands between ``<!-- results: NAME -->`` and
+``<!-- end of results -->``; whatever is there is replaced by what ``bench/results`` holds. A
+benchmark without results here is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any
+
+from bench.openloop.sweep import sweep_table
+from bench.results import claims_table, newest_results, say
+from bench.servers import ROOT
+from bench.serving.tables import tables
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+_BLOCK = re.compile(r"<!-- results: (\w+) -->\n.*?<!-- end of results -->", re.DOTALL)
+
+
+def measured_on(results: dict[str, Any]) -> str:
+    """Returns a sentence with commit, machine and versions."""
+    machine, versions = results["machine"], results["versions"]
+    named = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
+    changed = " with changes that were not committed" if results["changed"] else ""
+    return (
+        f"Measured {results['at'][:10]} at commit {str(results['commit'])[:10]}{changed}, level "
+        f"`{results['effort']}`, on {machine['cores']} cores ({machine['processor']}), Python "
+        f"{machine['python']}; {named}."
+    )
+
+
+def serving(results: dict[str, Any]) -> str:
+    """Returns what the serving benchmark found."""
+    peers = results["peers"]
+    newest = {name: _own_version(name, found) for name, found in peers.items()}
+    beside = ", ".join(newest.values())
+    left_out = results["left_out"]
+    reasons = [
+        f"- {name} was left out: {reason.splitlines()[0]}" for name, reason in left_out.items()
+    ]
+    turns = f"Medians of {results['repeats']} turns of {results['seconds']:g} s."
+    parts = [
+        f"{measured_on(results)} Beside: {beside}. {turns}",
+        "\n".join(reasons),
+        claims_table(results["claims"]),
+        tables(results["summary"]).rstrip(),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def openloop(results: dict[str, Any]) -> str:
+    """Returns what the open-loop benchmark found."""
+    generator = results["generator"]
+    rate, cpu_us = generator["kept_up_rps"], generator["steps"][-1]["generator_cpu_us"]
+    kept_up = (
+        f"The generator keeps up with {rate:,} questions a second, {cpu_us:.0f} µs of CPU each."
+    )
+    parts = [
+        f"{measured_on(results)} {kept_up}",
+        claims_table(results["claims"]),
+    ]
+    for found in results["sweeps"]:
+        title = f"### {found['subject']}: SLO {found['slo_ms']:g} ms"
+        parts.append(f"{title}, capacity {found['capacity_rps']:,.0f}/s\n\n{sweep_table(found)}")
+    return "\n\n".join(parts)
+
+
+def footprint(results: dict[str, Any]) -> str:
+    """Returns what the footprint benchmark found."""
+    return f"{measured_on(results)}\n\n{claims_table(results['claims'])}"
+
+
+WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "serving": serving,
+    "openloop": openloop,
+    "footprint": footprint,
+}
+
+
+def filled(page: str) -> str:
+    """Returns the page with the newest results between its markers."""
+
+    def block(found: re.Match[str]) -> str:
+        results = newest_results(found[1])
+        if results is None:
+            say(f"no results of {found[1]} in bench/results: left as it is")
+            return found[0]
+        text = WRITERS[found[1]](results)
+        return f"<!-- results: {found[1]} -->\n\n{text}\n\n<!-- end of results -->"
+
+    return _BLOCK.sub(block, page)
+
+
+def main() -> None:
+    """Writes the page, or prints it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--print", action="store_true", help="print the page, change nothing")
+    page = filled(PAGE.read_text(encoding="utf-8"))
+    if parser.parse_args().print:
+        print(page, end="")
+        return
+    PAGE.write_text(page, encoding="utf-8")
+    say(f"written to {PAGE}")
+
+
+def _own_version(name: str, versions: dict[str, str]) -> str:
+    package = {"triton": "nvidia-pytriton", "ray": "ray[serve]"}.get(name, name)
+    title = {"triton": "Triton's Python backend (nvidia-pytriton)"}.get(name, package)
+    return f"{title} {versions.get(package, '')}".strip()
+
+
+if __name__ == "__main__":
+    main()
