@@ -15,6 +15,9 @@ from tidemill import __version__
 from tidemill.cli.app import VERBS
 
 GROUPS = {
+    "applications": (
+        *("register", "list", "link", "unlink", "weights", "version", "replicas", "stop"),
+    ),
     "table": ("build", "list"),
     "ledger": ("score", "export", "compact"),
     "quarantine": ("list", "show"),

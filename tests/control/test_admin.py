@@ -21,6 +21,7 @@ from tidemill.serving.live import StoreSource
 from tidemill.serving.supervisor import Supervisor
 
 Tables = tuple[str, str]
+APPLY = "/admin/v1/applications"
 PROMOTE = "/admin/v1/applications/app:promote"
 ROLLBACK = "/admin/v1/applications/app:rollback"
 READS = [
@@ -29,6 +30,7 @@ READS = [
     "/admin/v1/models/m",
     "/admin/v1/deployments",
     "/admin/v1/deployments/app",
+    "/admin/v1/applications/app",
     "/admin/v1/launches",
 ]
 
@@ -141,9 +143,49 @@ def test_a_version_is_promoted_and_rolled_back(home: Home, api: Api, tables: Tab
     assert get_deployment(home, "app").versions[0].version == 1
 
 
+def test_applications_are_changed_by_their_verbs(home: Home, api: Api) -> None:
+    """The same functions as on the command line: linked, weighed, scaled, shown and stopped."""
+    at = "/admin/v1/applications"
+    linked = api.post(f"{at}/app:link", json={"version": "m:2", "weight": 0.1, "reason": "try"})
+    assert [each["version"] for each in linked.json()["versions"]] == [1, 2]
+    api.post(f"{at}/app:weights", json={"weights": {"1": 0.4, "2": 0.6}}).raise_for_status()
+    api.post(f"{at}/app:version", json={"version": 2}).raise_for_status()
+    api.post(f"{at}/app:unlink", json={"version": 1}).raise_for_status()
+    scaled = api.post(f"{at}/app:replicas", json={"replicas": 3})
+    assert scaled.json()["plan"]["replicas"] == 3
+    shown = api.get(f"{at}/app").json()
+    assert shown["document"]["applications"]["app"]["versions"][0]["version"] == 2
+    again = api.post(at, json=shown["document"])
+    assert again.json() == {"applied": True, "changes": []}
+    seen = api.post(at, json={"applications": {"app": {"slo_ms": 7}}, "dry_run": True}).json()
+    assert seen["changes"][0]["fields"] == [{"path": "slo_ms", "old": 100.0, "new": 7.0}]
+    made = api.post(f"{at}/twin:register", json={"like": "m:1", "default": {"y": [0.0]}})
+    assert made.json()["versions"] == []
+    assert api.post(f"{at}/twin:stop", json={}).json()["application"] == "twin"
+    changes = api.get("/admin/v1/deployments/app").json()["changes"]
+    assert [each["verb"] for each in changes] == [
+        *("set_replicas", "unlink", "set_version", "set_weights", "link", "deploy")
+    ]
+    assert {each["by"] for each in changes[:5]} == {"admin API"}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "expected"),
     [
+        (APPLY, {"applications": {"app": {"slo_sm": 1}}}, (400, "the body: applications.app.slo_")),
+        (APPLY, {"applications": {"app": {"plan": {"replicas": 0}}}}, (400, "plan.replicas")),
+        (APPLY, {"applications": {"app": {}}, "expected": {"app": 9}}, (409, "meanwhile")),
+        (APPLY, {"applications": []}, (400, "applications")),
+        (APPLY, {"applications": {"a/b": {}}}, (400, "not allowed")),
+        (f"{APPLY}/app:register", {"like": "m:1"}, (409, "exists")),
+        (f"{APPLY}/new:register", {}, (400, "no signature")),
+        (f"{APPLY}/new:register", {"like": "m:1", "signature": 3}, (400, "signature")),
+        (f"{APPLY}/app:link", {"version": "m:4", "weight": 1}, (403, "not blessed")),
+        (f"{APPLY}/app:link", {"version": 2}, (400, "version")),
+        (f"{APPLY}/app:unlink", {"version": 2}, (404, "no version 2")),
+        (f"{APPLY}/app:weights", {"weights": {"1": -1}}, (400, "weights")),
+        (f"{APPLY}/app:replicas", {"replicas": 65}, (400, "replicas")),
+        (f"{APPLY}/other:stop", {}, (404, "'other' does not exist")),
         (PROMOTE, {"version": 4}, (403, "not blessed")),
         (PROMOTE, {"version": 9}, (404, "no version 9")),
         (PROMOTE, {"version": 10**30}, (404, "no version")),

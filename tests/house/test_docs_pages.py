@@ -19,6 +19,7 @@ import typer
 from tidemill.cli.app import VERBS, build
 from tidemill.cli.session import EXIT_CODES
 from tidemill.control.admin import admin_app
+from tidemill.control.documents import read_document
 from tidemill.control.scores import score_application
 from tidemill.control.scoring import Scorer
 from tidemill.data.ledger import LabelRecord, LedgerWriter, PredictionRecord, export_parquet
@@ -342,7 +343,10 @@ def test_decisions_are_numbered_without_holes() -> None:
 
 @pytest.mark.parametrize(("name", "text"), list(blocks("toml")))
 def test_settings_and_schemas_in_examples_are_valid(name: str, text: str, tmp_path: Path) -> None:
-    """Every TOML example is a schema, or settings whose recipes can be read."""
+    """Every TOML example is a schema, applications, or settings whose recipes can be read."""
+    if "[applications." in text:
+        assert read_document(text.encode(), origin=name).applications
+        return
     if "columns" in tomllib.loads(text):
         assert Schema.from_toml(text, origin=name).columns
         return

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tidemill.control import deployments, keys, launches, views
+from tidemill.control import admin_applications, deployments, keys, launches, views
 from tidemill.control.key_check import KeyCheck, check_grant
 from tidemill.foundation.errors import (
     Conflict,
@@ -92,6 +92,12 @@ def admin_app(home: Home, supervisor: Supervisor, instruments: Instruments) -> S
         ("/admin/v1/deployments", "GET", api.deployments),
         ("/admin/v1/deployments/{name}", "GET", api.deployments),
         ("/admin/v1/launches", "GET", api.launches),
+        ("/admin/v1/applications", "POST", api.apply),
+        ("/admin/v1/applications/{name}", "GET", api.application),
+        *(
+            (f"/admin/v1/applications/{{name}}:{verb}", "POST", api.verb(body))
+            for verb, body in admin_applications.VERBS.items()
+        ),
         ("/admin/v1/applications/{name}:promote", "POST", api.promote),
         ("/admin/v1/applications/{name}:rollback", "POST", api.rollback),
         ("/admin/v1/keys", "GET", api.keys),
@@ -125,6 +131,23 @@ class _Api:
 
     async def launches(self, _: Request) -> Any:
         return {"launches": await _in_thread(launches.list_launches, self._home.store)}
+
+    async def apply(self, request: Request) -> Any:
+        body: admin_applications.Apply = await _body(request, admin_applications.Apply)
+        return await _in_thread(body.run, self._home, _by(request))
+
+    async def application(self, request: Request) -> Any:
+        return await _in_thread(admin_applications.show, self._home, request.path_params["name"])
+
+    def verb(self, kind: type[Any]) -> Serve:
+        """Serves a verb whose body does it."""
+
+        async def serve(request: Request) -> Any:
+            body = await _body(request, kind)
+            name = request.path_params["name"]
+            return await _in_thread(body.run, self._home, _by(request), name)
+
+        return serve
 
     async def promote(self, request: Request) -> Any:
         body = await _body(request, Promote)

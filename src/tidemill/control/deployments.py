@@ -7,19 +7,23 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from tidemill.control import audit
+from tidemill.control.changes import (
+    METADATA,
+    check_change,
+    current,
+    main_of,
+    newest_with,
+    require,
+    write_change,
+)
 from tidemill.control.records import RolledBack
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home
-from tidemill.foundation.names import check_name
 from tidemill.models import registry
 from tidemill.serving import live
 from tidemill.serving.plan import Deployment, Live, ServingPlan
-from tidemill.serving.version import check_default
+from tidemill.serving.selection import sole
 from tidemill.tables import catalog
-from tidemill.tables.table import TableInfo
-
-METADATA = (registry.TABLES, live.TABLES, audit.TABLES)
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,25 +63,17 @@ def deploy(
         NotBlessed: nobody blessed it.
         InvalidInput: the terms do not fit the model, or the table was built with another version.
     """
-    check_name("application", application)
-    _check_terms(terms)
-    _check_version(model, version)
-    if table is not None:
-        _check_table(catalog.get_table(home.store, table), model, version)
     with home.store.write(*METADATA) as conn:
-        now = home.clock.now()
-        registry.set_alias(conn, model, "champion", version, by=by, reason=reason, clock=home.clock)
-        before = _current(conn, application)
-        deployment = _with_terms(
+        before = current(conn, application)
+        deployment = with_terms(
             before or Deployment(application=application, revision=0, versions=()), terms
         )
         deployment = msgspec.structs.replace(
             deployment, versions=(Live(model=model, version=version, table=table),)
         )
-        _check_default(conn, deployment)
-        if deployment == before:
-            return before  # it is live already: nothing changes, nothing is audited
-        return _write(conn, deployment, verb="deploy", by=by, reason=reason, at=now)
+        check_change(conn, deployment)
+        registry.set_alias(conn, model, "champion", version, by=by, reason=reason, clock=home.clock)
+        return write_change(home, conn, before, deployment, verb="deploy", by=by, reason=reason)
 
 
 def promote(
@@ -99,8 +95,8 @@ def promote(
         InvalidInput: the table was built with another version.
     """
     with home.store.read(*METADATA) as conn:
-        model = _require(conn, application).versions[0].model
-        last = _newest_with(conn, application, model, version)
+        model = main_of(require(conn, application)).model
+        last = newest_with(conn, application, model, version)
     return deploy(
         home,
         application,
@@ -115,23 +111,46 @@ def promote(
 def rollback(home: Home, application: str, *, by: str, reason: str) -> RolledBack:
     """Brings back what was live before the present version, with the table that it had then.
 
+    A split goes back to the version that was alone before it.
+
     Raises:
         NotFound: the application does not exist, or nothing was live before.
     """
     with home.store.write(*METADATA) as conn:
-        now = home.clock.now()
-        current = _require(conn, application)
-        going = current.versions[0]
-        _, returning = registry.rollback(conn, going.model, by=by, reason=reason, clock=home.clock)
-        older = _newest_with(conn, application, going.model, returning)
-        deployment = msgspec.structs.replace(current, versions=(older,))
-        written = _write(conn, deployment, verb="rollback", by=by, reason=reason, at=now)
+        present = require(conn, application)
+        main = main_of(present)
+        if sole(present) is None:
+            older = _alone_before(conn, application)
+            others = [each for each in present.versions if each.version != older.version]
+            going = max(others, key=lambda each: each.weight)
+        else:
+            going = main
+            _, returning = registry.rollback(
+                conn, main.model, by=by, reason=reason, clock=home.clock
+            )
+            older = newest_with(conn, application, main.model, returning)
+        back = msgspec.structs.replace(
+            present, versions=(msgspec.structs.replace(older, weight=1.0),)
+        )
+        written = write_change(home, conn, present, back, verb="rollback", by=by, reason=reason)
     return RolledBack(
         application=application,
         from_version=going.version,
         to_version=older.version,
         table=older.table,
         revision=written.revision,
+    )
+
+
+def _alone_before(conn: sa.Connection, application: str) -> Live:
+    """Returns the version that answered everything when last one did."""
+    for row in live.deployment_history(conn, application):  # the newest first
+        at = None if row.deployment is None else sole(row.deployment)
+        if row.deployment is not None and at is not None:
+            return row.deployment.versions[at]
+    raise NotFound(
+        f"no version of {application!r} has ever answered alone",
+        remedy="Give one of them all the weight.",
     )
 
 
@@ -146,23 +165,21 @@ def attach_table(
     """
     info = catalog.get_table(home.store, table)
     with home.store.write(*METADATA) as conn:
-        current = _require(conn, application)
+        present = require(conn, application)
         versions = tuple(
             msgspec.structs.replace(each, table=table)
             if (each.model, each.version) == (info.model, info.version)
             else each
-            for each in current.versions
+            for each in present.versions
         )
-        if versions == current.versions and all(each.table != table for each in versions):
+        if versions == present.versions and all(each.table != table for each in versions):
             raise InvalidInput(
                 f"table {table} was built with {info.model!r} version {info.version}, "
                 f"which is not live in {application!r}",
                 remedy="Build a table for the live version, or promote that version.",
             )
-        deployment = msgspec.structs.replace(current, versions=versions, key=key)
-        return _write(
-            conn, deployment, verb="attach_table", by=by, reason=reason, at=home.clock.now()
-        )
+        changed = msgspec.structs.replace(present, versions=versions, key=key)
+        return write_change(home, conn, present, changed, verb="attach_table", by=by, reason=reason)
 
 
 def get_deployment(home: Home, application: str) -> Deployment:
@@ -172,7 +189,7 @@ def get_deployment(home: Home, application: str) -> Deployment:
         NotFound: there is no such application.
     """
     with home.store.read(*METADATA) as conn:
-        return _require(conn, application)
+        return require(conn, application)
 
 
 def list_deployments(home: Home) -> list[Deployment]:
@@ -181,79 +198,11 @@ def list_deployments(home: Home) -> list[Deployment]:
         return sorted(live.live_deployments(conn), key=lambda each: each.application)
 
 
-def _write(
-    conn: sa.Connection, deployment: Deployment, *, verb: str, by: str, reason: str, at: float
-) -> Deployment:
-    written = live.write_deployment(conn, deployment, by=by, reason=reason, at=at)
-    audit.write_audit(
-        conn,
-        at=at,
-        by=by,
-        verb=verb,
-        subject=written.application,
-        reason=reason,
-        detail=msgspec.to_builtins(written),
-    )
-    return written
-
-
-def _current(conn: sa.Connection, application: str) -> Deployment | None:
-    found = [each for each in live.live_deployments(conn) if each.application == application]
-    return found[0] if found else None
-
-
-def _require(conn: sa.Connection, application: str) -> Deployment:
-    found = _current(conn, application)
-    if found is None:
-        known = ", ".join(sorted(each.application for each in live.live_deployments(conn)))
-        raise NotFound(
-            f"application {application!r} does not exist",
-            remedy=f"Known: {known}." if known else "Push a model to make one.",
-        )
-    return found
-
-
-def _newest_with(conn: sa.Connection, application: str, model: str, version: int) -> Live:
-    """Returns the newest record of a version in the application's history, table included."""
-    for row in live.deployment_history(conn, application):  # the newest first
-        for each in row.deployment.versions if row.deployment else ():
-            if (each.model, each.version) == (model, version):
-                return each
-    return Live(model=model, version=version)
-
-
-def _with_terms(deployment: Deployment, terms: Terms) -> Deployment:
+def with_terms(deployment: Deployment, terms: Terms) -> Deployment:
+    """Returns a deployment with the terms that are given."""
     given = {
         name: value
         for name in terms.__struct_fields__
         if (value := getattr(terms, name)) is not None
     }
     return msgspec.structs.replace(deployment, **given)
-
-
-def _check_version(model: str, version: int) -> None:
-    if not 0 < version < 1 << 31:
-        raise NotFound(
-            f"model {model!r} has no version {version}", remedy="tidemill models lists them."
-        )
-
-
-def _check_table(info: TableInfo, model: str, version: int) -> None:
-    if (info.model, info.version) != (model, version):
-        raise InvalidInput(
-            f"table {info.id} was built with {info.model!r} version {info.version}, "
-            f"not with {model!r} version {version}",
-            remedy="Name the table that was built with that version; tidemill table list.",
-        )
-
-
-def _check_default(conn: sa.Connection, deployment: Deployment) -> None:
-    """Refuses a default that a server would refuse: nothing goes live that cannot be served."""
-    going = deployment.versions[0]
-    signature = registry.get_version(conn, going.model, going.version).manifest.signature
-    check_default(deployment, signature)
-
-
-def _check_terms(terms: Terms) -> None:
-    if terms.slo_ms is not None and not 0.0 < terms.slo_ms <= 3_600_000.0:
-        raise InvalidInput(f"slo_ms is {terms.slo_ms:g}", remedy="Use milliseconds above 0.")

@@ -20,12 +20,10 @@ that, columns and types are frozen and everything else may be edited.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import re
 import tomllib
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +31,7 @@ import msgspec
 
 from tidemill.data.summaries import ColumnStatistics, TableStatistics
 from tidemill.foundation.errors import Conflict, InvalidInput, NotFound
+from tidemill.foundation.toml import toml_key, toml_value
 
 Type = Literal["int64", "float64", "bool", "timestamp", "string"]
 Bound = int | float | datetime
@@ -260,20 +259,11 @@ def _check(column: Column) -> None:
 
 
 def _column_toml(column: Column) -> str:
-    bare = re.fullmatch(r"[A-Za-z0-9_-]+", column.name)
-    lines = [f"[columns.{column.name if bare else _toml(column.name)}]"]
+    lines = [f"[columns.{toml_key(column.name)}]"]
     for key in ("type", "required", "min", "max", "values", "domain_strict"):
         value = getattr(column, key)
         if value is not None and value is not False:
-            lines.append(f"{key} = {_toml(value)}")
+            lines.append(f"{key} = {toml_value(value)}")
     if column.max_missing_fraction is not None:
-        lines.append(f"max_missing_fraction = {_toml(column.max_missing_fraction)}")
+        lines.append(f"max_missing_fraction = {toml_value(column.max_missing_fraction)}")
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from tidemill.foundation.errors import InvalidInput
@@ -42,6 +44,18 @@ def storable(value: Path | str) -> str:
         'caf\\udce9.csv'
     """
     return str(value).encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns a remedy for an unknown word: the known one that it resembles, else all of them.
+
+    Example:
+        >>> nearest("slo_sm", ["slo_ms", "key"])
+        'Did you mean slo_ms?'
+    """
+    words = list(known)
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"Did you mean {found[0]}?" if found else f"Known: {', '.join(words) or 'none'}."
 
 
 def new_id() -> str:

@@ -6,7 +6,6 @@ the nearest known key; a secret inside a URL is never shown.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 
 from tidemill.foundation.errors import InvalidSettings
+from tidemill.foundation.names import nearest
 
 FILE_NAME = "tidemill.toml"
 PREFIX = "TIDEMILL_"
@@ -281,7 +281,7 @@ def _from_environment(environ: Mapping[str, str]) -> _Layer:
             continue
         if name not in _VARIABLES:
             raise InvalidSettings(
-                f"environment variable {name} is not a setting", remedy=_nearest(name, _VARIABLES)
+                f"environment variable {name} is not a setting", remedy=nearest(name, _VARIABLES)
             )
         layer[_VARIABLES[name]] = (value, f"environment {name}")
     return layer
@@ -299,14 +299,9 @@ def _from_flags(flags: Mapping[str, FlagValue]) -> _Layer:
 def _known(key: str, origin: str) -> str:
     if key not in KEYS:
         raise InvalidSettings(
-            f"setting {key!r} in {origin} is unknown", remedy=_nearest(key, [*KEYS, "recipes"])
+            f"setting {key!r} in {origin} is unknown", remedy=nearest(key, [*KEYS, "recipes"])
         )
     return key
-
-
-def _nearest(word: str, known: Mapping[str, Any] | list[str]) -> str:
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"Did you mean {found[0]}?" if found else f"Known: {', '.join(known)}."
 
 
 def _convert(key: str, value: Any, origin: str) -> Any:

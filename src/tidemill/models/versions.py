@@ -193,7 +193,7 @@ def set_alias(
     lock_model(conn, name)
     found = get_version(conn, name, version)
     if alias != "challenger":
-        _check_blessed(found, alias)
+        check_blessed(found, alias)
     before = aliases(conn, name)
     if alias == "previous":
         _check_previous(before, version)
@@ -246,7 +246,7 @@ def rollback(
             remedy=f"tidemill promote {name[:100]} VERSION makes another one live.",
         )
     start, target = before["champion"], before["previous"]
-    _check_blessed(get_version(conn, name, target), "champion")
+    check_blessed(get_version(conn, name, target), "champion")
     log = _Log(conn, name, by, reason, clock)
     earlier = _champions(history(conn, name))[:-2]
     log.move("champion", start, target, "rolled back")
@@ -348,12 +348,17 @@ def _check_previous(before: dict[str, int], version: int) -> None:
         )
 
 
-def _check_blessed(found: ModelVersion, alias: str) -> None:
+def check_blessed(found: ModelVersion, part: str) -> None:
+    """Refuses a version that the gate did not bless any part that answers, such as champion.
+
+    Raises:
+        NotBlessed: it is not blessed; the reasons are told.
+    """
     if found.blessed:
         return
     reasons = (found.blessing or {}).get("reasons") or ["it was never evaluated"]
     raise NotBlessed(
-        f"model {found.name!r} version {found.version} is not blessed and cannot be {alias}: "
+        f"model {found.name!r} version {found.version} is not blessed and cannot be {part}: "
         + "; ".join(map(str, reasons)),
         remedy="Evaluate it again, or choose a blessed version.",
     )

@@ -7,11 +7,13 @@ and hands it to the gateways.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from tidemill.models.signature import Signature
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,14 +25,14 @@ class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     placement: Literal["auto", "gateway", "worker"] = "auto"
-    replicas: int = 1
-    max_batch: int = 64
-    max_queue: int = 4096
-    max_queue_bytes: int = 64 << 20
-    cache_bytes: int = 16 << 20
-    cache_ttl_s: float | None = None
-    inline_below_ms: float = 0.5
-    threads: int = 1
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
+    max_queue: Positive = 4096
+    max_queue_bytes: Positive = 64 << 20
+    cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 16 << 20
+    cache_ttl_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    inline_below_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.5
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

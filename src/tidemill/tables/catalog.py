@@ -98,7 +98,17 @@ def get_table(store: Store, table: str) -> TableInfo:
     Raises:
         NotFound: there is no such table.
     """
-    return _find(store, table)[0]
+    with store.read(TABLES) as conn:
+        return read_table(conn, table)
+
+
+def read_table(conn: Connection, table: str) -> TableInfo:
+    """Returns the record of a table, in the caller's transaction.
+
+    Raises:
+        NotFound: there is no such table.
+    """
+    return _find(conn, table)[0]
 
 
 def list_tables(store: Store, application: str | None = None) -> list[TableInfo]:
@@ -117,7 +127,8 @@ def fetch_table(home: Home, table: str) -> Path:
         NotFound: there is no such table, or its data is gone from the files.
         Corrupted: its data is not what was stored.
     """
-    info, key = _find(home.store, table)
+    with home.store.read(TABLES) as conn:
+        info, key = _find(conn, table)
     folder = home.cache_path / "tables" / info.id
     if _is_whole(folder, info):
         return folder
@@ -135,10 +146,9 @@ def fetch_table(home: Home, table: str) -> Path:
     return folder
 
 
-def _find(store: Store, table: str) -> tuple[TableInfo, str]:
+def _find(conn: Connection, table: str) -> tuple[TableInfo, str]:
     query = sa.select(_table.c.info, _table.c.file_key).where(_table.c.id == table)
-    with store.read(TABLES) as conn:
-        row = conn.execute(query).one_or_none()
+    row = conn.execute(query).one_or_none()
     if row is None:
         raise NotFound(
             f"table {table[:100]!r} does not exist",
