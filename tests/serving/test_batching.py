@@ -123,6 +123,7 @@ class Slow:
         self.capacity = capacity
         self.in_flight = 0
         self.alive = True
+        self.name = "slow"
         self.sizes: list[int] = []
         self._out: list[tuple[asyncio.TimerHandle, Done]] = []
 
@@ -162,11 +163,11 @@ class Observed:
         self.batches: list[tuple[int, int, float]] = []
         self.returned: list[tuple[int, float]] = []
 
-    def sent(self, rows: int, queries: int, waited_s: float) -> None:
-        self.batches.append((rows, queries, waited_s))
+    def sent(self, flight: Any, waited_s: float) -> None:
+        self.batches.append((flight.rows, len(flight.queries), waited_s))
 
-    def landed(self, queries: int, took_s: float) -> None:
-        self.returned.append((queries, took_s))
+    def landed(self, flight: Any, now: float) -> None:
+        self.returned.append((len(flight.queries), now - flight.started))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

@@ -32,6 +32,7 @@ class Replica:
     capacity = 1
     in_flight = 0
     alive = True
+    name = "fake"
 
     def __init__(self, clock: FakeClock, predict: Callable[[Any], Batch | TidemillError]) -> None:
         self.clock = clock
@@ -51,10 +52,10 @@ class Replica:
 
 
 class Observer:
-    def sent(self, rows: int, queries: int, waited_s: float) -> None:
+    def sent(self, flight: Any, waited_s: float) -> None:
         pass
 
-    def landed(self, queries: int, took_s: float) -> None:
+    def landed(self, flight: Any, now: float) -> None:
         pass
 
 

@@ -22,7 +22,7 @@ from tidemill.models.signature import Batch, Column, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
 from tidemill.serving.dataplane import DataPlane
-from tidemill.serving.exchange import Exchange
+from tidemill.serving.exchange import Connection, Exchange, Head
 from tidemill.serving.measures import Measures
 from tidemill.serving.plan import Deployment, Live, VersionAssignment
 from tidemill.serving.processor import Application, Processor
@@ -42,6 +42,7 @@ class Replica:
     capacity = 1
     in_flight = 0
     alive = True
+    name = "fake"
 
     async def start(self) -> None:
         """Nothing to load."""
@@ -174,7 +175,7 @@ def test_a_waiting_query_holds_its_arrays_and_no_more(tmp_path: Path, kind: str)
     """What queues are bounded by, the bytes sent, is about what they take."""
     n, queries = 20_000, []
     signature = Signature((Column("x", "float64"),), (Column("y", "int64"),))
-    application = SimpleNamespace(slo_s=1.0, signature=signature)
+    application = SimpleNamespace(name="app", slo_s=1.0, signature=signature)
     processor = SimpleNamespace(
         application=lambda _: application, submit=lambda _, query, *__: queries.append(query)
     )
@@ -194,7 +195,7 @@ def test_a_waiting_query_holds_its_arrays_and_no_more(tmp_path: Path, kind: str)
     del values
     tracemalloc.start()
     try:
-        exchange = cast("Exchange", SimpleNamespace(body=body, header_length=None))
+        exchange = Exchange(cast("Connection", None), Head(), body, 0.0, closes=False)
         if kind == "infer":
             plane.infer(exchange, "app", None)
         else:

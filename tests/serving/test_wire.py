@@ -477,31 +477,3 @@ def test_a_damaged_request_is_read_or_refused(data: st.DataObject) -> None:
     until = data.draw(st.integers(at, min(len(body), at + 9)))
     damaged = body[:at] + data.draw(st.binary(max_size=9)) + body[until:]
     readers(damaged, data.draw(st.sampled_from([header, None, header + 1, len(damaged)])))
-
-
-@given(
-    n=st.integers(1, 3),
-    version=st.integers(0, 99),
-    client_id=st.none() | st.text(max_size=8),
-    model=st.text(min_size=1, max_size=8),
-)
-def test_the_plain_answer_is_the_answer(
-    n: int, version: int, client_id: str | None, model: str
-) -> None:
-    """The short way to the usual answer writes the very same bytes as the long one."""
-    columns = (Column("label", "string"), Column("p", "float32", (2,)), Column("k", "int64"))
-    texts = np.empty(n, object)
-    texts[:] = ['a"b'] * n
-    outputs = {"label": texts, "p": np.full((n, 2), 0.1, np.float32), "k": np.arange(n)}
-    request = wire.InferRequest(inputs=[], id=client_id)
-    said = {"prediction_id": "0" * 32, "source": "model"}
-    long, _ = wire.write_infer(
-        request,
-        model=model,
-        version=version,
-        outputs=outputs,
-        columns=columns,
-        parameters={**said, "version": version},
-    )
-    plain = wire.PlainAnswer(model, columns)
-    assert plain.write(outputs, n, **said, version=version, client_id=client_id) == long

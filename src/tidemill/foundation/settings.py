@@ -59,6 +59,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     read_timeout_s: Seconds = 15.0
     drain_s: Seconds = 10.0
     allow_public: bool = False
+    otlp_endpoint: str | None = None
+    otlp_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     require_keys: bool = False
     labels_per_minute: Positive = 60_000
     max_held_bytes: Positive = 256 << 20
@@ -80,10 +82,17 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much is logged, and how; ``auto`` is text on a terminal and JSON elsewhere."""
+    """How much is logged, and how; ``auto`` is text on a terminal and JSON elsewhere.
+
+    ``queries`` says which queries get a line: those that failed, those also that took over
+    ``slow_ms``, or all; never more than ``queries_per_s`` in a gateway.
+    """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json"] = "auto"
+    queries: Literal["none", "errors", "slow", "all"] = "errors"
+    slow_ms: Annotated[float, msgspec.Meta(ge=0)] = 100.0
+    queries_per_s: Positive = 100
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

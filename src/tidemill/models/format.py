@@ -129,6 +129,12 @@ class _Format(msgspec.Struct):
     format: int
 
 
+# Made on the thread that imports: where two threads are the first to need a record type, msgspec
+# may crash.
+_format_decoder = msgspec.json.Decoder(_Format)
+_manifest_decoder = msgspec.json.Decoder(ModelManifest)
+
+
 def write_model(folder: Path, manifest: ModelManifest) -> ModelManifest:
     """Completes a folder that holds a model's files with its ``model.json``, and returns that.
 
@@ -179,13 +185,13 @@ def parse_manifest(data: bytes | str, where: str = MANIFEST) -> ModelManifest:
         InvalidModel: it describes none, or one of a newer format.
     """
     try:
-        found = msgspec.json.decode(data, type=_Format).format
+        found = _format_decoder.decode(data).format
         if found > FORMAT:
             raise InvalidModel(
                 f"{where!r} has format {found}, newer than {FORMAT} known here",
                 remedy="Upgrade Tidemill on this machine.",
             )
-        return msgspec.json.decode(data, type=ModelManifest)
+        return _manifest_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidModel(f"{where!r} cannot be read: {error}") from error
 

@@ -113,7 +113,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             InvalidModel: it does not describe one.
         """
         try:
-            return msgspec.json.decode(data, type=Signature)
+            return _decoder.decode(data)
         except msgspec.MsgspecError as error:
             raise InvalidModel(f"the signature cannot be read: {error}") from error
 
@@ -132,6 +132,10 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def empty_outputs(self) -> Batch:
         """Returns the answer to no rows: arrays (0, *shape) of the outputs' types."""
         return {c.name: np.empty((0, *c.shape), dtype=c.dtype) for c in self.outputs}
+
+
+# Made on the thread that imports, as in ``format``.
+_decoder = msgspec.json.Decoder(Signature)
 
 
 def check_batch(signature: Signature, batch: Mapping[str, Any]) -> Batch:

@@ -92,6 +92,12 @@ class InputRecord(msgspec.Struct, frozen=True, kw_only=True):
 Inputs = dict[str, tuple[InputRecord, ...]]
 
 
+# Made on the thread that imports: where two threads are the first to need a record type, msgspec
+# may crash.
+_artifact_decoder = msgspec.json.Decoder(Artifact)
+_inputs_decoder = msgspec.json.Decoder(Inputs)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
     """One step of one run, as it is committed."""
@@ -196,7 +202,7 @@ def get_artifact(store: Store, artifact_id: str) -> Artifact:
         ).scalar_one_or_none()
     if text is None:
         raise NotFound(f"artifact {artifact_id!r} does not exist")
-    return msgspec.json.decode(text, type=Artifact)
+    return _artifact_decoder.decode(text)
 
 
 def ancestors(store: Store, artifact_id: str) -> list[Ancestor]:
@@ -227,7 +233,7 @@ def _maker(artifact: str) -> sa.Select[Any]:
 
 def decode_inputs(text: str) -> Inputs:
     """Returns the inputs of a row."""
-    return msgspec.json.decode(text, type=Inputs)
+    return _inputs_decoder.decode(text)
 
 
 def start_run(conn: Connection, *, run: str, pipeline: str, at: float) -> None:
@@ -316,7 +322,7 @@ def find_result(
     if run is not None:
         query = query.where(STEP_RUN.c.run == run)
     row = conn.execute(query).first()
-    return None if row is None else (row.run, msgspec.json.decode(row.manifest, type=Artifact))
+    return None if row is None else (row.run, _artifact_decoder.decode(row.manifest))
 
 
 def _insert_new(conn: Connection, table: sa.Table, values: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ import asyncio
 from bisect import insort
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
@@ -27,7 +26,8 @@ from tidemill.foundation.errors import (
 from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.batching import ServiceTime, can_meet, cut, worth_sending
-from tidemill.serving.query import Query
+from tidemill.serving.flight import BatchObserver, Flight
+from tidemill.serving.query import Answers, Query
 from tidemill.serving.replicas.replica import Replica
 
 MAX_ATTEMPTS = 2
@@ -35,28 +35,6 @@ MAX_ATTEMPTS = 2
 
 DOUBT_AFTER_S = 1.0
 """How long what was learned may refuse queries without anything having come back since."""
-
-
-class BatchObserver(Protocol):
-    """Told of each batch, once for all queries in it."""
-
-    def sent(self, rows: int, queries: int, waited_s: float) -> None:
-        """Counts a batch that goes out; ``waited_s`` is the sum of its queries' waits."""
-
-    def landed(self, queries: int, took_s: float) -> None:
-        """Counts a batch that came back with answers."""
-
-
-class _Flight:
-    """A batch that is out: who is in it, where, since when."""
-
-    __slots__ = ("queries", "replica", "rows", "started")
-
-    def __init__(self, queries: list[Query], rows: int, replica: Replica, started: float) -> None:
-        self.queries = queries
-        self.rows = rows
-        self.replica = replica
-        self.started = started
 
 
 def _deadline(query: Query) -> float:
@@ -92,7 +70,7 @@ class Batcher:
         self._finish = finish
         self._observer = observer
         self._queue: list[Query] = []  # in order of deadline
-        self._out: list[_Flight] = []
+        self._out: list[Flight] = []
         self._replicas: tuple[Replica, ...] = ()
         self._freed_at: dict[int, float] = {}
         self._learned_at = 0.0
@@ -239,9 +217,9 @@ class Batcher:
         for query in queries:
             rows += query.n
             waited_s += now - query.arrived
-        flight = _Flight(queries, rows, replica, now)
+        flight = Flight(queries, rows, replica, now)
         self._out.append(flight)
-        self._observer.sent(rows, len(queries), waited_s)
+        self._observer.sent(flight, waited_s)
         try:
             replica.submit(_join(queries), partial(self._landed, flight))
         except Exception as error:
@@ -252,8 +230,10 @@ class Batcher:
             what = f"a batch could not be given to the model: {type(error).__name__}: {error}"
             self._landed(flight, NotReady(what, remedy="Retry in a moment."))
 
-    def _landed(self, flight: _Flight, result: Batch | TidemillError) -> None:
+    def _landed(self, flight: Flight, result: Batch | TidemillError) -> None:
         self._out.remove(flight)
+        if isinstance(result, TidemillError):
+            flight.note().returned = self._clock.monotonic()
         if isinstance(result, WorkerLost):
             self._again(flight, result)
         elif isinstance(result, TidemillError):
@@ -264,32 +244,26 @@ class Batcher:
             if wrong is None:
                 self._deal(flight, result)
             else:
+                flight.note()
                 self._apart(flight, wrong)
         self._wake()
 
-    def _learn(self, flight: _Flight) -> None:
+    def _learn(self, flight: Flight) -> None:
         now = self._clock.monotonic()
         since = max(flight.started, self._freed_at.get(id(flight.replica), 0.0))
         self._freed_at[id(flight.replica)] = self._learned_at = now
         self.law = self.law.update(flight.rows, now - since)
-        self._observer.landed(len(flight.queries), now - flight.started)
+        self._observer.landed(flight, now)
 
-    def _deal(self, flight: _Flight, outputs: Batch) -> None:
-        if len(flight.queries) == 1:
-            self._end(flight.queries[0], outputs)
-            return
-        start = 0
+    def _deal(self, flight: Flight, outputs: Batch) -> None:
+        answers, start = Answers(outputs), 0
         for query in flight.queries:
-            stop = start + query.n
-            self._end(query, {name: array[start:stop] for name, array in outputs.items()})
-            start = stop
+            if not query.ended:
+                query.answer_from(answers, start)
+                self._finish(query)
+            start += query.n
 
-    def _end(self, query: Query, outputs: Batch) -> None:
-        if not query.ended:
-            query.outputs = outputs
-            self._finish(query)
-
-    def _again(self, flight: _Flight, error: TidemillError) -> None:
+    def _again(self, flight: Flight, error: TidemillError) -> None:
         """Queues a lost batch's queries again, for another replica or the restarted one."""
         for query in flight.queries:
             query.attempts += 1
@@ -300,7 +274,7 @@ class Batcher:
             else:
                 self._put(query)
 
-    def _apart(self, flight: _Flight, error: TidemillError) -> None:
+    def _apart(self, flight: Flight, error: TidemillError) -> None:
         """Sends a failed batch's queries one by one, so that one bad row spoils only its own."""
         if len(flight.queries) == 1:
             self._fail(flight.queries[0], error)
@@ -357,6 +331,7 @@ class Batcher:
         for flight in self._out:
             for query in flight.queries:
                 if not query.ended and query.deadline <= now:
+                    flight.note()
                     self._end_late(query)
         self._settle()
 

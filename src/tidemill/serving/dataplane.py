@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,21 +21,26 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.serving import wire
 from tidemill.serving.exchange import Exchange
 from tidemill.serving.guard import Guard
+from tidemill.serving.plain_answer import PlainAnswer
 from tidemill.serving.processor import Application, Processor
-from tidemill.serving.query import Query
+from tidemill.serving.query import DEFAULT_PRIORITY, Query
+from tidemill.serving.templates import InferReader
 
 SERVER_NAME = "tidemill"
 EXTENSIONS = ["binary_tensor_data"]
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-@dataclass(slots=True)
-class _Asked:
-    """What an answer must know of its request."""
+class _Form:
+    """How an application's requests are read and its usual answers written."""
 
-    exchange: Exchange
-    request: Any
-    application: Application
+    __slots__ = ("answer", "application", "reader")
+
+    def __init__(self, application: Application) -> None:
+        signature = application.signature
+        self.application = application
+        self.reader = InferReader(signature)
+        self.answer = PlainAnswer(application.name, signature.outputs)
 
 
 class DataPlane:
@@ -70,31 +74,40 @@ class DataPlane:
             "tidemill_labels", "Labels made durable.", ("application",)
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._plain: dict[str, tuple[Application, wire.PlainAnswer]] = {}
+        self._forms: dict[str, _Form] = {}
 
     # Inference
 
     def infer(self, exchange: Exchange, name: str, version: int | None) -> None:
         """Answers a v2 inference request."""
         application = self._processor.application(name)
-        signature = application.signature
-        body_bytes = len(exchange.body)
-        request, inputs, n = wire.read_infer(exchange.body, exchange.header_length, signature)
-        request.inputs, exchange.body = [], b""  # a query that waits holds its arrays, no more
-        timeout_us = event_time = None
+        form = self._forms.get(name)
+        if form is None or form.application is not application:
+            form = self._forms[name] = _Form(application)
+        body = exchange.body
+        request, inputs, n = form.reader.read(body, exchange.head.header_length)
+        exchange.body = b""  # a query that waits holds its arrays, no more
+        timeout_s = event_time = None
+        priority = DEFAULT_PRIORITY
         if request.parameters:
             timeout_us = wire.parameter(request, "timeout")
+            timeout_s = None if timeout_us is None else timeout_us / 1e6
             event_time = wire.parameter(request, "event_time")
-        query = self._query(
-            application,
-            inputs,
-            n,
-            timeout_s=None if timeout_us is None else timeout_us / 1e6,
+            priority = wire.priority(request.parameters)
+            wire.refuse_sequences(request.parameters)
+        arrived = exchange.arrived
+        query = Query(
+            inputs=inputs,
+            n=n,
+            arrived=arrived,
+            deadline=arrived + _allowed_s(application, timeout_s),
+            done=self._inferred,
+            context=exchange,
+            request=request,
             event_time=event_time,
         )
-        query.nbytes = body_bytes
-        query.done = self._inferred
-        query.context = _Asked(exchange, request, application)
+        query.nbytes = len(body)
+        query.priority = priority
         self._processor.submit(application, query, version)
 
     def predict(self, exchange: Exchange, name: str) -> None:
@@ -104,53 +117,29 @@ class DataPlane:
         body_bytes = len(exchange.body)
         request, inputs, n = wire.read_predict(exchange.body, signature)
         request.instances, exchange.body = [], b""
-        timeout_ms = request.timeout_ms
-        query = self._query(
-            application,
-            inputs,
-            n,
-            timeout_s=None if timeout_ms is None else timeout_ms / 1e3,
-            event_time=request.event_time,
-        )
-        query.nbytes = body_bytes
-        query.done = self._predicted
-        query.context = _Asked(exchange, request, application)
-        self._processor.submit(application, query)
-
-    def _query(
-        self,
-        application: Application,
-        inputs: dict[str, Any],
-        n: int,
-        *,
-        timeout_s: float | None,
-        event_time: float | None,
-    ) -> Query:
-        arrived = self._clock.monotonic()
-        allowed = application.slo_s
-        if timeout_s is not None:
-            if timeout_s <= 0.0:
-                raise InvalidInput(
-                    "the timeout is not positive", remedy="Leave it out or raise it."
-                )
-            allowed = min(allowed, timeout_s)
-        return Query(
+        timeout_s = None if request.timeout_ms is None else request.timeout_ms / 1e3
+        arrived = exchange.arrived
+        query = Query(
             inputs=inputs,
             n=n,
             arrived=arrived,
-            deadline=arrived + allowed,
-            done=_unanswered,
-            event_time=event_time,
+            deadline=arrived + _allowed_s(application, timeout_s),
+            done=self._predicted,
+            context=exchange,
+            event_time=request.event_time,
         )
+        query.nbytes = body_bytes
+        self._processor.submit(application, query)
 
     def _inferred(self, query: Query) -> None:
-        asked: _Asked = query.context
-        exchange = asked.exchange
+        exchange: Exchange = query.context
         if query.error is not None:
             exchange.fail(query.error)
             return
-        if query.row_sources is None and wire.asks_for_all(asked.request):
-            self._infer_plainly(query, asked)
+        request: wire.InferRequest = query.request
+        application: Application = query.state
+        if query.row_sources is None and wire.asks_for_all(request):
+            self._infer_plainly(query, exchange, application)
             return
         parameters: dict[str, Any] = {
             "prediction_id": query.request_id,
@@ -162,11 +151,11 @@ class DataPlane:
             parameters["sources"] = ",".join(query.row_sources)
         try:
             body, header_length = wire.write_infer(
-                asked.request,
-                model=asked.application.name,
+                request,
+                model=application.name,
                 version=query.version,
                 outputs=query.outputs,
-                columns=asked.application.signature.outputs,
+                columns=application.signature.outputs,
                 parameters=parameters,
             )
         except Exception as error:  # noqa: BLE001 - an exchange must end
@@ -181,32 +170,22 @@ class DataPlane:
                 headers={b"inference-header-content-length": b"%d" % header_length},
             )
 
-    def _infer_plainly(self, query: Query, asked: _Asked) -> None:
+    def _infer_plainly(self, query: Query, exchange: Exchange, application: Application) -> None:
         """Answers the usual request, for all outputs in JSON."""
-        application = asked.application
-        known = self._plain.get(application.name)
-        if known is None or known[0] is not application:
-            columns = application.signature.outputs
-            known = application, wire.PlainAnswer(application.name, columns)
-            self._plain[application.name] = known
+        form = self._forms[application.name]
+        if form.application is not application:  # it was replaced while the query was out
+            form = _Form(application)
         try:
-            body = known[1].write(
-                query.outputs,
-                query.n,
-                prediction_id=query.request_id,
-                source=query.source,
-                version=query.version,
-                client_id=asked.request.id,
-            )
+            body = form.answer.write(query, query.request.id)
         except Exception as error:  # noqa: BLE001 - an exchange must end
-            asked.exchange.fail(_unwritable(query, error))
+            exchange.fail(_unwritable(query, error))
             return
-        asked.exchange.answer(body)
+        exchange.answer(body)
 
     def _predicted(self, query: Query) -> None:
-        asked: _Asked = query.context
+        exchange: Exchange = query.context
         if query.error is not None:
-            asked.exchange.fail(query.error)
+            exchange.fail(query.error)
             return
         sources = query.row_sources or [query.source] * query.n
         try:
@@ -218,9 +197,9 @@ class DataPlane:
                 sources=list(sources),
             )
         except Exception as error:  # noqa: BLE001 - an exchange must end
-            asked.exchange.fail(_unwritable(query, error))
+            exchange.fail(_unwritable(query, error))
             return
-        asked.exchange.answer(body)
+        exchange.answer(body)
 
     # Feedback
 
@@ -335,5 +314,10 @@ def _json(exchange: Exchange, value: object) -> None:
     exchange.answer(msgspec.json.encode(value))
 
 
-def _unanswered(query: Query) -> None:
-    raise AssertionError(f"query {query.request_id} has nobody to answer")
+def _allowed_s(application: Application, timeout_s: float | None) -> float:
+    """Returns how long an answer may take: the promise, or what the client said if that is less."""
+    if timeout_s is None:
+        return application.slo_s
+    if timeout_s <= 0.0:
+        raise InvalidInput("the timeout is not positive", remedy="Leave it out or raise it.")
+    return min(application.slo_s, timeout_s)

@@ -32,6 +32,7 @@ _KNOWN_SIZES = frozenset(
             b"x-api-key",
             b"expect",
             b"content-encoding",
+            b"traceparent",
         ),
     )
 )
@@ -105,6 +106,8 @@ class Edge:
 
         Parsing depends on nothing but the bytes, so the next head of the same bytes says the same.
         """
+        if head.traceparent:
+            return  # it is another one each time
         if len(self.heads) >= MAX_REMEMBERED_HEADS:
             self.heads.clear()  # somebody sends ever new ones; the others come back
         self.heads[head_bytes] = (head, body_bytes)

@@ -102,6 +102,7 @@ class Head:
         "method",
         "principal",
         "target",
+        "traceparent",
     )
 
     def __init__(self) -> None:
@@ -111,6 +112,7 @@ class Head:
         self.bad_header: str | None = None
         self.foreign = False
         self.expects = False
+        self.traceparent = b""
         self.authorization = b""
         self.admitted_by: KeyTable | None = None
         self.principal: Principal | None = None
@@ -125,6 +127,8 @@ class Head:
                     self.bad_header = "Inference-Header-Content-Length is not a number of bytes"
             case b"sec-fetch-site":
                 self.foreign = value.lower() in _OTHER_SITES
+            case b"traceparent":  # of two, neither
+                self.traceparent = b"twice" if self.traceparent else value
             case b"content-encoding" if value.lower() != b"identity":
                 said = value[:20].decode("latin-1")
                 self.bad_header = f"content encoding {said!r} is not accepted"
@@ -160,6 +164,11 @@ class Exchange:
     def header_length(self) -> int | None:
         """The bytes of JSON before binary tensors, as the client said."""
         return self.head.header_length
+
+    @property
+    def traceparent(self) -> bytes:
+        """The client's span that the request belongs to, as it said."""
+        return self.head.traceparent
 
     @property
     def principal(self) -> Principal | None:

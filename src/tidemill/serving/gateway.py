@@ -49,13 +49,17 @@ from tidemill.serving.edge import Edge, Limits
 from tidemill.serving.guard import Guard
 from tidemill.serving.plan import Assignment
 from tidemill.serving.processor import Processor
+from tidemill.serving.query_log import QueryLog
 from tidemill.serving.routes import PathRoutes
 from tidemill.serving.tls import certificate_of
+from tidemill.serving.tracing import Tracing
+from tidemill.serving.watching import QueryWatch, Watches
 
 _ORPHAN_DRAIN_S = 1.0
 _MAX_FILES = 65_536
 _OWN_FILES = 256
 _METRICS_WITHIN_S = 3.0
+_LAST_SPANS_S = 1.0
 
 
 class Gateway:
@@ -89,10 +93,14 @@ class Gateway:
             segment_bytes=hello.ledger.segment_bytes,
             clock=clock,
         )
+        self._tracing: Tracing | None = None
+        if hello.serve.otlp_endpoint is not None:
+            self._tracing = Tracing(hello.serve, self._instruments, clock, hello.gateway)
         self._guard = Guard(
             clock, self._instruments, labels_per_minute=hello.serve.labels_per_minute
         )
-        self._processor = Processor(self._ledger, self._instruments, clock)
+        watch = self._watch()
+        self._processor = Processor(self._ledger, self._instruments, clock, watch)
         plane = DataPlane(
             self._processor,
             ledger=self._ledger,
@@ -110,9 +118,19 @@ class Gateway:
         self._scrapes: dict[int, asyncio.Future[bytes]] = {}
         self._log = log("serving.gateway")
 
+    def _watch(self) -> QueryWatch | None:
+        watches: list[QueryWatch] = []
+        if self._hello.logs.queries != "none":
+            watches.append(QueryLog(self._hello.logs, self._instruments))
+        if self._tracing is not None:
+            watches.append(self._tracing)
+        return Watches(*watches) if watches else None
+
     async def run(self) -> None:
         """Obeys the supervisor until it says to drain or is gone, or SIGTERM comes."""
         self._ledger.start()
+        if self._tracing is not None:
+            self._tracing.start()
         self._edge.start()
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
@@ -215,6 +233,8 @@ class Gateway:
         spent = asyncio.get_running_loop().time() - began
         await self._processor.drain(max(0.1, timeout_s - spent))
         await asyncio.to_thread(self._ledger.close)
+        if self._tracing is not None:
+            await self._tracing.aclose(_LAST_SPANS_S)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -36,6 +36,10 @@ _deployment = sa.Table(
     sa.UniqueConstraint("revision", name="deployment_revision_once"),
 )
 
+# Made on the thread that imports: two threads that meet a record type for the first time at once
+# make msgspec crash.
+_deployment_decoder = msgspec.json.Decoder(Deployment)
+
 _ONE_WRITER = sa.text("select pg_advisory_xact_lock(8403258)")
 
 
@@ -195,6 +199,9 @@ class CandidateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     trust_code: bool = False
 
 
+_candidate_decoder = msgspec.json.Decoder(CandidateFile)
+
+
 class FileSource:
     """Reads deployments and absolute folders from a JSON file: a private server's whole world.
 
@@ -239,7 +246,7 @@ class FileSource:
         try:
             changed = self._path.stat().st_mtime_ns
             if self._seen is None or self._seen[0] != changed:
-                content = msgspec.json.decode(self._path.read_bytes(), type=CandidateFile)
+                content = _candidate_decoder.decode(self._path.read_bytes())
                 self._seen = (changed, content)
         except (OSError, msgspec.MsgspecError) as error:
             raise InvalidInput(
@@ -279,4 +286,4 @@ def _insert(
 
 
 def _read(document: str) -> Deployment:
-    return msgspec.json.decode(document, type=Deployment)
+    return _deployment_decoder.decode(document)

@@ -14,6 +14,7 @@ from tidemill.models.format import read_manifest
 from tidemill.models.signature import Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
+from tidemill.serving.flight import NotedBatches
 from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import (
     ApplicationAssignment,
@@ -40,12 +41,21 @@ class Loader:
 
     A version that stays (same files, table, key and plan) keeps its cache, queue and learned law;
     only its replicas may change, and they do so when the assignment goes live.
+
+    Args:
+        clock: tells the time and the deadlines.
+        finish: told of each query of a version that ended.
+        instruments: where batches are counted.
+        noted: somebody watches single queries: each is told of the batch that it was in.
     """
 
-    def __init__(self, clock: Clock, finish: Finish, instruments: Instruments) -> None:
+    def __init__(
+        self, clock: Clock, finish: Finish, instruments: Instruments, *, noted: bool = False
+    ) -> None:
         self._clock = clock
         self._finish = finish
         self._instruments = instruments
+        self._noted = noted
         self._loaded: list[LiveVersion] = []
         self._changes: dict[int, list[tuple[LiveVersion, list[Replica]]]] = {}
         self._started: dict[int, list[Replica]] = {}
@@ -171,7 +181,7 @@ class Loader:
             max_queue=plan.max_queue,
             max_queue_bytes=plan.max_queue_bytes,
             finish=lambda query: self._finish(live, query),
-            observer=measures,
+            observer=NotedBatches(measures) if self._noted else measures,
         )
         live = LiveVersion(
             assignment=version,

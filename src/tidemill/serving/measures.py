@@ -12,6 +12,7 @@ from tidemill.foundation.errors import (
     WorkerLost,
 )
 from tidemill.foundation.instruments import Counter, Histogram, Instruments
+from tidemill.serving.flight import Flight
 from tidemill.serving.query import Query
 
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -67,14 +68,15 @@ class VersionMeasures:
             "tidemill_batch_rows", "Rows in a batch.", named, bounds=BATCH_BUCKETS
         ).of(*labels)
 
-    def sent(self, rows: int, queries: int, waited_s: float) -> None:
+    def sent(self, flight: Flight, waited_s: float) -> None:
         """Counts a batch that goes to a replica; its queries waited so long together."""
-        self.rows.observe(rows)
+        self.rows.observe(flight.rows)
+        queries = len(flight.queries)
         self.stages["queue"].observe_many(waited_s / queries, queries)
 
-    def landed(self, queries: int, took_s: float) -> None:
+    def landed(self, flight: Flight, now: float) -> None:
         """Counts a batch that came back."""
-        self.stages["compute"].observe_many(took_s, queries)
+        self.stages["compute"].observe_many(now - flight.started, len(flight.queries))
 
 
 class Measures:

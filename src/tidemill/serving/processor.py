@@ -39,6 +39,7 @@ from tidemill.serving.version import (
     missing_rows,
     signature_of,
 )
+from tidemill.serving.watching import QueryWatch
 
 _BROKEN_PROMISE = (DeadlineExceeded, Overloaded, WorkerLost, NotReady)
 """What the stated default stands in for; a wrong request is never answered with it."""
@@ -99,15 +100,24 @@ class Processor:
         ledger: where predictions are written before they are answered.
         instruments: where they are counted.
         clock: tells the time and the deadlines.
+        watch: who is told of single queries, if anybody.
     """
 
-    def __init__(self, ledger: LedgerWriter, instruments: Instruments, clock: Clock) -> None:
+    def __init__(
+        self,
+        ledger: LedgerWriter,
+        instruments: Instruments,
+        clock: Clock,
+        watch: QueryWatch | None = None,
+    ) -> None:
         self._ledger = ledger
         self._instruments = instruments
         self._clock = clock
         self._applications: dict[str, Application] = {}
         self._staged: dict[int, dict[str, Application]] = {}
-        self._loader = Loader(clock, self._from_replica, instruments)
+        self._watch = watch
+        noted = watch is not None and watch.every
+        self._loader = Loader(clock, self._from_replica, instruments, noted=noted)
         self._ended: list[Query] = []
         self._flushing = False
         self._ids = _RequestIds()
@@ -218,7 +228,7 @@ class Processor:
         """Makes the query for the rows that the table lacks; its end completes the whole."""
 
         def complete(part: Query) -> None:
-            query.error = part.error
+            query.error, query.notes = part.error, part.notes
             if part.error is None:
                 self._merge(query, part)
             self._end(query)
@@ -291,6 +301,7 @@ class Processor:
         """Writes what ended in this turn to the ledger, then tells the clients."""
         self._flushing = False
         ended, self._ended = self._ended, []
+        watch = self._watch
         self._record([query for query in ended if query.error is None])
         monotonic = self._clock.monotonic()
         for query in ended:
@@ -298,6 +309,8 @@ class Processor:
             try:
                 application.measures.ended(query, monotonic)
                 query.done(query)
+                if watch is not None and (watch.every or query.error is not None):
+                    watch.ended(query, monotonic)
             except Exception:  # noqa: BLE001 - the others of this turn are told all the same
                 self._log.exception("query.untold", request=query.request_id)
 

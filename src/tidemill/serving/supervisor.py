@@ -34,6 +34,7 @@ from tidemill.serving.live import DeploymentSource
 from tidemill.serving.plan import Deployment
 from tidemill.serving.process_measures import show_processes
 from tidemill.serving.tls import certificate_of
+from tidemill.serving.tracing import check_tracing
 from tidemill.serving.worker_pool import WorkerPool, describe
 from tidemill.serving.worker_process import LOADER, WorkerProcess
 
@@ -116,9 +117,11 @@ class Supervisor:
         Raises:
             Refused: the address can be reached from elsewhere, and nobody said that it may be.
             Conflict: the port is taken.
-            Unavailable: gateways cannot be started.
-            InvalidSettings: the certificate or its key cannot be used.
+            Unavailable: gateways cannot be started, or OpenTelemetry is not installed.
+            InvalidSettings: the certificate or its key cannot be used, or traces cannot be sent
+                where the settings say.
         """
+        check_tracing(self._settings)
         secured = certificate_of(self._settings) is not None
         listener = open_listener(self._settings, guarded=secured and await self._needs_key())
         sockets = Path(tempfile.mkdtemp(prefix="serve-", dir=self._run_path))

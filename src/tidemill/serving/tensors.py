@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import reprlib
+import struct
 import sys
+from functools import lru_cache
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -59,6 +61,7 @@ _JSON_TYPES: dict[str, frozenset[type]] = {
 """By the kind of a tensor: the values that it has in JSON; true is not 1."""
 
 _MAX_FLOAT = sys.float_info.max
+_MAX_PACKED = 1 << 16
 _shorten = reprlib.Repr()
 _shorten.maxstring = _shorten.maxother = _shorten.maxlong = 80
 _shorten.maxlevel = 3
@@ -161,13 +164,17 @@ def from_json(values: Any, dtype: np.dtype[Any], shape: Shape, column: Column) -
     if dtype.kind == "O":
         array = np.empty(len(flat), object)
         array[:] = flat
-    elif dtype.kind == "f":
-        array = _floats(flat, dtype, shape, column)
     elif dtype.kind == "b":
         array = np.array(flat, dtype)
     else:
-        array = _integers(flat, dtype, shape, column)
-    return _cast(array, shape, column).reshape((shape[0], *column.shape))
+        packed = _packed(flat, dtype)
+        if packed is not None:
+            array = packed
+        elif dtype.kind == "f":
+            array = _floats(flat, dtype, shape, column)
+        else:
+            array = _integers(flat, dtype, shape, column)
+    return fit(array, shape, column)
 
 
 def from_rows(rows: list[Any], column: Column) -> Array:
@@ -215,7 +222,48 @@ def from_bytes(data: bytes, dtype: np.dtype[Any], shape: Shape, column: Column) 
     array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False)
     if dtype.kind == "f":
         _check_finite(array, shape, column, array)
+    return fit(array, shape, column)
+
+
+def fit(array: Array, shape: Shape, column: Column) -> Array:
+    """Returns finite values of a datatype that the column takes as the column's own array.
+
+    Args:
+        array: the elements, row by row.
+        shape: of the tensor that was sent.
+        column: whom it is for.
+
+    Raises:
+        InvalidInput: a value does not fit the column.
+    """
     return _cast(array, shape, column).reshape((shape[0], *column.shape))
+
+
+def packer(dtype: np.dtype[Any], count: int) -> struct.Struct | None:
+    """Returns what packs so many numbers into the bytes of a tensor; None where nothing does.
+
+    It refuses what the datatype cannot hold, but takes true for 1: that is the caller's to check.
+    It is several times faster than NumPy's own conversion of a list.
+    """
+    if dtype.kind not in "fiu" or not 0 < count <= _MAX_PACKED:
+        return None
+    return _packers(dtype.char, count)
+
+
+@lru_cache(256)
+def _packers(char: str, count: int) -> struct.Struct:
+    # As the machine has them, but for float32: only the portable form says what is too large.
+    return struct.Struct(f"<{count}f" if char == "f" else f"{count}{char}")
+
+
+def _packed(flat: list[Any], dtype: np.dtype[Any]) -> Array | None:
+    pack = packer(dtype, len(flat))
+    if pack is None:
+        return None
+    try:
+        return np.frombuffer(pack.pack(*flat), dtype)
+    except (struct.error, OverflowError):
+        return None  # a value is too large: who goes on says which
 
 
 def to_json(array: Array) -> Any:

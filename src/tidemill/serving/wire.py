@@ -15,6 +15,7 @@ import orjson
 
 from tidemill.foundation.errors import InvalidInput, TooLarge
 from tidemill.models.signature import Array, Batch, Column, Signature
+from tidemill.serving.query import DEFAULT_PRIORITY, FIRST_PRIORITY, LAST_PRIORITY
 from tidemill.serving.tensors import (
     MAX_ROWS,
     check_datatype,
@@ -94,7 +95,7 @@ def read_infer(
         InvalidInput: it is not a request for this signature; the tensor and remedy are named.
     """
     json_bytes, blob = _cut_binary(body, header_length)
-    request: InferRequest = _decoded(_infer_decoder, json_bytes, "an inference request")
+    request = decode_infer(json_bytes)
     sent = _by_name(request.inputs, signature)
     blobs = _cut_tensors(request.inputs, blob)
     if not asks_for_all(request):
@@ -111,6 +112,16 @@ def read_infer(
         n = len(array)
         arrays[column.name] = array
     return request, arrays, check_rows(n)
+
+
+def decode_infer(json_bytes: bytes) -> InferRequest:
+    """Returns the JSON of a v2 request, checked against nothing but its own form.
+
+    Raises:
+        InvalidInput: it is not the JSON of a request.
+    """
+    request: InferRequest = _decoded(_infer_decoder, json_bytes, "an inference request")
+    return request
 
 
 def read_predict(body: bytes, signature: Signature) -> tuple[PredictRequest, Batch, int]:
@@ -183,6 +194,37 @@ def parameter(request: InferRequest, name: str) -> float | None:
     return float(value)
 
 
+def priority(parameters: dict[str, Any]) -> int:
+    """Returns the level of priority that a request's parameters ask for.
+
+    1 is served first, 9 last; 0, none and what is above 9 are 5.
+
+    Raises:
+        InvalidInput: it is not a whole number, 0 or more.
+    """
+    level = parameters.get("priority", 0)
+    if type(level) is not int or not 0 <= level < 1 << 64:
+        raise InvalidInput(
+            f"parameter 'priority' is {show(level)}",
+            remedy=f"Send a whole number: {FIRST_PRIORITY} is first, {LAST_PRIORITY} last.",
+        )
+    return level if FIRST_PRIORITY <= level <= LAST_PRIORITY else DEFAULT_PRIORITY
+
+
+def refuse_sequences(parameters: dict[str, Any]) -> None:
+    """Refuses a request that belongs to a sequence: every query stands alone here.
+
+    Raises:
+        InvalidInput: it names a sequence; the id 0 is none.
+    """
+    if parameters.get("sequence_id"):
+        raise InvalidInput(
+            f"parameter 'sequence_id' is {show(parameters['sequence_id'])}, and models here keep "
+            "no state between requests",
+            remedy="Leave it out, and send all that the answer depends on.",
+        )
+
+
 def wanted_outputs(request: InferRequest, columns: tuple[Column, ...]) -> list[tuple[Column, bool]]:
     """Returns the outputs that a request asks for, in its order, and which of them in binary.
 
@@ -213,50 +255,6 @@ def asks_for_all(request: InferRequest) -> bool:
     """Says whether a request leaves its outputs to the server: all of them, in JSON."""
     parameters = request.parameters
     return not request.outputs and (not parameters or "binary_data_output" not in parameters)
-
-
-class PlainAnswer:
-    """Writes the usual v2 answer, all outputs in JSON, from pieces that never change.
-
-    It writes what ``write_infer`` writes, byte for byte, in two thirds of the time.
-
-    Args:
-        model: the name that clients use.
-        columns: the outputs.
-    """
-
-    def __init__(self, model: str, columns: tuple[Column, ...]) -> None:
-        self._head = b'{"model_name":%s,"model_version":"' % orjson.dumps(model)
-        self._columns: list[tuple[str, bytes, bytes]] = []
-        for at, column in enumerate(columns):
-            described = {"name": column.name, "datatype": datatype_of(column)}
-            head = b"," * bool(at) + orjson.dumps(described)[:-1] + b',"shape":['
-            tail = b"".join(b",%d" % size for size in column.shape) + b'],"data":'
-            self._columns.append((column.name, head, tail))
-
-    def write(
-        self,
-        outputs: Batch,
-        n: int,
-        *,
-        prediction_id: str,
-        source: str,
-        version: int,
-        client_id: str | None,
-    ) -> bytes:
-        """Returns the body of the answer."""
-        number, rows = b"%d" % version, b"%d" % n
-        said = b"" if client_id is None else b'"id":%s,' % orjson.dumps(client_id)
-        parts = [
-            *(self._head, number, b'",', said, b'"parameters":{"prediction_id":"'),
-            *(prediction_id.encode(), b'","source":"', source.encode(), b'","version":'),
-            *(number, b'},"outputs":['),
-        ]
-        for name, head, tail in self._columns:
-            data = orjson.dumps(to_json(outputs[name]), option=orjson.OPT_SERIALIZE_NUMPY)
-            parts += (head, rows, tail, data, b"}")
-        parts.append(b"]}")
-        return b"".join(parts)
 
 
 def write_infer(

@@ -19,7 +19,7 @@ from tidemill.foundation.files import put_content
 from tidemill.foundation.home import Home
 from tidemill.foundation.store import Store
 from tidemill.tables.lmdb import check_data
-from tidemill.tables.table import DATA_FILE, INFO_FILE, TableInfo, read_info
+from tidemill.tables.table import DATA_FILE, INFO_FILE, TableInfo, info_decoder, read_info
 
 TABLES = sa.MetaData()
 
@@ -158,7 +158,7 @@ def _find(conn: Connection, table: str) -> tuple[TableInfo, str]:
 
 
 def _read(document: str) -> TableInfo:
-    return msgspec.json.decode(document, type=TableInfo)
+    return info_decoder.decode(document)
 
 
 def _is_whole(folder: Path, info: TableInfo) -> bool:

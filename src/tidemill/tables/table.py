@@ -47,6 +47,10 @@ class TableInfo(msgspec.Struct, frozen=True, kw_only=True):
     format: int = FORMAT
 
 
+info_decoder = msgspec.json.Decoder(TableInfo)
+"""Made on the thread that imports: in two threads at once, msgspec may crash over a new type."""
+
+
 class Table(Protocol):
     """Answers by key; safe to share between threads."""
 
@@ -74,7 +78,7 @@ def read_info(folder: Path) -> TableInfo:
     """
     path = folder / INFO_FILE
     try:
-        info = msgspec.json.decode(path.read_bytes(), type=TableInfo)
+        info = info_decoder.decode(path.read_bytes())
     except OSError as error:
         raise Corrupted(
             f"table {str(folder)!r} has no {INFO_FILE}: {error.strerror}",

@@ -24,6 +24,7 @@ class InlineReplica:
     """
 
     capacity = 1
+    name = "gateway"
 
     def __init__(self, folder: Path, *, trust_code: bool = False, threads: int = 1) -> None:
         self._folder = folder

@@ -16,6 +16,10 @@ class Replica(Protocol):
     """One loaded copy of a model version. All methods are called on the event loop's thread."""
 
     @property
+    def name(self) -> str:
+        """Says where it is, for traces and logs."""
+
+    @property
     def alive(self) -> bool:
         """Says whether it can take a batch; a dead replica never comes back to life."""
 

@@ -45,6 +45,11 @@ class WorkerReplica:
         self._quiet: asyncio.Event | None = None
 
     @property
+    def name(self) -> str:
+        """The name of its socket."""
+        return self._path.stem
+
+    @property
     def alive(self) -> bool:
         """Says whether the connection stands."""
         return self._socket is not None
