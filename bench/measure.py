@@ -35,7 +35,6 @@ class Target:
     format: str
     bodies: Path
     expected: Path | None
-    headers: str = ""
     pausable: bool = False
     connections: tuple[int, ...] = (1, 8, 64, 256)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -179,7 +178,7 @@ def _load(target: Target, *, connections: int, seconds: float, check_every: int)
 
 
 def _environment(target: Target) -> dict[str, str]:
-    return {**os.environ, "BODIES": str(target.bodies), "REQUEST_HEADERS": target.headers}
+    return {**os.environ, "BODIES": str(target.bodies), "REQUEST_HEADERS": target.server.headers}
 
 
 def _load_command(

@@ -1,11 +1,12 @@
 """Our server, installed as anybody would: models are pushed, ``tidemill serve`` serves them.
 
-The ledger, metrics and deadlines are on, as they always are. Answers are not cached unless a
-benchmark is about that.
+The ledger, metrics and deadlines are on, as they always are, and every query needs an API key.
+Answers are not cached unless a benchmark is about that.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,15 @@ class Installation:
         package_sklearn(estimator, name, infer_sklearn_signature(estimator), folder, None)
         self._command("push", str(folder), "--name", name, "--trust-code")
 
+    def make_key(self) -> str:
+        """Makes an API key, without which nothing is answered from now on, and returns its header.
+
+        It is for the server of a benchmark on this machine, and ends with it.
+        """
+        options = ("--name", "bench", "--scope", "query,feedback", "--expires", "1d", "--json")
+        key = json.loads(self._command("keys", "create", *options))["key"]
+        return f"Authorization: Bearer {key}"
+
     def deploy(
         self, application: str, model: str, plan: ServingPlan | None = None, slo_ms: float = SLO_MS
     ) -> None:
@@ -57,7 +67,7 @@ class Installation:
                 reason="what is measured",
             )
 
-    def server(self, application: str, *, log: Path) -> Server:
+    def server(self, application: str, *, log: Path, key: str) -> Server:
         """Returns ``tidemill serve`` with one gateway, ready once the application is."""
         port = free_port()
         ports = ("--port", str(port), "--admin-port", str(free_port()), "--gateways", "1")
@@ -65,6 +75,7 @@ class Installation:
             command=(*TIDEMILL, "serve", *ports, "--home", str(self.home)),
             log=log,
             ready_url=f"http://127.0.0.1:{port}/v2/models/{application}/ready",
+            headers=key,
         )
 
     def _command(self, *arguments: str) -> str:

@@ -26,12 +26,16 @@ class BenchmarkFailed(Exception):  # noqa: N818 - reads as a sentence
 
 @dataclass(kw_only=True)
 class Server:
-    """A server's processes; ``ready_url`` answers a GET once it serves."""
+    """A server's processes; ``ready_url`` answers a GET once it serves.
+
+    ``headers`` are lines that every request to it needs.
+    """
 
     command: Sequence[str]
     log: Path
     ready_url: str
     environment: dict[str, str] = field(default_factory=dict)
+    headers: str = ""
     timeout_s: float = 90.0
     _process: psutil.Popen | None = None
 
@@ -56,7 +60,8 @@ class Server:
         """
         deadline = time.monotonic() + self.timeout_s
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(self.ready_url, timeout=2):
+            request = urllib.request.Request(self.ready_url, headers=header_fields(self.headers))
+            with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=2):
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise BenchmarkFailed(f"{' '.join(self.command)} is not ready:\n{self.tail()}")
@@ -138,6 +143,11 @@ def running(server: Server) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def header_fields(lines: str) -> dict[str, str]:
+    """Returns header lines by their names."""
+    return dict(line.split(": ", 1) for line in lines.splitlines())
 
 
 def free_port() -> int:

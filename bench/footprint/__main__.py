@@ -27,7 +27,7 @@ from bench.peers import install
 from bench.peers.catalog import PEERS, Launch
 from bench.questions import read_bodies
 from bench.results import about, claim, claims_table, say, write_results
-from bench.servers import BenchmarkFailed, Server, free_port, run, running
+from bench.servers import BenchmarkFailed, Server, free_port, header_fields, run, running
 from bench.serving.work import Work, make_work
 
 from tidemill.serving.plan import ServingPlan
@@ -56,11 +56,15 @@ def measured(effort: Effort) -> dict[str, Any]:
         imports = {"push": PUSHES, "compiled": ONNX, "original": SKLEARN}
         facts["import_s"] = {name: _import_s(modules) for name, modules in imports.items()}
         say(f"  pushed in {facts['push_s']:.2f} s, of it {facts['import_s']['push']:.2f} s imports")
+        keys: dict[str, str] = {}
         for name, installation in (("compiled", compiled), ("original", original)):
-            facts[name] = _served(installation, work, folder / f"{name}.log", effort)
+            keys[name] = installation.make_key()
+            start = partial(installation.server, "rf", log=folder / f"{name}.log", key=keys[name])
+            facts[name] = _served(start, work, effort)
         facts["fastapi"] = _fastapi_pss(work, folder, effort)
         facts["cache"] = _cache(folder, effort)
-        with running(compiled.server("rf", log=folder / "soak.log")) as server:
+        log, key = folder / "soak.log", keys["compiled"]
+        with running(compiled.server("rf", log=log, key=key)) as server:
             target = _target(server, work)
             check(target)
             found = soak(target, seconds=effort.soak_s)
@@ -86,14 +90,14 @@ def main() -> None:
     say(f"written to {write_results('footprint', results)}")
 
 
-def _served(installation: Installation, work: Work, log: Path, effort: Effort) -> dict[str, Any]:
+def _served(start: Callable[[], Server], work: Work, effort: Effort) -> dict[str, Any]:
     starts = []
     for _ in range(effort.repeats):
-        server = installation.server("rf", log=log)
+        server = start()
         with ExitStack() as stack:
             stack.callback(server.stop)
             starts.append(_timed(partial(_first_answer, server, work)))
-    with running(installation.server("rf", log=log)) as server:
+    with running(start()) as server:
         target = _target(server, work)
         check(target)
         measure(target, connections=64, seconds=effort.seconds)
@@ -119,11 +123,14 @@ def _served(installation: Installation, work: Work, log: Path, effort: Effort) -
 
 def _first_answer(server: Server, work: Work) -> None:
     body = read_bodies(work.bodies["v2"])[0].data
+    question = urllib.request.Request(
+        infer_url(server, "rf"), data=body, headers=header_fields(server.headers)
+    )
     server.start()
     deadline = time.monotonic() + ANSWER_S
     while True:
         try:
-            with urllib.request.urlopen(infer_url(server, "rf"), data=body, timeout=5):
+            with urllib.request.urlopen(question, timeout=5):
                 return
         except urllib.error.HTTPError as error:
             error.close()
@@ -164,7 +171,8 @@ def _cache(folder: Path, effort: Effort) -> list[dict[str, Any]]:
     for name, size in (("without", 0), ("with", USELESS_BYTES)):
         plan = ServingPlan(cache_bytes=size, placement="gateway")
         installation.deploy(name, "without", plan)
-    with running(installation.server("with", log=folder / "cache.log")) as server:
+    log, key = folder / "cache.log", installation.make_key()
+    with running(installation.server("with", log=log, key=key)) as server:
         targets = [
             Target(
                 name=name,

@@ -34,8 +34,14 @@ class Misdeeds:
     host: str
     port: int
     question: bytes
+    headers: bytes
     done: Counter[str] = field(default_factory=Counter)
     unexpected: Counter[str] = field(default_factory=Counter)
+
+    def asking(self, length: int) -> bytes:
+        """Returns the head of a question with a body of so many bytes."""
+        first = self.question.partition(b"\r\n")[0]
+        return first + b"\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n" % (self.headers, length)
 
     async def send(self, data: bytes) -> int | None:
         """Sends bytes on a connection of its own and returns the answer's status."""
@@ -66,19 +72,23 @@ async def broken_json(at: Misdeeds) -> int | None:
 async def wrong_shape(at: Misdeeds) -> int | None:
     """Sends numbers that do not fill their shape."""
     body = b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP64","data":[1,2]}]}'
-    head = at.question.partition(b"\r\n")[0]
-    return await at.send(head + b"\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    return await at.send(at.asking(len(body)) + body)
+
+
+async def no_key(at: Misdeeds) -> int | None:
+    """Asks without the key that is needed."""
+    first = at.question.partition(b"\r\n")[0]
+    return await at.send(first + b"\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
 
 
 async def unknown_model(at: Misdeeds) -> int | None:
     """Asks an application that does not exist."""
-    return await at.send(b"GET /v2/models/nobody HTTP/1.1\r\nHost: x\r\n\r\n")
+    return await at.send(b"GET /v2/models/nobody HTTP/1.1\r\nHost: x\r\n%b\r\n" % at.headers)
 
 
 async def too_large(at: Misdeeds) -> int | None:
     """Announces more than the server takes."""
-    head = at.question.partition(b"\r\n")[0]
-    return await at.send(head + b"\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % TOO_MANY_BYTES)
+    return await at.send(at.asking(TOO_MANY_BYTES))
 
 
 async def garbage(at: Misdeeds) -> int | None:
@@ -105,6 +115,7 @@ Misdeed = Callable[[Misdeeds], Awaitable[int | None]]
 EXPECTED: tuple[tuple[Misdeed, int | None], ...] = (
     (broken_json, 400),
     (wrong_shape, 400),
+    (no_key, 401),
     (unknown_model, 404),
     (too_large, 413),
     (garbage, 400),
@@ -140,7 +151,8 @@ def main() -> None:
     assert parts.port is not None
     headers = os.environ.get("REQUEST_HEADERS", "")
     question = http_requests(options.url, read_bodies(options.bodies)[:1], headers)[0]
-    at = Misdeeds(host=parts.hostname, port=parts.port, question=question)
+    lines = "".join(f"{line}\r\n" for line in headers.splitlines()).encode()
+    at = Misdeeds(host=parts.hostname, port=parts.port, question=question, headers=lines)
     asyncio.run(misbehave(at, options.seconds))
     print(json.dumps({"done": dict(at.done), "unexpected": dict(at.unexpected)}))
 

@@ -87,7 +87,7 @@ def _start(target: Target, module: str, *options: str, seconds: float) -> subpro
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "REQUEST_HEADERS": target.headers},
+        env={**os.environ, "REQUEST_HEADERS": target.server.headers},
     )
 
 

@@ -120,7 +120,8 @@ def _start(stack: ExitStack) -> Bench:
     works = {name: make_work(name, folder / name) for name in ("sum", "lr", "rf", "mlp")}
     installation = Installation(home=folder / "home")
     _deploy(installation, works, folder)
-    server = installation.server("rf-hurried", log=folder / "ours.log")
+    key = installation.make_key()
+    server = installation.server("rf-hurried", log=folder / "ours.log", key=key)
     port = free_port()
     place = folder / "floor"
     place.mkdir()

@@ -85,7 +85,7 @@ def offer(target: Target, rate: float, *, seconds: float) -> dict[str, Any]:
         text=True,
         check=False,
         cwd=ROOT,
-        env={**os.environ, "REQUEST_HEADERS": target.headers},
+        env={**os.environ, "REQUEST_HEADERS": target.server.headers},
     )
     if done.returncode != 0:
         raise BenchmarkFailed(f"the open-loop generator failed: {done.stderr}")

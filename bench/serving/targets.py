@@ -35,7 +35,8 @@ def ours(work: Work, folder: Path, stack: ExitStack, effort: Effort) -> list[Tar
     installation = Installation(home=folder / "home")
     installation.push(work.model, work.name, sample=None if work.name == "sum" else work.sample)
     applications = _applications(work, installation, folder)
-    server = installation.server(list(applications.values())[-1][0], log=folder / "ours.log")
+    last, _ = list(applications.values())[-1]
+    server = installation.server(last, log=folder / "ours.log", key=installation.make_key())
     stack.callback(server.stop)
     server.start()
     server.wait()
