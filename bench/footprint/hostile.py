@@ -65,8 +65,7 @@ class Misdeeds:
 
 async def broken_json(at: Misdeeds) -> int | None:
     """Sends a body that is no JSON."""
-    head = at.question.partition(b"\r\n\r\n")[0].partition(b"\r\n")[0]
-    return await at.send(head + b'\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"inputs"')
+    return await at.send(at.asking(9) + b'{"inputs"')
 
 
 async def wrong_shape(at: Misdeeds) -> int | None:
