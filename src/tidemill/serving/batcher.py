@@ -1,5 +1,7 @@
 """The actor that carries the batching law out: one queue per model version, event-driven.
 
+Who has a higher priority goes first; of one priority, who must be answered earliest.
+
 A turn of the event loop is a batch: what arrived since the last turn goes together, at once when a
 replica is idle; while all are busy the batch grows. One timer per queue watches the earliest
 deadline of all that waits or is out.
@@ -25,9 +27,9 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
-from tidemill.serving.batching import ServiceTime, can_meet, cut, worth_sending
+from tidemill.serving.batching import ServiceTime, ample_s, can_meet, cut, worth_sending
 from tidemill.serving.flight import BatchObserver, Flight
-from tidemill.serving.query import Answers, Query
+from tidemill.serving.query import DEFAULT_PRIORITY, Answers, Query
 from tidemill.serving.replicas.replica import Replica
 
 MAX_ATTEMPTS = 2
@@ -39,6 +41,10 @@ DOUBT_AFTER_S = 1.0
 
 def _deadline(query: Query) -> float:
     return query.deadline
+
+
+def _rank(query: Query) -> tuple[int, float]:
+    return query.priority, query.deadline
 
 
 class Batcher:
@@ -69,7 +75,7 @@ class Batcher:
         self._max_queue_bytes = max_queue_bytes
         self._finish = finish
         self._observer = observer
-        self._queue: list[Query] = []  # in order of deadline
+        self._queue: list[Query] = []  # in order of priority, then of deadline
         self._out: list[Flight] = []
         self._replicas: tuple[Replica, ...] = ()
         self._freed_at: dict[int, float] = {}
@@ -80,7 +86,9 @@ class Batcher:
         self._emptied: asyncio.Event | None = None
         self.queued_rows = 0
         self.queued_bytes = 0
-        self.law = ServiceTime()
+        self._ranked = False
+        self._ample_rows = min(max_batch, max_queue)
+        self._know(ServiceTime())
 
     @property
     def batches_out(self) -> int:
@@ -105,6 +113,21 @@ class Batcher:
             Overloaded: the queue is full, by rows or by bytes.
             DeadlineExceeded: it could not be answered in time.
         """
+        if (
+            self.queued_rows + query.n <= self._ample_rows
+            and self.queued_bytes + query.nbytes <= self._max_queue_bytes
+            and len(self._out) <= len(self._replicas)
+            and query.deadline - query.arrived >= self._ample_s
+        ):
+            self._put(query)
+            if not self._scheduled:
+                self._wake()
+            return
+        self._admit(query)
+        self._put(query)
+        self._wake()
+
+    def _admit(self, query: Query) -> None:
         if self.queued_rows + query.n > self._max_queue and self._queue:
             raise Overloaded(
                 f"the queue is full: {self.queued_rows} rows wait, {self._max_queue} may",
@@ -122,8 +145,6 @@ class Batcher:
                 f"{_ms(self.law.predict(self._max_batch))} ms",
                 remedy="Allow more time, send less, or add replicas.",
             )
-        self._put(query)
-        self._wake()
 
     async def emptied(self) -> None:
         """Returns when nothing waits and nothing is out."""
@@ -136,12 +157,18 @@ class Batcher:
             query.deadline,
             query.n,
             now=query.arrived,
-            queued_rows=self.queued_rows,
+            queued_rows=self._rows_before(query),
             batches_out=len(self._out),
             replicas=len(self._replicas),
             law=self.law,
             max_batch=self._max_batch,
         )
+
+    def _rows_before(self, query: Query) -> int:
+        """Returns how many rows wait that go before this query's, or with them."""
+        if not self._ranked and query.priority == DEFAULT_PRIORITY:
+            return self.queued_rows
+        return sum(each.n for each in self._queue if each.priority <= query.priority)
 
     def _doubt(self) -> bool:
         """Forgets a law that is about to refuse a query and is out of date; says whether.
@@ -152,11 +179,19 @@ class Batcher:
         idle_s = self._clock.monotonic() - self._learned_at
         if self._out or self.law.weight == 0.0 or idle_s < DOUBT_AFTER_S:
             return False
-        self.law = ServiceTime()
+        self._know(ServiceTime())
         return True
 
+    def _know(self, law: ServiceTime) -> None:
+        self.law = law
+        self._ample_s = ample_s(law, self._max_batch)
+
     def _put(self, query: Query) -> None:
-        if not self._queue or self._queue[-1].deadline <= query.deadline:
+        if query.priority != DEFAULT_PRIORITY and not self._ranked:
+            self._ranked = True  # until the queue is empty again; so far all had one priority
+        if self._ranked:
+            insort(self._queue, query, key=_rank)
+        elif not self._queue or self._queue[-1].deadline <= query.deadline:
             self._queue.append(query)
         else:
             insort(self._queue, query, key=_deadline)
@@ -169,6 +204,8 @@ class Batcher:
         for query in popped:
             self.queued_rows -= query.n
             self.queued_bytes -= query.nbytes
+        if not self._queue:
+            self._ranked = False
         return popped
 
     def _wake(self) -> None:
@@ -252,7 +289,7 @@ class Batcher:
         now = self._clock.monotonic()
         since = max(flight.started, self._freed_at.get(id(flight.replica), 0.0))
         self._freed_at[id(flight.replica)] = self._learned_at = now
-        self.law = self.law.update(flight.rows, now - since)
+        self._know(self.law.update(flight.rows, now - since))
         self._observer.landed(flight, now)
 
     def _deal(self, flight: Flight, outputs: Batch) -> None:
@@ -307,7 +344,7 @@ class Batcher:
 
     def _settle(self) -> None:
         """Arms the timer for the earliest deadline, or says that nothing is left."""
-        earliest = self._queue[0].deadline if self._queue else float("inf")
+        earliest = self._earliest()
         for flight in self._out:
             pending = [query.deadline for query in flight.queries if not query.ended]
             earliest = min(earliest, *pending, float("inf"))
@@ -320,13 +357,25 @@ class Batcher:
         if self._emptied is not None and not self._queue and not self._out:
             self._emptied.set()
 
-    def _expire(self) -> None:
-        self._timer, self._timer_at = None, float("inf")
-        now = self._clock.monotonic() + 0.0005
+    def _earliest(self) -> float:
+        """Returns the earliest deadline of all that waits."""
+        if self._ranked:
+            return min(query.deadline for query in self._queue)
+        return self._queue[0].deadline if self._queue else float("inf")
+
+    def _pop_late(self, now: float) -> list[Query]:
+        """Takes those out of the queue whose deadline has passed."""
+        if self._ranked:  # not in order of deadline: they are brought to the head first
+            self._queue.sort(key=lambda query: query.deadline > now)
         late = 0
         while late < len(self._queue) and self._queue[late].deadline <= now:
             late += 1
-        for query in self._pop(late):
+        return self._pop(late)
+
+    def _expire(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        now = self._clock.monotonic() + 0.0005
+        for query in self._pop_late(now):
             self._end_late(query)
         for flight in self._out:
             for query in flight.queries:

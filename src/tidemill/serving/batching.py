@@ -81,7 +81,7 @@ def cut(
     law: ServiceTime,
     max_batch: int,
 ) -> Cut:
-    """Decides the next batch for an idle replica; the queue is in order of deadline.
+    """Decides the next batch for an idle replica, from the head of the queue in its order.
 
     Takes as many queries as fit in ``max_batch`` rows and end before the earliest deadline among
     them. A query whose deadline has passed, or passes before even a batch of its own could end, is
@@ -93,12 +93,13 @@ def cut(
     if late == len(deadlines):
         return Cut(late, 0)
     take, total = 1, rows[late]
-    budget = deadlines[late] - now
-    for more in rows[late + 1 :]:
-        if total + more > max_batch or law.predict(total + more) > budget:
+    earliest = deadlines[late]
+    for at in range(late + 1, len(rows)):
+        total += rows[at]
+        earliest = min(earliest, deadlines[at])  # those before may have gone first by priority
+        if total > max_batch or now + law.predict(total) > earliest:
             break
         take += 1
-        total += more
     return Cut(late, take)
 
 
@@ -123,6 +124,17 @@ def can_meet(
     ahead = (queued_rows // max_batch) * full + batches_out * full
     wait = ahead / max(1, replicas)
     return now + wait + law.predict(min(rows + queued_rows % max_batch, max_batch)) <= deadline
+
+
+def ample_s(law: ServiceTime, max_batch: int) -> float:
+    """Returns a time within which ``can_meet`` is sure to say yes, in the usual state of a queue.
+
+    That is: no more than a batch waits, this query included, and no more batches are out than
+    there are replicas.
+    """
+    if law.weight == 0.0:
+        return 0.0
+    return law.a_s + law.b_s * max_batch + law.predict(max_batch)
 
 
 def worth_sending(queued_rows: int, batches_out: int, max_batch: int) -> bool:
