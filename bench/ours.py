@@ -62,7 +62,7 @@ class Installation:
                 application,
                 model=live.model,
                 version=live.version,
-                terms=Terms(plan=plan or ServingPlan(cache_bytes=0), slo_ms=slo_ms),
+                terms=Terms(plan=plan or ServingPlan(cache_bytes=0, coalesce=False), slo_ms=slo_ms),
                 by="bench",
                 reason="what is measured",
             )

@@ -151,19 +151,21 @@ def _start(stack: ExitStack) -> Bench:
 def _deploy(installation: Installation, works: dict[str, Work], folder: Path) -> None:
     for name in ("lr", "rf", "mlp"):
         installation.push(works[name].model, name, sample=works[name].sample)
-        installation.deploy(name, name, ServingPlan(cache_bytes=0, max_batch=LEARNED))
+        installation.deploy(
+            name, name, ServingPlan(cache_bytes=0, coalesce=False, max_batch=LEARNED)
+        )
     installation.push_original(works["rf"].model, "rf-original", folder / "original")
     graphs = {"edge-64": (64, np.float64), "edge-784": (784, np.float32)}
     for name, (columns, kind) in graphs.items():
         installation.push(sum_graph(folder / f"{name}.onnx", columns, kind), name)
-        plan = ServingPlan(cache_bytes=0, placement="gateway", max_batch=LEARNED)
+        plan = ServingPlan(cache_bytes=0, coalesce=False, placement="gateway", max_batch=LEARNED)
         installation.deploy(name, name, plan)
-    learned = ServingPlan(cache_bytes=0, placement="worker", max_batch=LEARNED)
-    one = ServingPlan(cache_bytes=0, placement="worker", max_batch=1)
+    learned = ServingPlan(cache_bytes=0, coalesce=False, placement="worker", max_batch=LEARNED)
+    one = ServingPlan(cache_bytes=0, coalesce=False, placement="worker", max_batch=1)
     installation.deploy(ONE, "rf-original", one, slo_ms=UNHURRIED_MS)
     installation.deploy(MANY, "rf-original", learned, slo_ms=UNHURRIED_MS)
     installation.deploy("rf-original-hurried", "rf-original", learned, slo_ms=SLO_MS)
-    plan = ServingPlan(cache_bytes=0, max_batch=LEARNED)
+    plan = ServingPlan(cache_bytes=0, coalesce=False, max_batch=LEARNED)
     installation.deploy("rf-hurried", "rf", plan, slo_ms=SLO_MS)
 
 

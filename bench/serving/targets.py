@@ -89,9 +89,14 @@ def peers(
 def _applications(
     work: Work, installation: Installation, folder: Path
 ) -> dict[str, tuple[str, str]]:
-    plain, worker = ServingPlan(cache_bytes=0), ServingPlan(cache_bytes=0, placement="worker")
+    plain, worker = (
+        ServingPlan(cache_bytes=0, coalesce=False),
+        ServingPlan(cache_bytes=0, placement="worker"),
+    )
     if work.name == "sum":
-        installation.deploy("sum", "sum", ServingPlan(cache_bytes=0, placement="gateway"))
+        installation.deploy(
+            "sum", "sum", ServingPlan(cache_bytes=0, coalesce=False, placement="gateway")
+        )
         installation.deploy("sum-worker", "sum", worker)
         return {GATEWAY: ("sum", "v2"), WORKER: ("sum-worker", "v2")}
     installation.deploy(work.name, work.name, plain)

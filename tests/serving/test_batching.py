@@ -23,8 +23,8 @@ from tidemill.foundation.errors import (
 )
 from tidemill.models.signature import Batch
 from tidemill.serving.batcher import Batcher
-from tidemill.serving.batching import ServiceTime, can_meet, cut, worth_sending
-from tidemill.serving.query import Query
+from tidemill.serving.batching import ServiceTime, ample_s, can_meet, cut, worth_sending
+from tidemill.serving.query import DEFAULT_PRIORITY, FIRST_PRIORITY, LAST_PRIORITY, Query
 from tidemill.serving.replicas.replica import Done
 
 times = st.floats(min_value=0.0, max_value=10.0, allow_nan=False)
@@ -195,7 +195,7 @@ class World:
         query.ended = True
         self.ended.append(query)
 
-    def ask(self, *values: int, allowed_s: float = 5.0) -> Query:
+    def ask(self, *values: int, allowed_s: float = 5.0, priority: int = DEFAULT_PRIORITY) -> Query:
         now = SYSTEM_CLOCK.monotonic()
         query = Query(
             inputs={"x": np.array(values)},
@@ -205,6 +205,7 @@ class World:
             done=lambda _: None,
         )
         query.nbytes = 8 * len(values)
+        query.priority = priority
         self.batcher.offer(query)
         return query
 
@@ -341,3 +342,90 @@ def test_the_earliest_deadline_goes_first() -> None:
         assert world.ended == [urgent, patient]
 
     run(main())
+
+
+def test_a_higher_priority_goes_first_and_of_one_priority_the_earliest_deadline() -> None:
+    """The queue is in order of priority, then of deadline; nobody is lost or answered twice."""
+
+    async def main() -> None:
+        replica = Slow(0.02)
+        world = World(replica, max_batch=1)
+        world.ask(0)
+        await asyncio.sleep(0.005)  # it is out: what comes now waits
+        late = world.ask(1, priority=LAST_PRIORITY)
+        plain = world.ask(2, allowed_s=4.0)
+        sooner = world.ask(3, allowed_s=3.0)
+        first = world.ask(4, priority=FIRST_PRIORITY)
+        await world.batcher.emptied()
+        assert world.ended[1:] == [first, sooner, plain, late]
+        world.ask(5)
+        world.ask(6, allowed_s=1.0)
+        await world.batcher.emptied()
+        assert [query.inputs["x"].tolist() for query in world.ended[5:]] == [[6], [5]]
+
+    run(main())
+
+
+def test_who_waits_behind_a_higher_priority_is_told_at_its_deadline() -> None:
+    """A query of low priority whose time is up ends then, wherever in the queue it stands."""
+
+    async def main() -> None:
+        world = World(Slow(0.1), max_batch=1)
+        world.ask(0)
+        await asyncio.sleep(0.005)
+        urgent = world.ask(1, priority=FIRST_PRIORITY)
+        began = SYSTEM_CLOCK.monotonic()
+        starved = world.ask(2, priority=LAST_PRIORITY, allowed_s=0.03)
+        while not starved.ended:
+            await asyncio.sleep(0.001)
+        assert isinstance(starved.error, DeadlineExceeded)
+        assert SYSTEM_CLOCK.monotonic() - began < 0.1
+        await world.batcher.emptied()
+        assert urgent.error is None
+
+    run(main())
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.0, 1.0), st.integers(1, 9)), min_size=1, max_size=20),
+    st.floats(0.0, 0.1),
+    st.floats(0.0, 0.02),
+)
+def test_a_batch_ends_before_the_earliest_deadline_in_it(
+    head: list[tuple[float, int]], a_s: float, b_s: float
+) -> None:
+    """In whatever order queries wait, no query is taken into a batch that ends after its time."""
+    law = ServiceTime(a_s=a_s, b_s=b_s, weight=1.0)
+    deadlines, rows = [each[0] for each in head], [each[1] for each in head]
+    decision = cut(deadlines, rows, now=0.0, law=law, max_batch=16)
+    taken = slice(decision.late, decision.late + decision.take)
+    total = sum(rows[taken])
+    assert decision.take == 1 or total <= 16
+    assert all(law.predict(total) <= deadline for deadline in deadlines[taken])
+    assert all(law.predict(n) > d for d, n in head[: decision.late])
+
+
+@given(
+    queued=st.integers(0, 200),
+    rows=st.integers(1, 64),
+    replicas=st.integers(1, 4),
+    law=st.builds(
+        ServiceTime,
+        a_s=st.floats(0.0, 0.1),
+        b_s=st.floats(0.0, 0.02),
+        spread_s=st.floats(0.0, 0.05),
+        weight=st.just(1.0),
+    ),
+)
+def test_ample_time_is_enough(queued: int, rows: int, replicas: int, law: ServiceTime) -> None:
+    """What is admitted by the short way would be admitted by the long one."""
+    assert can_meet(
+        ample_s(law, 64) + 1e-9,
+        rows,
+        now=0.0,
+        queued_rows=min(queued, 64 - rows),
+        batches_out=replicas,
+        replicas=replicas,
+        law=law,
+        max_batch=64,
+    )

@@ -93,6 +93,7 @@ class World:
             key=None if table is None else KeyEncoder([("x", "int64")]),
             cache=Cache(10_000, None),
             batcher=batcher,
+            coalesces=False,
             clock=SYSTEM_CLOCK,
             measures=measures.of(1),
         )

@@ -192,6 +192,7 @@ class Loader:
             key=key,
             cache=Cache(plan.cache_bytes, plan.cache_ttl_s),
             batcher=batcher,
+            coalesces=plan.coalesce,
             clock=self._clock,
             measures=measures,
         )

@@ -38,7 +38,16 @@ _PROMISE: Final = (DeadlineExceeded, Overloaded, WorkerLost, NotReady)
 class VersionMeasures:
     """The numbers of one version of an application, held by handle: counting is an addition."""
 
-    __slots__ = ("answers", "application", "outcomes", "rows", "seconds", "stages", "version")
+    __slots__ = (
+        "answers",
+        "application",
+        "coalesced",
+        "outcomes",
+        "rows",
+        "seconds",
+        "stages",
+        "version",
+    )
 
     def __init__(self, instruments: Instruments, application: str, version: int) -> None:
         self.application, self.version = application, version
@@ -64,6 +73,9 @@ class VersionMeasures:
             bounds=STAGE_BUCKETS_S,
         )
         self.stages = {stage: stages.of(*labels, stage) for stage in STAGES}
+        self.coalesced: Counter = instruments.counter(
+            "tidemill_coalesced", "Queries that waited for the answer to an equal one.", named
+        ).of(*labels)
         self.rows: Histogram = instruments.histogram(
             "tidemill_batch_rows", "Rows in a batch.", named, bounds=BATCH_BUCKETS
         ).of(*labels)

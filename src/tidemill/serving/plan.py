@@ -31,6 +31,7 @@ class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_queue_bytes: Positive = 64 << 20
     cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 16 << 20
     cache_ttl_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    coalesce: bool = True
     inline_below_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.5
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
 

@@ -218,11 +218,29 @@ class Processor:
             query.source = "table"
             self._end(query)
             return
-        if query.table_rows is None and chosen.caches and chosen.from_cache(query):
+        if query.table_rows is not None:
+            chosen.batcher.offer(self._partial(chosen, query))
+        elif chosen.keyed:
+            self._answer_keyed(chosen, query)
+        else:
+            chosen.batcher.offer(query)
+
+    def _answer_keyed(self, chosen: LiveVersion, query: Query) -> None:
+        """Answers what was answered before, or is being answered now, without asking again."""
+        if chosen.from_cache(query):
             query.source = "cache"
             self._end(query)
             return
-        chosen.batcher.offer(query if query.table_rows is None else self._partial(chosen, query))
+        coalescing = chosen.coalescing
+        if coalescing is not None and coalescing.follow(query):
+            chosen.measures.coalesced.value += 1
+            return
+        try:
+            chosen.batcher.offer(query)
+        except TidemillError:
+            if coalescing is not None:
+                coalescing.release(query)
+            raise
 
     def _partial(self, chosen: LiveVersion, query: Query) -> Query:
         """Makes the query for the rows that the table lacks; its end completes the whole."""
@@ -273,7 +291,27 @@ class Processor:
             return
         if query.error is None and version.caches:
             version.keep(query)
+        if version.coalescing is not None:
+            for follower in version.coalescing.release(query):
+                self._follow(version, query, follower)
         self._end(query)
+
+    def _follow(self, version: LiveVersion, leader: Query, follower: Query) -> None:
+        """Ends a query with the answer to its equal, or has it ask for itself after all."""
+        follower.notes = leader.notes
+        if leader.error is None:
+            follower.answer_as(leader)
+        elif isinstance(leader.error, DeadlineExceeded | Overloaded | NotReady):
+            # The leader's time was up, or its luck out: the follower's may not be.
+            try:
+                self._answer_keyed(version, follower)
+            except TidemillError as error:
+                follower.error = error
+            else:
+                return
+        else:  # an equal input would break the model, or its worker, as the leader's did
+            follower.error = leader.error
+        self._end(follower)
 
     def _end(self, query: Query) -> None:
         """Ends a query: with the default if the promise was broken; answered at the turn's end."""

@@ -138,6 +138,10 @@ class Query:
     def outputs(self, outputs: Batch) -> None:
         self._outputs, self.answers = outputs, None
 
+    def answer_as(self, other: Query) -> None:
+        """Makes the answer to an equal query its own."""
+        self.answers, self.start, self._outputs = other.answers, other.start, other._outputs
+
     def answer_from(self, answers: Answers, start: int) -> None:
         """Makes the rows from ``start`` on of a batch's outputs its own."""
         self.answers, self.start, self._outputs = answers, start, None

@@ -12,6 +12,7 @@ from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
+from tidemill.serving.coalescing import Coalescing
 from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import Deployment, VersionAssignment
 from tidemill.serving.query import Query
@@ -33,6 +34,7 @@ class LiveVersion:
         key: the encoder of the table's key.
         cache: its answers given before.
         batcher: its queue.
+        coalesces: whether equal queries in flight are answered together.
         measures: told how long its table and cache take.
     """
 
@@ -47,6 +49,7 @@ class LiveVersion:
         key: KeyEncoder | None,
         cache: Cache,
         batcher: Batcher,
+        coalesces: bool,
         clock: Clock,
         measures: VersionMeasures,
     ) -> None:
@@ -59,6 +62,8 @@ class LiveVersion:
         self.key = key
         self.cache = cache
         self.caches = cache.capacity_bytes > 0
+        self.coalescing = Coalescing() if coalesces else None
+        self.keyed = self.caches or coalesces
         self.batcher = batcher
         self._clock = clock
         self.measures = measures
@@ -97,8 +102,10 @@ class LiveVersion:
 
     def from_cache(self, query: Query) -> bool:
         """Answers the query from the cache, if the very same input was answered before."""
-        began = self._clock.monotonic()
         query.cache_key = _cache_key(query.inputs)
+        if not self.caches:
+            return False
+        began = self._clock.monotonic()
         kept = self.cache.get(query.cache_key, now=began)
         if kept is None:
             return False
@@ -108,7 +115,7 @@ class LiveVersion:
 
     def keep(self, query: Query) -> None:
         """Keeps the model's answer for the next equal query."""
-        if query.cache_key is not None:
+        if self.caches and query.cache_key is not None:
             self.cache.put(query.cache_key, query.outputs, now=self._clock.monotonic())
 
     async def aclose(self) -> None:

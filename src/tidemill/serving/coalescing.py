@@ -1,0 +1,57 @@
+"""Equal queries in flight: the first one leads, and its answer is the answer to all of them."""
+
+from __future__ import annotations
+
+from tidemill.serving.query import Query
+
+MAX_FOLLOWERS = 1024
+"""Queries that may wait for one leader; the next one asks for itself."""
+
+
+class Coalescing:
+    """The queries of one version that are out, by their whole input as bytes.
+
+    Whoever follows ends with the leader, at the leader's deadline at the latest; nobody follows a
+    leader that may take longer than its own deadline allows.
+
+    Example:
+        >>> def asked(deadline):
+        ...     query = Query(inputs={}, n=1, arrived=0.0, deadline=deadline, done=print)
+        ...     query.cache_key = b"k"
+        ...     return query
+        >>> out, leader = Coalescing(), asked(2.0)
+        >>> out.follow(leader), out.follow(asked(2.5)), out.follow(asked(1.0))
+        (False, True, False)
+        >>> len(out.release(leader)), len(out.release(leader))
+        (1, 0)
+    """
+
+    def __init__(self) -> None:
+        self._leaders: dict[bytes, tuple[Query, list[Query]]] = {}
+
+    def follow(self, query: Query) -> bool:
+        """Has the query wait for an equal one that is out; if there is none, it leads.
+
+        Returns:
+            Whether it follows. If not, the caller sends it, and calls ``release`` at its end.
+        """
+        key = query.cache_key
+        assert key is not None
+        known = self._leaders.get(key)
+        if known is None:
+            self._leaders[key] = (query, [])
+            return False
+        leader, followers = known
+        if leader.deadline > query.deadline or len(followers) >= MAX_FOLLOWERS:
+            return False
+        query.inputs = leader.inputs  # equal: one copy is enough while they wait
+        followers.append(query)
+        return True
+
+    def release(self, query: Query) -> list[Query]:
+        """Returns who follows a query that has ended; it leads no more."""
+        known = self._leaders.get(query.cache_key or b"")
+        if known is None or known[0] is not query:
+            return []
+        del self._leaders[query.cache_key or b""]
+        return known[1]
