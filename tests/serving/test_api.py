@@ -280,6 +280,13 @@ WRONG: dict[str, tuple[str, str, str, int, str]] = {
         400,
         "prediction_id 'x' was not made by this server",
     ),
+    "feedback for what was never predicted": (
+        "POST",
+        "/v1/models/digits:feedback",
+        json.dumps([{"prediction_id": "0" * 32, "label": 1}]),
+        400,
+        f"prediction_id '{'0' * 32}' was not made by this installation",
+    ),
 }
 
 
@@ -387,12 +394,16 @@ def test_metrics_count_what_happened(server: Any, client: httpx.Client) -> None:
     path = "/v1/models/delays:predict"
     for row in (known, other, other, known):
         assert client.post(path, json={"instances": [row]}).status_code == 200
-    assert client.post(path, json={"instances": [known, {**other, "distance": 1}]}).is_success
+    answered = client.post(path, json={"instances": [known, {**other, "distance": 1}]}).json()
     refused = {"instances": [{**other, "distance": 2}], "timeout_ms": 0.001}
     check_error(client.post(path, json=refused), 504, "within 0.0 ms")
     assert client.post(path, json={"instances": [5]}).status_code == 400
-    labels = [{"prediction_id": f"{ID}-{row}", "label": "late"} for row in range(3)]
-    assert client.post("/v1/models/delays:feedback", json=labels).json() == {"accepted": 3}
+    ids = [*answered["prediction_ids"], answered["prediction_ids"][0]]
+    labels = [{"prediction_id": each, "label": "late"} for each in (*ids, ID)]
+    assert client.post("/v1/models/delays:feedback", json=labels).json() == {
+        "accepted": 3,
+        "refused": [{"prediction_id": ID, "reason": "unknown"}],
+    }
     after = counted(client)
     grown = {key: after[key] - before.get(key, 0) for key in after if "delays" in key}
     assert {key[2]: n for key, n in grown.items() if key[0] == "tidemill_answers_total"} == {
@@ -410,6 +421,7 @@ def test_metrics_count_what_happened(server: Any, client: httpx.Client) -> None:
     }
     assert grown["tidemill_errors_total", "delays", "DeadlineExceeded", "1"] == 1
     assert grown["tidemill_labels_total", "delays"] == 3
+    assert grown["tidemill_labels_refused_total", "delays", "unknown"] == 1
     assert grown["tidemill_query_seconds_count", "delays", "1"] == 6
     assert grown["tidemill_batch_rows_sum", "delays", "1"] == 2
     stages = {k[2]: n for k, n in grown.items() if k[0] == "tidemill_stage_seconds_count"}

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tidemill.control.keys import create_key, list_keys, revoke_key
+from tidemill.data.ledger import read_ledger
 from tidemill.foundation.home import Home
 
 ASK = {"instances": [[1]]}
@@ -188,6 +189,35 @@ def test_refusals_are_counted_by_kind_and_key(guarded: Any, ask: httpx.Client) -
         assert f"tidemill_key_refusals_total{{{labels}}}" in text
     assert 'tidemill_key_last_used_seconds{key="query"}' in text
     assert not [key for key in keys.values() if key in text or key[9:] in text]
+
+
+def test_labels_say_which_key_brought_them(guarded: Any, ask: httpx.Client) -> None:
+    """The ledger names the key of each label, and of no other."""
+    headers = bearer(guarded.keys["here"])
+    (made,) = ask.post(PREDICT, json=ASK, headers=headers).json()["prediction_ids"]
+    path = "/v1/models/add:feedback"
+    for key in ("here", "feedback"):
+        label = [{"prediction_id": made, "label": key}]
+        said = ask.post(path, json=label, headers=bearer(guarded.keys[key]))
+        assert said.json() == {"accepted": 1}
+    rows = read_ledger(guarded.home.ledger_path, "add").labels.to_pylist()
+    found = {row["key"]: row["label_text"] for row in rows if row["prediction_id"] == made}
+    assert found == {"here": "here", "feedback": "feedback"}
+
+
+def test_a_key_may_send_so_many_labels(guarded: Any, ask: httpx.Client) -> None:
+    """More in a minute are refused whole, by 429; another key's are not."""
+    greedy = bearer(key_of(guarded.home, "greedy", "query", "feedback"))
+    eventually(lambda: ask.post(PREDICT, json=ASK, headers=greedy).status_code == 200)
+    (made,) = ask.post(PREDICT, json=ASK, headers=greedy).json()["prediction_ids"]
+    path, label = "/v1/models/add:feedback", {"prediction_id": made, "label": 1}
+    failed(ask.post(path, json=[label] * 51, headers=greedy), 429, "'greedy'", "50 labels")
+    assert ask.post(path, json=[label] * 50, headers=greedy).json() == {"accepted": 50}
+    refused = ask.post(path, json=[label] * 50, headers=greedy)
+    failed(refused, 429)
+    assert int(refused.headers["retry-after"]) > 0
+    other = bearer(guarded.keys["feedback"])
+    assert ask.post(path, json=[label], headers=other).json() == {"accepted": 1}
 
 
 def test_a_new_key_and_a_revoked_one_are_known_soon(guarded: Any, ask: httpx.Client) -> None:

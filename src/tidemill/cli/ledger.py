@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
 from tidemill.control.scores import ServedReport, score_application
+from tidemill.control.withdrawals import Withdrawn, withdraw_labels
 from tidemill.data.ledger import Problem, export_parquet
 from tidemill.data.ledger import compact as compact_ledger
 from tidemill.monitoring.served_score import ServedScore
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Score, export and compact what was served.", no_args_is_help=True)
     app.add_typer(group, name="ledger")
     _register_score(group)
+    _register_withdraw(group)
 
     @group.command("export")
     def export(
@@ -40,6 +42,7 @@ def register(app: typer.Typer) -> None:
                     "labels": str(done.labels),
                     "prediction_rows": done.prediction_rows,
                     "label_rows": done.label_rows,
+                    "withdrawn_labels": done.withdrawn_labels,
                     "problems": done.problems,
                 },
                 lambda out: _print_work(
@@ -93,6 +96,27 @@ def _register_score(group: typer.Typer) -> None:
             on.show(found, lambda out: _print(out, found))
 
 
+def _register_withdraw(group: typer.Typer) -> None:
+    @group.command("withdraw")
+    def withdraw(
+        key: Annotated[str, typer.Option("--key", help="The key's name.")],
+        reason: Annotated[str, typer.Option("--reason", help="Why, for the audit.")],
+        home: HomeOption = None,
+        config: ConfigOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        """Let no label that this key brought, or will bring, count in scores and exports."""
+        with session(home=home, config=config, json=json) as on:
+            done = withdraw_labels(on.home, key, by="cli", reason=reason)
+            on.show(done, lambda out: _print_withdrawn(out, done))
+
+
+def _print_withdrawn(out: Console, done: Withdrawn) -> None:
+    out.print(f"{done.labels:,} labels of key {done.key} count no more", markup=False)
+    if done.state == "in force":
+        out.print(f"The key is still in force: tidemill keys revoke {done.key}", markup=False)
+
+
 def _print(out: Console, found: ServedReport) -> None:
     report = found.report
     rows = table(
@@ -113,6 +137,8 @@ def _print(out: Console, found: ServedReport) -> None:
         out.print(
             f"{labels.replaced:,} labels were replaced, {labels.unmatched:,} match nothing here"
         )
+    if labels.withdrawn:
+        out.print(f"{labels.withdrawn:,} labels were withdrawn with their keys")
     for reason in report.overall.reasons:
         out.print(f"  {reason}", markup=False)
     _print_problems(out, found.problems)

@@ -15,12 +15,16 @@ OUTPUTS = ("probabilities", "value", "label")
 
 
 class Labels(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the labels; ``received`` is the sum of the other three."""
+    """What became of the labels; ``received`` is the sum of the next three.
+
+    ``withdrawn`` are those of keys whose labels were withdrawn, and are not among them.
+    """
 
     received: int
     joined: int
     replaced: int
     unmatched: int
+    withdrawn: int = 0
 
 
 class ServedReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +79,7 @@ def score_application(
             joined=counts.joined,
             replaced=counts.replaced,
             unmatched=counts.unmatched,
+            withdrawn=ledger.withdrawn_labels,
         ),
         problems=ledger.problems,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tidemill.data.ledger_tables import (
     prediction_schema,
     with_sequence,
 )
+from tidemill.data.ledger_withdrawals import Withdrawal, read_withdrawals
 from tidemill.foundation.durable import replacing
 from tidemill.foundation.errors import NotReady
 
@@ -32,13 +34,15 @@ class Ledger:
     ``predictions`` are in order of time and numbered by ``sequence``; ``labels`` in order of
     ``received_at``; the columns are those of ``prediction_schema`` and ``label_schema``.
     ``problems`` are the places whose bytes are damaged. ``torn_bytes`` at the end of open segments
-    were not read: they are being written, or a crash cut them short.
+    were not read: they are being written, or a crash cut them short. ``withdrawn_labels`` is how
+    many labels were left out because their key's labels were withdrawn.
     """
 
     predictions: pa.Table
     labels: pa.Table
     problems: tuple[Problem, ...] = ()
     torn_bytes: int = 0
+    withdrawn_labels: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +53,14 @@ class LedgerExport:
     labels: Path
     prediction_rows: int
     label_rows: int
+    withdrawn_labels: int
     problems: tuple[Problem, ...]
 
 
 def read_ledger(path: Path, application: str | None = None, *, with_inputs: bool = True) -> Ledger:
     """Returns the ledger's predictions and labels; an empty ledger where there is none.
 
+    Labels of keys whose labels were withdrawn are left out, and counted.
     Damage is told in ``problems``, and everything around it is read.
 
     Args:
@@ -74,7 +80,8 @@ def read_ledger(path: Path, application: str | None = None, *, with_inputs: bool
             torn_bytes = _read_segments(manifest, segments, rows)
         except FileNotFoundError:
             continue  # it was sealed or compacted meanwhile: look again
-        return _ledger(rows, _read_parts(path, manifest, rows), manifest, torn_bytes)
+        found = _ledger(rows, _read_parts(path, manifest, rows), manifest, torn_bytes)
+        return _without(found, read_withdrawals(path))
     raise _keeps_moving(path)
 
 
@@ -113,6 +120,7 @@ def export_parquet(path: Path, target: Path, application: str | None = None) -> 
         labels=files[1],
         prediction_rows=ledger.predictions.num_rows,
         label_rows=ledger.labels.num_rows,
+        withdrawn_labels=ledger.withdrawn_labels,
         problems=ledger.problems,
     )
 
@@ -164,8 +172,12 @@ def _read_part(file: Path, schema: pa.Schema, rows: Rows) -> list[pa.Table]:
     chosen = [("application", "=", rows.application)] if rows.application is not None else None
     columns = [name for name in schema.names if rows.with_inputs or name != "inputs"]
     try:
+        known = set(pq.read_schema(file).names)
         table = pq.read_table(
-            file, columns=columns, filters=chosen, page_checksum_verification=True
+            file,
+            columns=[name for name in columns if name in known],
+            filters=chosen,
+            page_checksum_verification=True,
         )
     except (OSError, pa.ArrowException) as error:
         size = file.stat().st_size if file.exists() else 0
@@ -173,9 +185,9 @@ def _read_part(file: Path, schema: pa.Schema, rows: Rows) -> list[pa.Table]:
         what = f"the compacted file cannot be read: {error}"
         rows.problems.append(Problem(segment=name, offset=0, size_bytes=size, what=what))
         return []
-    if not rows.with_inputs and "inputs" in schema.names:
-        nothing = pa.nulls(table.num_rows, pa.large_string())
-        table = table.add_column(schema.get_field_index("inputs"), "inputs", nothing)
+    for at, column in enumerate(schema):  # not asked for, or from before there was such a column
+        if column.name not in table.column_names:
+            table = table.add_column(at, column, pa.nulls(table.num_rows, column.type))
     return [table.cast(schema)]
 
 
@@ -201,3 +213,16 @@ def _ledger(
         problems=(*manifest.problems, *rows.problems),
         torn_bytes=torn_bytes,
     )
+
+
+def _without(ledger: Ledger, withdrawn: Mapping[str, Withdrawal]) -> Ledger:
+    """Returns the ledger without the labels of those keys."""
+    if not withdrawn:
+        return ledger
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    keys = pa.array(list(withdrawn), pa.string())
+    kept = ledger.labels.filter(pc.invert(pc.is_in(ledger.labels["key"], value_set=keys)))
+    left_out = ledger.labels.num_rows - kept.num_rows
+    return replace(ledger, labels=kept, withdrawn_labels=left_out)

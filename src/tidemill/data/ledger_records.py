@@ -15,7 +15,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One answered query: what was asked, what was answered, by whom and when.
 
     Args:
-        request_id: 16 random bytes, or their 32 hexadecimal digits.
+        request_id: the 16 bytes of an id, or their 32 hexadecimal digits.
         time: when it was answered, seconds since the epoch.
         application: what the client queried.
         version: the model version whose answer it is; 0 for a default.
@@ -48,6 +48,7 @@ class LabelRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
         label: the truth.
         observed_at: when the truth was known, seconds since the epoch.
         received_at: when it was received here.
+        key: the name of the API key that brought it, where keys are needed.
 
     Example:
         >>> record = LabelRecord(
@@ -62,6 +63,7 @@ class LabelRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     label: bool | int | float | str
     observed_at: float
     received_at: float
+    key: str | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

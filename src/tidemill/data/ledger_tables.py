@@ -61,7 +61,7 @@ def label_schema() -> pa.Schema:
     """Returns the columns of labels.
 
     ``label`` is the label as a number (true is 1), null if it is text; ``label_text`` is it as
-    text, null if it is a number.
+    text, null if it is a number. ``key`` is the name of the key that brought it, if one did.
     """
     import pyarrow as pa  # noqa: PLC0415
 
@@ -73,6 +73,7 @@ def label_schema() -> pa.Schema:
             ("label_text", pa.string()),
             ("observed_at", pa.float64()),
             ("received_at", pa.float64()),
+            ("key", pa.string()),
         ]
     )
 
@@ -142,6 +143,7 @@ def _label_row(record: LabelRecord) -> tuple[Any, ...]:
         record.label if text else None,
         record.observed_at,
         record.received_at,
+        record.key,
     )
 
 

@@ -69,10 +69,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How soon answers reach the disk and how long a segment grows."""
+    """How soon answers reach the disk, how long a segment grows, how late a label may come."""
 
     sync_interval_ms: Annotated[float, msgspec.Meta(gt=0)] = 50.0
     segment_bytes: Positive = 64 << 20
+    max_label_age_days: Annotated[float, msgspec.Meta(gt=0)] = 365.0
 
 
 class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

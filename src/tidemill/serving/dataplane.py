@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.serving import wire
 from tidemill.serving.exchange import Exchange
 from tidemill.serving.guard import Guard
+from tidemill.serving.labels import judge, refusal
 from tidemill.serving.plain_answer import PlainAnswer
 from tidemill.serving.processor import Application, Processor
 from tidemill.serving.query import DEFAULT_PRIORITY, Query
@@ -53,6 +55,7 @@ class DataPlane:
         clock: tells the time.
         collect: returns the metrics of all gateways, rendered.
         guard: counts the labels that each key sends.
+        max_label_age_s: how long after its prediction a label may come.
     """
 
     def __init__(
@@ -64,12 +67,17 @@ class DataPlane:
         clock: Clock,
         collect: Callable[[], Awaitable[bytes]],
         guard: Guard | None = None,
+        max_label_age_s: float = math.inf,
     ) -> None:
         self._processor = processor
         self._ledger = ledger
         self._clock = clock
         self._collect = collect
         self._guard = guard
+        self._max_label_age_s = max_label_age_s
+        self._labels_refused = instruments.counter(
+            "tidemill_labels_refused", "Labels not taken, by why.", ("application", "reason")
+        )
         self._labels = instruments.counter(
             "tidemill_labels", "Labels made durable.", ("application",)
         )
@@ -204,12 +212,23 @@ class DataPlane:
     # Feedback
 
     def feedback(self, exchange: Exchange, name: str) -> None:
-        """Takes labels; they are on disk before they are acknowledged."""
+        """Takes labels; they are on disk before they are acknowledged.
+
+        Those for what was not predicted here, or too long ago, are refused one by one.
+        """
         application = self._processor.application(name)
         labels = wire.read_feedback(exchange.body)
         if self._guard is not None:
             self._guard.take_labels(exchange.principal, len(labels))
         now = self._clock.now()
+        taken, refused = judge(
+            labels, self._processor.ids, now=now, max_age_s=self._max_label_age_s
+        )
+        for each in refused:
+            self._labels_refused.of(application.name, each.reason).value += 1
+        if refused and not taken:
+            raise refusal(refused[0], self._max_label_age_s)
+        key = None if exchange.principal is None else exchange.principal.name
         records = [
             LabelRecord(
                 prediction_id=label.prediction_id,
@@ -217,11 +236,21 @@ class DataPlane:
                 label=label.label,
                 observed_at=now if label.observed_at is None else label.observed_at,
                 received_at=now,
+                key=key,
             )
-            for label in labels
+            for label in taken
         ]
+        answer: dict[str, Any] = {"accepted": len(records)}
+        if refused:
+            answer["refused"] = refused
+        self._append(exchange, records, application.name, msgspec.json.encode(answer))
+
+    def _append(
+        self, exchange: Exchange, records: list[LabelRecord], application: str, answer: bytes
+    ) -> None:
+        """Answers once the labels are on disk."""
         loop = asyncio.get_running_loop()
-        counter = self._labels.of(application.name)
+        counter = self._labels.of(application)
 
         def synced(error: BaseException | None) -> None:
             loop.call_soon_threadsafe(acknowledge, error)
@@ -236,7 +265,7 @@ class DataPlane:
                 )
                 return
             counter.value += len(records)
-            exchange.answer(msgspec.json.encode({"accepted": len(records)}))
+            exchange.answer(answer)
 
         self._ledger.append_labels(records, synced)
 

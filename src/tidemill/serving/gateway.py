@@ -21,7 +21,7 @@ from typing import Any
 
 import uvloop
 
-from tidemill.data.ledger import LedgerWriter
+from tidemill.data.ledger import LedgerWriter, open_ids
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.instruments import Instruments, render
@@ -100,7 +100,13 @@ class Gateway:
             clock, self._instruments, labels_per_minute=hello.serve.labels_per_minute
         )
         watch = self._watch()
-        self._processor = Processor(self._ledger, self._instruments, clock, watch)
+        self._processor = Processor(
+            self._ledger,
+            self._instruments,
+            clock,
+            watch,
+            open_ids(Path(hello.ledger_path), clock),
+        )
         plane = DataPlane(
             self._processor,
             ledger=self._ledger,
@@ -108,6 +114,7 @@ class Gateway:
             clock=clock,
             collect=self._collect,
             guard=self._guard,
+            max_label_age_s=hello.ledger.max_label_age_days * 86_400.0,
         )
         limits = limits_for(hello.serve, max_files)
         self._edge = Edge(PathRoutes(plane), limits, clock, self._instruments, self._guard)

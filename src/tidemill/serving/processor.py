@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from dataclasses import dataclass, field
 
-from tidemill.data.ledger import LedgerWriter, PredictionRecord
+from tidemill.data.ledger import SECRET_BYTES, LedgerWriter, PredictionIds, PredictionRecord
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     DeadlineExceeded,
@@ -101,6 +101,7 @@ class Processor:
         instruments: where they are counted.
         clock: tells the time and the deadlines.
         watch: who is told of single queries, if anybody.
+        ids: names the predictions; by default with a secret that nobody else has.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Processor:
         instruments: Instruments,
         clock: Clock,
         watch: QueryWatch | None = None,
+        ids: PredictionIds | None = None,
     ) -> None:
         self._ledger = ledger
         self._instruments = instruments
@@ -120,7 +122,7 @@ class Processor:
         self._loader = Loader(clock, self._from_replica, instruments, noted=noted)
         self._ended: list[Query] = []
         self._flushing = False
-        self._ids = _RequestIds()
+        self.ids = ids or PredictionIds(secrets.token_bytes(SECRET_BYTES), clock)
         self._levels = Levels(instruments)
         self._log = log("serving.processor")
         self.revision = 0
@@ -203,7 +205,7 @@ class Processor:
         """
         chosen = application.only if version is None else application.live_version(version)
         query.state = application
-        query.request_id = self._ids.next()
+        query.request_id = self.ids.next(query.arrived)
         try:
             if chosen is None:
                 chosen = self._select(application, query)
@@ -392,21 +394,6 @@ class Processor:
 def _what(error: Exception) -> str:
     """Returns what happened, without the remedy, which is for somebody else."""
     return error.what if isinstance(error, TidemillError) else str(error)
-
-
-class _RequestIds:
-    """Random identifiers of 128 bits, drawn many at a time."""
-
-    def __init__(self) -> None:
-        self._pool = ""
-        self._at = 0
-
-    def next(self) -> str:
-        if self._at == len(self._pool):
-            self._pool, self._at = secrets.token_hex(16 * 256), 0
-        start = self._at
-        self._at += 32
-        return self._pool[start : self._at]
 
 
 def _record(query: Query, now: float) -> PredictionRecord:
