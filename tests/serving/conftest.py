@@ -201,6 +201,20 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield opened
 
 
+@pytest.fixture(scope="session")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose clients may load and unload; ``add`` is registered, and not live.
+
+    ``simple`` adds and subtracts INT32 (1, 16), ``simple_string`` the same in text.
+    """
+    folder = tmp_path_factory.mktemp("controlled")
+    with open_home(Settings(home=folder / "home")) as home:
+        _add(home, folder, live=False)
+        _simple(home, folder)
+        with _running(home, folder, TIDEMILL_SERVE_MODEL_CONTROL="explicit") as server:
+            yield server
+
+
 def _started(
     home: Home, modules: Path, environment: dict[str, str] | None = None
 ) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
@@ -286,7 +300,7 @@ def _delays(home: Home, folder: Path) -> Served:
     return Served(name="delays", rows=rows, outputs=_answers(home, "delays", rows))
 
 
-def _add(home: Home, folder: Path) -> None:
+def _add(home: Home, folder: Path, *, live: bool = True) -> None:
     for version in (1, 2, 3):
         graph = helper.make_graph(
             [helper.make_node("Add", ["x", "c"], ["y"])],
@@ -299,7 +313,46 @@ def _add(home: Home, folder: Path) -> None:
         onnx.save(made, folder / "add.onnx")
         package_onnx(folder / "add.onnx", "add", folder / f"add-{version}")
         Registry(home).register(folder / f"add-{version}", "add", blessed=True)
-    _live(home, "add", slo_ms=5000.0)
+    if live:
+        _live(home, "add", slo_ms=5000.0)
+
+
+def _simple(home: Home, folder: Path) -> None:
+    """The models that Triton's examples ask: a sum and a difference, of numbers and of text."""
+    for name, kind in (("simple", TensorProto.INT32), ("simple_string", TensorProto.STRING)):
+        inputs, outputs = ("INPUT0", "INPUT1"), ("OUTPUT0", "OUTPUT1")
+        text = kind == TensorProto.STRING
+        cast_in: list[Any] = []
+        for each in inputs:  # models are tried on empty text: it is a nought here
+            if text:
+                cast_in += [
+                    helper.make_node("Equal", [each, "empty"], [f"{each}e"]),
+                    helper.make_node("Where", [f"{each}e", "nought", each], [f"{each}t"]),
+                ]
+            number = f"{each}t" if text else each
+            cast_in.append(helper.make_node("Cast", [number], [f"{each}i"], to=TensorProto.INT32))
+        constants = [
+            helper.make_tensor("empty", TensorProto.STRING, [1], [b""]),
+            helper.make_tensor("nought", TensorProto.STRING, [1], [b"0"]),
+        ]
+        cast_out = [helper.make_node("Cast", [f"{each}i"], [each], to=kind) for each in outputs]
+        graph = helper.make_graph(
+            [
+                *cast_in,
+                helper.make_node("Add", ["INPUT0i", "INPUT1i"], ["OUTPUT0i"]),
+                helper.make_node("Sub", ["INPUT0i", "INPUT1i"], ["OUTPUT1i"]),
+                *cast_out,
+            ],
+            name,
+            [helper.make_tensor_value_info(each, kind, ["n", 16]) for each in inputs],
+            [helper.make_tensor_value_info(each, kind, ["n", 16]) for each in outputs],
+            constants if text else [],
+        )
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+        onnx.save(made, folder / f"{name}.onnx")
+        package_onnx(folder / f"{name}.onnx", name, folder / name)
+        Registry(home).register(folder / name, name, blessed=True)
+        _live(home, name, slo_ms=5000.0)
 
 
 def _slow(home: Home, folder: Path) -> None:

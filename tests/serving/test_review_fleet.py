@@ -47,7 +47,7 @@ def test_a_gateway_that_cannot_be_started_now_is_started_later(
                 hello=hello,
                 gateways=1,
                 behind=lambda: None,
-                metrics_wanted=lambda *_: None,
+                asked=lambda *_: None,
                 clock=SYSTEM_CLOCK,
             )
             fleet.start()

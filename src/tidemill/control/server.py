@@ -11,6 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from tidemill.control.admin import admin_app
+from tidemill.control.repository import StoreModels
 from tidemill.control.scoring import Scorer
 from tidemill.data.ledger import compact
 from tidemill.foundation.errors import NotReady, TidemillError, Unavailable
@@ -63,6 +64,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         logs=settings.logs,
         keys=StoreKeys(home),
         clock=home.clock,
+        control=StoreModels(home),
     )
     scorer = Scorer(home, instruments)
     stop = asyncio.Event()

@@ -59,6 +59,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     read_timeout_s: Seconds = 15.0
     drain_s: Seconds = 10.0
     allow_public: bool = False
+    model_control: Literal["none", "explicit"] = "none"
     otlp_endpoint: str | None = None
     otlp_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     require_keys: bool = False

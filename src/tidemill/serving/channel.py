@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from tidemill.foundation.settings import LedgerSettings, LogSettings, ServeSettings
 from tidemill.serving.keys import KeyRecord
 from tidemill.serving.plan import Assignment
+from tidemill.serving.statistics import Tally
 
 _LENGTH = struct.Struct("<I")
 _MAX_MESSAGE_BYTES = 64 << 20
@@ -60,11 +61,20 @@ class Collect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request: int
 
 
-class Metrics(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Supervisor to gateway: the metrics of all gateways, as text to be scraped."""
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """A typed error on its way: its class by name, what happened, and the remedy."""
+
+    kind: str
+    what: str
+    remedy: str = ""
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Supervisor to gateway: the answer to ``Asked``, or why there is none."""
 
     request: int
-    text: bytes
+    body: bytes = b""
+    fault: Fault | None = None
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -99,16 +109,24 @@ class Drained(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Gateway to supervisor: what its instruments show."""
+    """Gateway to supervisor: what its instruments show, and its inference statistics."""
 
     request: int
     instruments: dict[str, dict[str, Any]]
+    tallies: list[Tally]
 
 
-class MetricsWanted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Gateway to supervisor: somebody scrapes; send ``Metrics``."""
+class Asked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Gateway to supervisor: a client wants what concerns all gateways; answer ``Told``.
+
+    ``model`` and ``max_batch`` are what ``load`` and ``unload`` are about; ``by`` says who asks.
+    """
 
     request: int
+    about: Literal["metrics", "statistics", "index", "load", "unload"]
+    model: str = ""
+    max_batch: int | None = None
+    by: str = ""
 
 
 Message = (
@@ -117,14 +135,14 @@ Message = (
     | Activate
     | Keys
     | Collect
-    | Metrics
+    | Told
     | Drain
     | Prepared
     | Failed
     | Activated
     | Drained
     | Snapshot
-    | MetricsWanted
+    | Asked
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -29,7 +29,14 @@ from tidemill.serving.query import DEFAULT_PRIORITY, Query
 from tidemill.serving.templates import InferReader
 
 SERVER_NAME = "tidemill"
-EXTENSIONS = ["binary_tensor_data"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+]
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 

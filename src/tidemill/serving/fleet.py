@@ -14,9 +14,10 @@ from tidemill.foundation.errors import Unavailable, WorkerLost
 from tidemill.foundation.instruments import Snapshot
 from tidemill.foundation.logs import log
 from tidemill.serving.backoff import Deaths
-from tidemill.serving.channel import Hello, Keys
+from tidemill.serving.channel import Asked, Hello, Keys
 from tidemill.serving.gateway_process import MODULE, Failure, GatewayProcess
 from tidemill.serving.plan import Assignment
+from tidemill.serving.statistics import Tally
 
 _COMPLETE_WITHIN_S = 30.0
 _GIVE_UP_AFTER = 3
@@ -41,7 +42,7 @@ class Fleet:
         hello: how gateways are to serve; each gets a name of its own.
         gateways: how many.
         behind: called when a gateway could not be given what is live.
-        metrics_wanted: called when a gateway is scraped.
+        asked: called when a gateway asks for something.
         clock: measures how long they lived.
         module: what a gateway process runs.
     """
@@ -53,7 +54,7 @@ class Fleet:
         hello: Hello,
         gateways: int,
         behind: Callable[[], None],
-        metrics_wanted: Callable[[GatewayProcess, int], None],
+        asked: Callable[[GatewayProcess, Asked], None],
         clock: Clock,
         module: str = MODULE,
     ) -> None:
@@ -61,7 +62,7 @@ class Fleet:
         self._hello = hello
         self._slots = [_Slot(f"gateway-{number}") for number in range(gateways)]
         self._behind = behind
-        self._metrics_wanted = metrics_wanted
+        self._asked = asked
         self._clock = clock
         self._module = module
         self._members: set[GatewayProcess] = set()
@@ -138,6 +139,11 @@ class Fleet:
         shown = await asyncio.gather(*(member.snapshot() for member in self._members))
         return [snapshot for snapshot in shown if snapshot is not None]
 
+    async def tallies(self) -> list[Tally]:
+        """Returns the inference statistics of every gateway that says so."""
+        told = await asyncio.gather(*(member.tallies() for member in self._members))
+        return [tally for tallies in told for tally in tallies]
+
     async def stop(self, drain_s: float) -> None:
         """Has every gateway finish what is in flight, for at most so long, and end."""
         self._stopping = True
@@ -169,9 +175,7 @@ class Fleet:
 
     async def _life(self, slot: _Slot) -> float:
         """Runs one gateway from start to end; returns how long to wait for the next one."""
-        gateway = GatewayProcess(
-            self._listener, metrics_wanted=self._metrics_wanted, module=self._module
-        )
+        gateway = GatewayProcess(self._listener, asked=self._asked, module=self._module)
         began = self._clock.monotonic()
         try:
             await gateway.start(_named(self._hello, slot.name))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import itertools
 import resource
 import signal
 import socket
@@ -23,7 +22,7 @@ import uvloop
 
 from tidemill.data.ledger import LedgerWriter, open_ids
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
-from tidemill.foundation.errors import TidemillError
+from tidemill.foundation.errors import NotReady, TidemillError
 from tidemill.foundation.instruments import Instruments, render
 from tidemill.foundation.instruments import Snapshot as Instrumented
 from tidemill.foundation.logs import configure_logs, log
@@ -38,18 +37,19 @@ from tidemill.serving.channel import (
     Failed,
     Hello,
     Keys,
-    Metrics,
-    MetricsWanted,
     Prepare,
     Prepared,
     Snapshot,
+    Told,
 )
 from tidemill.serving.dataplane import DataPlane
 from tidemill.serving.edge import Edge, Limits
+from tidemill.serving.extensions import Extensions
 from tidemill.serving.guard import Guard
 from tidemill.serving.plan import Assignment
 from tidemill.serving.processor import Processor
 from tidemill.serving.query_log import QueryLog
+from tidemill.serving.questions import Questions
 from tidemill.serving.routes import PathRoutes
 from tidemill.serving.tls import certificate_of
 from tidemill.serving.tracing import Tracing
@@ -85,6 +85,7 @@ class Gateway:
         self._hello = hello
         self._channel = channel
         self._listener = listener
+        self._questions = Questions(channel.send)
         self._instruments = Instruments()
         self._ledger = LedgerWriter(
             Path(hello.ledger_path),
@@ -116,13 +117,18 @@ class Gateway:
             guard=self._guard,
             max_label_age_s=hello.ledger.max_label_age_days * 86_400.0,
         )
+        extensions = Extensions(
+            self._processor,
+            self._questions,
+            controls=hello.serve.model_control == "explicit",
+        )
         limits = limits_for(hello.serve, max_files)
-        self._edge = Edge(PathRoutes(plane), limits, clock, self._instruments, self._guard)
+        self._edge = Edge(
+            PathRoutes(plane, extensions), limits, clock, self._instruments, self._guard
+        )
         self._server: asyncio.Server | None = None
         self._retiring = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._requests = itertools.count(1)
-        self._scrapes: dict[int, asyncio.Future[bytes]] = {}
         self._log = log("serving.gateway")
 
     def _watch(self) -> QueryWatch | None:
@@ -161,11 +167,15 @@ class Gateway:
                 case Keys():
                     self._guard.replace(message)
                 case Collect(request=request):
-                    self._channel.send(Snapshot(request=request, instruments=self._shown()))
-                case Metrics(request=request, text=text):
-                    waiting = self._scrapes.get(request)
-                    if waiting is not None and not waiting.done():
-                        waiting.set_result(text)
+                    self._channel.send(
+                        Snapshot(
+                            request=request,
+                            instruments=self._shown(),
+                            tallies=self._processor.tallies(),
+                        )
+                    )
+                case Told():
+                    self._questions.told(message)
                 case Drain(timeout_s=timeout_s):
                     return timeout_s
                 case _:
@@ -218,15 +228,10 @@ class Gateway:
 
     async def _collect(self) -> bytes:
         """Returns the metrics of all gateways; its own if the supervisor does not answer."""
-        request = next(self._requests)
-        waiting = self._scrapes[request] = asyncio.get_running_loop().create_future()
-        self._channel.send(MetricsWanted(request=request))
         try:
-            return await asyncio.wait_for(waiting, _METRICS_WITHIN_S)
-        except TimeoutError:
+            return await self._questions.ask("metrics", within_s=_METRICS_WITHIN_S)
+        except NotReady:
             return render([self._shown()])
-        finally:
-            del self._scrapes[request]
 
     def _shown(self) -> Instrumented:
         self._processor.show_levels()

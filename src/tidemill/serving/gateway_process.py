@@ -16,6 +16,7 @@ from tidemill.foundation.instruments import Snapshot as Instruments
 from tidemill.serving.channel import (
     Activate,
     Activated,
+    Asked,
     Channel,
     Collect,
     Drain,
@@ -24,14 +25,14 @@ from tidemill.serving.channel import (
     Hello,
     Keys,
     Message,
-    Metrics,
-    MetricsWanted,
     Prepare,
     Prepared,
     Snapshot,
+    Told,
 )
 from tidemill.serving.children import Child
 from tidemill.serving.plan import Assignment
+from tidemill.serving.statistics import Tally
 
 MODULE = "tidemill.serving.gateway"
 _SNAPSHOT_WITHIN_S = 1.0
@@ -53,7 +54,7 @@ class GatewayProcess:
 
     Args:
         listener: the socket that queries come in on.
-        metrics_wanted: called when somebody scrapes this gateway; ``send_metrics`` answers.
+        asked: called when this gateway asks for something; ``tell`` answers.
         module: what the process runs.
     """
 
@@ -61,18 +62,18 @@ class GatewayProcess:
         self,
         listener: socket.socket,
         *,
-        metrics_wanted: Callable[[GatewayProcess, int], None],
+        asked: Callable[[GatewayProcess, Asked], None],
         module: str = MODULE,
     ) -> None:
         self._listener = listener
-        self._metrics_wanted = metrics_wanted
+        self._asked = asked
         self._module = module
         self._child: Child | None = None
         self._channel: Channel | None = None
         self._reader: asyncio.Task[None] | None = None
         self._prepared: asyncio.Future[Failure | None] | None = None
         self._activated: asyncio.Future[None] | None = None
-        self._snapshots: dict[int, asyncio.Future[Instruments]] = {}
+        self._snapshots: dict[int, asyncio.Future[Snapshot]] = {}
         self._requests = itertools.count(1)
         self._drains = asyncio.Condition()
         self._drained = 0
@@ -141,8 +142,17 @@ class GatewayProcess:
 
     async def snapshot(self) -> Instruments | None:
         """Returns what its instruments show; None if it does not say so soon."""
+        shown = await self._collect()
+        return None if shown is None else shown.instruments
+
+    async def tallies(self) -> list[Tally]:
+        """Returns its inference statistics; none if it does not say so soon."""
+        shown = await self._collect()
+        return [] if shown is None else shown.tallies
+
+    async def _collect(self) -> Snapshot | None:
         request = next(self._requests)
-        future: asyncio.Future[Instruments] = self._question()
+        future: asyncio.Future[Snapshot] = self._question()
         self._snapshots[request] = future
         self._send(Collect(request=request))
         try:
@@ -152,9 +162,9 @@ class GatewayProcess:
         finally:
             self._snapshots.pop(request, None)
 
-    def send_metrics(self, request: int, text: bytes) -> None:
-        """Answers a scrape."""
-        self._send(Metrics(request=request, text=text))
+    def tell(self, answer: Told) -> None:
+        """Answers what it asked."""
+        self._send(answer)
 
     def admit(self, keys: Keys) -> None:
         """Has it let in those whose keys count from now on."""
@@ -218,10 +228,10 @@ class GatewayProcess:
                 async with self._drains:
                     self._drained += 1
                     self._drains.notify_all()
-            case Snapshot(request=request, instruments=instruments):
-                _settle(self._snapshots.get(request), instruments)
-            case MetricsWanted(request=request):
-                self._metrics_wanted(self, request)
+            case Snapshot(request=request):
+                _settle(self._snapshots.get(request), message)
+            case Asked():
+                self._asked(self, message)
             case _:
                 raise AssertionError(f"a gateway said {type(message).__name__}")
 

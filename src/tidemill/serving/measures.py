@@ -14,6 +14,7 @@ from tidemill.foundation.errors import (
 from tidemill.foundation.instruments import Counter, Histogram, Instruments
 from tidemill.serving.flight import Flight
 from tidemill.serving.query import Query
+from tidemill.serving.statistics import Spent, Tally
 
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -32,6 +33,9 @@ Outcome = Literal["met", "missed", "refused", "defaulted", "failed"]
 OUTCOMES: Final[tuple[Outcome, ...]] = ("met", "missed", "refused", "defaulted", "failed")
 """How a query ended, as its SLO sees it: see ``outcome_of``."""
 
+MAX_SIZES: Final = 256
+"""Sizes of batches that are counted apart; further ones are counted together."""
+
 _PROMISE: Final = (DeadlineExceeded, Overloaded, WorkerLost, NotReady)
 
 
@@ -39,9 +43,14 @@ class VersionMeasures:
     """The numbers of one version of an application, held by handle: counting is an addition."""
 
     __slots__ = (
+        "_before",
         "answers",
         "application",
+        "batches",
+        "batches_rows",
         "coalesced",
+        "failures",
+        "landed_at",
         "outcomes",
         "rows",
         "seconds",
@@ -79,6 +88,50 @@ class VersionMeasures:
         self.rows: Histogram = instruments.histogram(
             "tidemill_batch_rows", "Rows in a batch.", named, bounds=BATCH_BUCKETS
         ).of(*labels)
+        self.failures: Histogram = instruments.histogram(
+            "tidemill_error_seconds", "Seconds from a query's arrival to its error.", named
+        ).of(*labels)
+        self.landed_at: float | None = None
+        self.batches: dict[int, list[int]] = {}
+        self.batches_rows = 0
+        self._before = self._spent()
+
+    def tally(self, *, caches: bool, now: float, monotonic: float) -> Tally:
+        """Returns what was counted since this version was loaded.
+
+        Args:
+            caches: whether it has a cache.
+            now: seconds since the epoch.
+            monotonic: the same moment on the clock of queries.
+        """
+        before = self._before
+        total, fail, queue, compute, hits = (
+            (count - before[at][0], ns - before[at][1])
+            for at, (count, ns) in enumerate(self._spent())
+        )
+        last = 0.0 if self.landed_at is None else now - (monotonic - self.landed_at)
+        return Tally(
+            application=self.application,
+            version=self.version,
+            last_ms=int(last * 1000),
+            success=(total[0] - fail[0], total[1] - fail[1]),
+            fail=fail,
+            queue=queue,
+            compute=compute,
+            cache_hit=hits,
+            cache_miss=(queue[0] if caches else 0, 0),
+            batches={rows: (count, ns) for rows, (count, ns) in self.batches.items()},
+            rows=self.batches_rows,
+        )
+
+    def _spent(self) -> list[Spent]:
+        stages = self.stages
+        counted = (
+            self.seconds,
+            self.failures,
+            *map(stages.__getitem__, ("queue", "compute", "cache")),
+        )
+        return [(sum(each.counts), int(each.total * 1e9)) for each in counted]
 
     def sent(self, flight: Flight, waited_s: float) -> None:
         """Counts a batch that goes to a replica; its queries waited so long together."""
@@ -88,7 +141,16 @@ class VersionMeasures:
 
     def landed(self, flight: Flight, now: float) -> None:
         """Counts a batch that came back."""
-        self.stages["compute"].observe_many(now - flight.started, len(flight.queries))
+        took_s = now - flight.started
+        self.stages["compute"].observe_many(took_s, len(flight.queries))
+        self.landed_at = now
+        self.batches_rows += flight.rows
+        spent = self.batches.get(flight.rows) or self._of_size(flight.rows)
+        spent[0] += 1
+        spent[1] += int(took_s * 1e9)
+
+    def _of_size(self, rows: int) -> list[int]:
+        return self.batches.setdefault(rows if len(self.batches) < MAX_SIZES else 0, [0, 0])
 
 
 class Measures:
@@ -122,6 +184,7 @@ class Measures:
         of.seconds.observe(now - query.arrived)
         if query.error is not None:
             of.outcomes[outcome_of(query.error, refused=query.refused)].value += 1
+            of.failures.observe(now - query.arrived)
             kind = type(query.error).__name__
             self._errors.of(self._application, str(query.version), kind).value += 1
             return

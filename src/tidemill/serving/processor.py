@@ -31,6 +31,7 @@ from tidemill.serving.measures import Measures
 from tidemill.serving.plan import ApplicationAssignment, Assignment, Deployment
 from tidemill.serving.query import Query
 from tidemill.serving.selection import SelectionPolicy, check_weights, sole, split_of
+from tidemill.serving.statistics import Tally
 from tidemill.serving.version import (
     LiveVersion,
     check_default,
@@ -187,6 +188,15 @@ class Processor:
         except TimeoutError:
             self._log.warning("drain.timeout", timeout_s=timeout_s)
         self._flush()
+
+    def tallies(self) -> list[Tally]:
+        """Returns what was counted of every live version since it was loaded."""
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        return [
+            version.measures.tally(caches=version.caches, now=now, monotonic=monotonic)
+            for application in self._applications.values()
+            for version in application.versions
+        ]
 
     def show_levels(self) -> None:
         """Has the instruments show how full the queues are now, and who answers."""

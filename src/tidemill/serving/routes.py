@@ -5,29 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 from urllib.parse import unquote
 
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.serving.dataplane import DataPlane
 from tidemill.serving.exchange import Handler, WrongMethod
-from tidemill.serving.keys import Access, Scope
+from tidemill.serving.extensions import Extensions
+from tidemill.serving.keys import Access
+from tidemill.serving.operations import OPERATIONS, REFUSED, Operation
 
-_V2_MODEL = re.compile(
-    r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>infer|ready))?/?\Z"
-)
-_V1_MODEL = re.compile(r"/v1/models/(?P<name>[^/:]+)(?::(?P<verb>predict|feedback))?/?\Z")
 _VERSION = re.compile(r"[0-9]{1,9}")
-_SCOPES: dict[str, Scope | None] = {
-    "live": None,
-    "ready": None,
-    "feedback": "feedback",
-    **dict.fromkeys(
-        ("server", "models", "model", "model_ready", "infer", "predict", "metrics"), "query"
-    ),
-}
-"""What each operation demands of a key; one that is not named here demands the most."""
-
-_WHOLE = frozenset({"metrics"})
 _MAX_REMEMBERED = 4096
 _MAX_REMEMBERED_BYTES = 256
 
@@ -37,27 +25,29 @@ class PathRoutes:
 
     Args:
         plane: the operations.
+        extensions: the operations of Triton's extensions.
     """
 
-    def __init__(self, plane: DataPlane) -> None:
-        self._plane = plane
+    def __init__(self, plane: DataPlane, extensions: Extensions) -> None:
         self._found: dict[tuple[bytes, bytes], Handler] = {}
-        self._fixed: dict[str, Callable[..., None]] = {
-            "/v2": plane.server,
-            "/v2/health/live": plane.live,
-            "/v2/health/ready": plane.ready,
-            "/v2/models": plane.models,
-            "/v1/models": plane.models,
-            "/metrics": plane.metrics,
-        }
+        self._operations = {each.serve: each for each in (*OPERATIONS, *REFUSED)}
+        self._fixed: dict[str, tuple[Handler, bytes]] = {}
+        self._patterns: list[tuple[re.Pattern[str], Operation, Callable[..., None]]] = []
+        for operation in (*OPERATIONS, *REFUSED):
+            owner = plane if hasattr(plane, operation.serve) else extensions
+            serve = getattr(owner, operation.serve)
+            if operation.variables:
+                self._patterns.append((operation.pattern, operation, serve))
+            else:
+                self._fixed[operation.path] = serve, operation.method.encode()
 
     def access(self, handler: Handler) -> Access:
         """Returns what an operation demands; see ``Routes``."""
-        operation: str = getattr(getattr(handler, "func", handler), "__name__", "")
+        operation = self._operations[_name_of(handler)]
         return Access(
-            scope=_SCOPES.get(operation, "operate"),
+            scope=operation.scope,
             application=getattr(handler, "keywords", {}).get("name"),
-            whole=operation in _WHOLE or operation not in _SCOPES,
+            whole=operation.whole,
         )
 
     def find(self, method: bytes, target: bytes) -> Handler:
@@ -79,26 +69,24 @@ class PathRoutes:
 
     def _resolve(self, target: bytes) -> tuple[Handler, bytes]:
         path = target.partition(b"?")[0].decode("latin-1")
-        plane = self._plane
         fixed = self._fixed.get(path.rstrip("/"))
         if fixed is not None:
-            return fixed, b"GET"
-        if match := _V2_MODEL.match(path):
-            name, version = unquote(match["name"]), _version(match["version"])
-            if match["verb"] == "infer":
-                return partial(plane.infer, name=name, version=version), b"POST"
-            serve = plane.model_ready if match["verb"] == "ready" else plane.model
-            return partial(serve, name=name, version=version), b"GET"
-        if match := _V1_MODEL.match(path):
-            name = unquote(match["name"])
-            if match["verb"] is None:
-                return partial(plane.model_ready, name=name, version=None), b"GET"
-            serve_v1 = plane.predict if match["verb"] == "predict" else plane.feedback
-            return partial(serve_v1, name=name), b"POST"
+            return fixed
+        for pattern, operation, serve in self._patterns:
+            if match := pattern.match(path):
+                named: dict[str, Any] = {"name": unquote(match["name"])}
+                if operation.versioned:
+                    named["version"] = _version(match.groupdict().get("version"))
+                return partial(serve, **named), operation.method.encode()
         raise NotFound(
             f"nothing is served at {path[:100]!r}",
             remedy="Try /v2, /v2/models/NAME/infer, /v1/models/NAME:predict or /metrics.",
         )
+
+
+def _name_of(handler: Handler) -> str:
+    name: str = getattr(getattr(handler, "func", handler), "__name__", "")
+    return name
 
 
 def _version(text: str | None) -> int | None:

@@ -26,13 +26,16 @@ from tidemill.foundation.settings import LedgerSettings, LogSettings, ServeSetti
 from tidemill.serving.channel import Hello
 from tidemill.serving.convergence import Placed, assign, place
 from tidemill.serving.fleet import Fleet
-from tidemill.serving.gateway_process import MODULE, Failure, GatewayProcess
+from tidemill.serving.gateway_process import MODULE, Failure
+from tidemill.serving.inquiries import Inquiries
 from tidemill.serving.key_feed import KeyFeed
 from tidemill.serving.key_store import KeySource
 from tidemill.serving.listening import open_listener
 from tidemill.serving.live import DeploymentSource
+from tidemill.serving.model_control import ModelControl
 from tidemill.serving.plan import Deployment
 from tidemill.serving.process_measures import show_processes
+from tidemill.serving.statistics import Tally
 from tidemill.serving.tls import certificate_of
 from tidemill.serving.tracing import check_tracing
 from tidemill.serving.worker_pool import WorkerPool, describe
@@ -66,6 +69,7 @@ class Supervisor:
         clock: tells the time.
         gateway_module: what a gateway process runs.
         loader: "module:function" that opens a model inside a worker.
+        control: loads and unloads models for clients; without one, nobody does.
 
     Run it on the thread that outlives it: workers die with the thread that started them.
     """
@@ -83,6 +87,7 @@ class Supervisor:
         clock: Clock = SYSTEM_CLOCK,
         gateway_module: str = MODULE,
         loader: str = LOADER,
+        control: ModelControl | None = None,
     ) -> None:
         self._source = source
         self._settings = settings
@@ -104,6 +109,14 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._first = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._inquiries = Inquiries(
+            metrics=self.metrics,
+            tallies=self._tallies,
+            status=self.status,
+            wake=self._wake.set,
+            control=control,
+            clock=clock,
+        )
         self._log = log("serving.supervisor")
 
     async def run(self, ready: Callable[[int], None], stop: asyncio.Event) -> None:
@@ -135,7 +148,7 @@ class Supervisor:
                 hello=self._hello,
                 gateways=self._settings.gateways,
                 behind=self._wake.set,
-                metrics_wanted=self._scraped,
+                asked=self._inquiries.asked,
                 clock=self._clock,
                 module=self._gateway_module,
             )
@@ -205,6 +218,7 @@ class Supervisor:
     async def _shut_down(self) -> None:
         if self._fleet is not None:
             await self._fleet.stop(self._settings.drain_s)
+        await self._inquiries.aclose()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -372,13 +386,8 @@ class Supervisor:
 
     # Metrics
 
-    def _scraped(self, gateway: GatewayProcess, request: int) -> None:
-        task = asyncio.create_task(self._answer_scrape(gateway, request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _answer_scrape(self, gateway: GatewayProcess, request: int) -> None:
-        gateway.send_metrics(request, await self.metrics())
+    async def _tallies(self) -> list[Tally]:
+        return [] if self._fleet is None else await self._fleet.tallies()
 
     def _own_metrics(self) -> Instruments:
         own = Instruments()
