@@ -12,7 +12,7 @@ import pytest
 
 from tidemill.foundation.settings import ServeSettings
 from tidemill.serving.cache import Cache
-from tidemill.serving.gateway import limits_for
+from tidemill.serving.http_front import limits_for
 
 RAISES = """
 import json, resource

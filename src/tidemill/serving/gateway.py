@@ -14,9 +14,9 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
@@ -26,7 +26,6 @@ from tidemill.foundation.errors import NotReady, TidemillError
 from tidemill.foundation.instruments import Instruments, render
 from tidemill.foundation.instruments import Snapshot as Instrumented
 from tidemill.foundation.logs import configure_logs, log
-from tidemill.foundation.settings import ServeSettings
 from tidemill.serving.channel import (
     Activate,
     Activated,
@@ -43,48 +42,42 @@ from tidemill.serving.channel import (
     Told,
 )
 from tidemill.serving.dataplane import DataPlane
-from tidemill.serving.edge import Edge, Limits
 from tidemill.serving.extensions import Extensions
+from tidemill.serving.front import Front, Inside
 from tidemill.serving.guard import Guard
+from tidemill.serving.http_front import HttpFront
 from tidemill.serving.plan import Assignment
 from tidemill.serving.processor import Processor
 from tidemill.serving.query_log import QueryLog
 from tidemill.serving.questions import Questions
-from tidemill.serving.routes import PathRoutes
-from tidemill.serving.tls import certificate_of
 from tidemill.serving.tracing import Tracing
 from tidemill.serving.watching import QueryWatch, Watches
 
 _ORPHAN_DRAIN_S = 1.0
 _MAX_FILES = 65_536
-_OWN_FILES = 256
 _METRICS_WITHIN_S = 3.0
 _LAST_SPANS_S = 1.0
 
 
 class Gateway:
-    """Serves one listening socket for one supervisor.
+    """Serves one socket for one supervisor.
 
     Args:
         hello: who this gateway is and how it is to serve.
         channel: the started channel to the supervisor.
-        listener: the listening socket; accepted from once the first assignment is live.
+        front: makes what speaks with clients; it is opened once the first assignment is live.
         clock: tells the time.
-        max_files: what this process may open; connections leave some of it to the rest.
     """
 
     def __init__(
         self,
         hello: Hello,
         channel: Channel,
-        listener: socket.socket,
+        front: Callable[[Inside], Front],
         clock: Clock = SYSTEM_CLOCK,
-        *,
-        max_files: int = _MAX_FILES,
     ) -> None:
         self._hello = hello
         self._channel = channel
-        self._listener = listener
         self._questions = Questions(channel.send)
         self._instruments = Instruments()
         self._ledger = LedgerWriter(
@@ -122,11 +115,18 @@ class Gateway:
             self._questions,
             controls=hello.serve.model_control == "explicit",
         )
-        limits = limits_for(hello.serve, max_files)
-        self._edge = Edge(
-            PathRoutes(plane, extensions), limits, clock, self._instruments, self._guard
+        self._front = front(
+            Inside(
+                processor=self._processor,
+                plane=plane,
+                extensions=extensions,
+                instruments=self._instruments,
+                guard=self._guard,
+                clock=clock,
+                serve=hello.serve,
+            )
         )
-        self._server: asyncio.Server | None = None
+        self._opened = False
         self._retiring = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = log("serving.gateway")
@@ -144,7 +144,7 @@ class Gateway:
         self._ledger.start()
         if self._tracing is not None:
             self._tracing.start()
-        self._edge.start()
+        self._front.start()
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -197,26 +197,15 @@ class Gateway:
 
     async def _activate(self, revision: int) -> None:
         self._processor.activate(revision)
-        if self._server is None:
+        if not self._opened:
             # What is loaded now stays: the collector need never look at it again.
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 20, 20)  # queries die by reference count
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(
-                self._edge.protocol, sock=self._listener, **self._secured()
-            )
+            self._opened = True
+            await self._front.open()
         self._channel.send(Activated(revision=revision))
         self._spawn(self._retire(revision))
-
-    def _secured(self) -> dict[str, Any]:
-        """Returns how connections are secured, if they are."""
-        serve = self._hello.serve
-        certificate = certificate_of(serve)
-        if certificate is None:
-            return {}
-        self._spawn(certificate.follow())
-        return {"ssl": certificate.context, "ssl_handshake_timeout": serve.read_timeout_s}
 
     async def _retire(self, revision: int) -> None:
         async with self._retiring:
@@ -238,10 +227,8 @@ class Gateway:
         return self._instruments.snapshot()
 
     async def _drain(self, timeout_s: float) -> None:
-        if self._server is not None:
-            self._server.close()
         began = asyncio.get_running_loop().time()
-        await self._edge.drain(timeout_s)
+        await self._front.drain(timeout_s)
         spent = asyncio.get_running_loop().time() - began
         await self._processor.drain(max(0.1, timeout_s - spent))
         await asyncio.to_thread(self._ledger.close)
@@ -254,21 +241,6 @@ class Gateway:
         task.add_done_callback(self._tasks.discard)
 
 
-def limits_for(serve: ServeSettings, max_files: int) -> Limits:
-    """Returns what clients may do.
-
-    Connections never take the files that the ledger, a new version or a large batch needs.
-    """
-    room = max(max_files - _OWN_FILES, max_files // 2)
-    return Limits(
-        max_connections=min(Limits().max_connections, room),
-        max_body_bytes=serve.max_body_bytes,
-        max_held_bytes=max(serve.max_held_bytes, serve.max_body_bytes),
-        idle_timeout_s=serve.idle_timeout_s,
-        read_timeout_s=serve.read_timeout_s,
-    )
-
-
 def raise_file_limit() -> int:
     """Lets this process open as many files as it is allowed to; returns how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -278,25 +250,43 @@ def raise_file_limit() -> int:
     return wanted
 
 
-async def _run(fd: int, control_fd: int) -> None:
+async def _run(
+    fd: int, control_fd: int, front: Callable[[socket.socket, int, Inside], Front]
+) -> None:
     channel = Channel(socket.socket(fileno=control_fd))
     await channel.start()
     hello = await channel.receive()
     if isinstance(hello, Hello):
         configure_logs(hello.logs.level, hello.logs.format)
-        listener = socket.socket(fileno=fd)
-        await Gateway(hello, channel, listener, max_files=raise_file_limit()).run()
+        listener, max_files = socket.socket(fileno=fd), raise_file_limit()
+        await Gateway(hello, channel, partial(front, listener, max_files)).run()
     await channel.aclose()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a gateway until it is told to stop."""
-    parser = argparse.ArgumentParser(prog="tidemill.serving.gateway")
-    parser.add_argument("--fd", type=int, required=True, help="the listening socket")
+def run_gateway(
+    module: str,
+    front: Callable[[socket.socket, int, Inside], Front],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Runs a gateway until it is told to stop.
+
+    Args:
+        module: its name, for whoever asks for help.
+        front: makes what speaks with clients, of the inherited socket, of how many files this
+            process may open, and of what answers.
+        arguments: of the command line; by default those of this process.
+    """
+    parser = argparse.ArgumentParser(prog=module)
+    parser.add_argument("--fd", type=int, required=True, help="the socket that clients come to")
     parser.add_argument("--control-fd", type=int, required=True, help="the supervisor's channel")
     options = parser.parse_args(arguments)
-    uvloop.run(_run(options.fd, options.control_fd))
+    uvloop.run(_run(options.fd, options.control_fd, front))
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a gateway for HTTP."""
+    return run_gateway("tidemill.serving.gateway", HttpFront, arguments)
 
 
 if __name__ == "__main__":

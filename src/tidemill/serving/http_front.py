@@ -1,0 +1,80 @@
+"""The front of a gateway that speaks HTTP: the edge on the socket that all gateways share."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from tidemill.foundation.settings import ServeSettings
+from tidemill.serving.edge import Edge, Limits
+from tidemill.serving.front import Inside
+from tidemill.serving.routes import PathRoutes
+from tidemill.serving.tls import certificate_of
+
+_OWN_FILES = 256
+
+
+class HttpFront:
+    """Speaks HTTP/1.1, as ``Front`` promises.
+
+    Args:
+        listener: the listening socket.
+        max_files: what this process may open; connections leave some of it to the rest.
+        inside: what answers.
+    """
+
+    def __init__(self, listener: socket.socket, max_files: int, inside: Inside) -> None:
+        self._listener = listener
+        self._serve = inside.serve
+        self._edge = Edge(
+            PathRoutes(inside.plane, inside.extensions),
+            limits_for(inside.serve, max_files),
+            inside.clock,
+            inside.instruments,
+            inside.guard,
+        )
+        self._server: asyncio.Server | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    def start(self) -> None:  # noqa: D102 - promised by Front
+        self._edge.start()
+
+    async def open(self) -> None:  # noqa: D102
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            self._edge.protocol, sock=self._listener, **self._secured()
+        )
+
+    def _secured(self) -> dict[str, Any]:
+        """Returns how connections are secured, if they are."""
+        certificate = certificate_of(self._serve)
+        if certificate is None:
+            return {}
+        self._following = asyncio.create_task(certificate.follow())
+        return {
+            "ssl": certificate.context,
+            "ssl_handshake_timeout": self._serve.read_timeout_s,
+        }
+
+    async def drain(self, timeout_s: float) -> None:  # noqa: D102
+        if self._server is not None:
+            self._server.close()
+        if self._following is not None:
+            self._following.cancel()
+        await self._edge.drain(timeout_s)
+
+
+def limits_for(serve: ServeSettings, max_files: int) -> Limits:
+    """Returns what clients may do.
+
+    Connections never take the files that the ledger, a new version or a large batch needs.
+    """
+    room = max(max_files - _OWN_FILES, max_files // 2)
+    return Limits(
+        max_connections=min(Limits().max_connections, room),
+        max_body_bytes=serve.max_body_bytes,
+        max_held_bytes=max(serve.max_held_bytes, serve.max_body_bytes),
+        idle_timeout_s=serve.idle_timeout_s,
+        read_timeout_s=serve.read_timeout_s,
+    )
