@@ -91,7 +91,7 @@ def _applications(
 ) -> dict[str, tuple[str, str]]:
     plain, worker = (
         ServingPlan(cache_bytes=0, coalesce=False),
-        ServingPlan(cache_bytes=0, placement="worker"),
+        ServingPlan(cache_bytes=0, coalesce=False, placement="worker"),
     )
     if work.name == "sum":
         installation.deploy(

@@ -234,7 +234,7 @@ def test_versions_in_workers_swap_under_load(server: Any, tmp_path: Path) -> Non
 
 def test_queries_under_way_are_answered_by_their_version(server: Any) -> None:
     """What waits or is worked on when its version goes is still answered, after the swap."""
-    plan = {"placement": "worker", "cache_bytes": 0, "max_batch": 3}
+    plan = {"placement": "worker", "cache_bytes": 0, "coalesce": False, "max_batch": 3}
     answers: list[tuple[int, list[float]]] = []
 
     def wait_long() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from tidemill.foundation.errors import InvalidInput, TidemillError
 from tidemill.models.signature import Batch, Column, Signature
-from tidemill.serving import templates, wire
-from tidemill.serving.plain_answer import PlainAnswer
+from tidemill.serving import templates, tensors, wire
+from tidemill.serving.answer_writer import AnswerWriter
 from tidemill.serving.query import Answers, Query
 from tidemill.serving.templates import LEARN_EVERY, InferReader
 
@@ -29,16 +30,24 @@ def body_of(data: str, *, shape: str = "[1,3]", datatype: str = "FP64", more: st
 def outcome(read: Any) -> Any:
     """What a reader made of a body, or what it said of it."""
     try:
-        request, inputs, n = read()
+        asked, inputs, n = read()
     except TidemillError as error:
         return type(error).__name__, str(error)
     described = {name: (a.dtype, a.shape, a.tobytes()) for name, a in inputs.items()}
-    return request.id, request.parameters, request.outputs, described, n
+    said = asked.request.id, asked.timeout_s, asked.event_time, asked.priority, asked.wanted
+    return said, described, n
 
 
-def both(reader: InferReader, signature: Signature, body: bytes) -> tuple[Any, Any]:
-    return outcome(lambda: reader.read(body, None)), outcome(
-        lambda: wire.read_infer(body, None, signature)
+def in_full(signature: Signature, body: bytes, header: int | None) -> Any:
+    request, inputs, n = wire.read_infer(body, header, signature)
+    return wire.Asked(request, signature.outputs), inputs, n
+
+
+def both(
+    reader: InferReader, signature: Signature, body: bytes, header: int | None = None
+) -> tuple[Any, Any]:
+    return outcome(lambda: reader.read(body, header)), outcome(
+        lambda: in_full(signature, body, header)
     )
 
 
@@ -91,8 +100,8 @@ def test_numbers_are_parsed_alone_once_the_text_around_is_known(
     reader = InferReader(signature)
     reader.read(body_of("[1,2,3]"), None)
     monkeypatch.setattr(wire, "read_infer", lambda *_: pytest.fail("read in full"))
-    request, inputs, n = reader.read(body_of("[-1e3, 0.5,\n7]"), None)
-    assert (request.inputs, n) == ([], 1)
+    asked, inputs, n = reader.read(body_of("[-1e3, 0.5,\n7]"), None)
+    assert (asked.request.inputs, n) == ([], 1)
     assert inputs["x"].dtype == np.float32
     assert inputs["x"].tolist() == [[-1000.0, 0.5, 7.0]]
     with pytest.raises(pytest.fail.Exception):
@@ -156,29 +165,83 @@ COLUMNS = (
     version=st.integers(0, 99),
     client_id=st.none() | st.text(max_size=8),
     model=st.text(min_size=1, max_size=8),
+    wanted=st.lists(
+        st.tuples(st.sampled_from(COLUMNS), st.booleans()),
+        min_size=1,
+        unique_by=lambda w: w[0].name,
+    ),
 )
-def test_the_plain_answer_is_the_answer(
-    start: int, n: int, version: int, client_id: str | None, model: str
+def test_the_usual_answer_is_the_answer(
+    *,
+    start: int,
+    n: int,
+    version: int,
+    client_id: str | None,
+    model: str,
+    wanted: list[tuple[Column, bool]],
 ) -> None:
     """From a query's own outputs or from its batch's, the bytes are those of the long way."""
     whole = outputs_of(6)
     rows = {name: array[start : start + n] for name, array in whole.items()}
-    long, _ = wire.write_infer(
-        wire.InferRequest(inputs=[], id=client_id),
+    asked = wire.Asked(wire.InferRequest(inputs=[], id=client_id), COLUMNS)
+    asked.wanted = tuple(wanted)
+    long = wire.write_infer(
+        asked,
         model=model,
         version=version,
         outputs=rows,
-        columns=COLUMNS,
         parameters={"prediction_id": "0" * 32, "source": "model", "version": version},
     )
-    plain = PlainAnswer(model, COLUMNS)
+    writer = AnswerWriter(model, asked.wanted)
     query = answered(rows, n, version)
-    assert plain.write(query, client_id) == long
+    assert writer.write(query, client_id) == long
     shared = Answers(whole)
     query.answer_from(shared, start)
-    assert plain.write(query, client_id) == long
-    assert plain.write(query, client_id) == long
+    assert writer.write(query, client_id) == long
+    assert writer.write(query, client_id) == long
     assert all(np.shares_memory(query.outputs[name], whole[name]) for name in ("p", "k"))
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(sorted({*TYPES, "FP16"})),
+    st.sampled_from(sorted(set(TYPES.values()))),
+    st.lists(st.tuples(st.binary(max_size=24), st.booleans()), min_size=1, max_size=5),
+)
+def test_a_known_binary_request_is_read_as_an_unknown_one(
+    datatype: str, column: str, asked: list[tuple[bytes, bool]]
+) -> None:
+    """Bytes too few or too many, infinities and numbers that are none: each as it is in full."""
+    signature = Signature((Column("x", column, (3,)),), Y)
+    reader = InferReader(signature)
+    size = 3 * tensors.DATATYPES[datatype].itemsize
+    tensor = {"name": "x", "shape": [1, 3], "datatype": datatype}
+    tensor["parameters"] = {"binary_data_size": size}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    for blob, whole in asked:
+        for sent in (bytes(size), blob.ljust(size, b"\xff")[:size] if whole else blob):
+            reader._unknown = 0
+            ours, full = both(reader, signature, head + sent, len(head))
+            assert ours == full
+
+
+def test_binary_tensors_are_taken_as_they_are_once_their_head_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second request with the same JSON is read without the decoder."""
+    signature = Signature((Column("x", "float32", (3,)),), Y)
+    reader = InferReader(signature)
+    head = (
+        b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP32",'
+        b'"parameters":{"binary_data_size":12}}],"parameters":{"binary_data_output":true}}'
+    )
+    reader.read(head + bytes(12), len(head))
+    monkeypatch.setattr(wire, "read_infer", lambda *_: pytest.fail("read in full"))
+    rows = np.array([1.5, -2.0, 3e38], np.float32)
+    asked, inputs, n = reader.read(head + rows.tobytes(), len(head))
+    assert (asked.wanted, n) == (((Y[0], True),), 1)
+    assert inputs["x"].tolist() == [rows.tolist()]
+    assert inputs["x"].flags.aligned
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "INT8", "UINT64"])

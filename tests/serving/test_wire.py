@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from tidemill.foundation.errors import InvalidInput, TidemillError, TooLarge
 from tidemill.models.signature import Array, Column, Signature
 from tidemill.serving import tensors, wire
+from tidemill.serving.templates import InferReader
 
 NUMERIC = [name for name in tensors.DATATYPES if name != "BYTES"]
 Y = (Column("y", "int64"),)
@@ -203,7 +204,11 @@ def test_an_output_comes_back_as_the_model_gave_it(
     columns = signature(datatype, array.shape[1:]).inputs
     request = wire.InferRequest(inputs=[], id="7", parameters={"binary_data_output": as_binary})
     body, header = wire.write_infer(
-        request, model="m", version=3, outputs={"x": array}, columns=columns, parameters={"k": 1}
+        wire.Asked(request, columns),
+        model="m",
+        version=3,
+        outputs={"x": array},
+        parameters={"k": 1},
     )
     head = json.loads(body[:header])
     (output,) = head.pop("outputs")
@@ -232,7 +237,11 @@ def test_each_output_has_its_own_form() -> None:
         outputs=[wire.RequestedOutput("p", {"binary_data": False}), wire.RequestedOutput("label")],
     )
     body, header = wire.write_infer(
-        request, model="m", version=1, outputs=outputs, columns=TABULAR.outputs, parameters={}
+        wire.Asked(request, TABULAR.outputs),
+        model="m",
+        version=1,
+        outputs=outputs,
+        parameters={},
     )
     p, label = json.loads(body[:header])["outputs"]
     assert (p["name"], p["data"]) == ("p", [0.5, 0.25, 1.0, 0.0])
@@ -396,6 +405,7 @@ def readers(body: bytes, header: int | None) -> None:
     for read in (
         lambda: wire.read_infer(body, header, TABULAR),
         lambda: wire.read_infer(body, header, INT),
+        lambda: InferReader(TABULAR).read(body, header),
         lambda: wire.read_infer(body, header, TEXT),
         lambda: wire.read_predict(body, TABULAR),
         lambda: wire.read_predict(body, PAIR),

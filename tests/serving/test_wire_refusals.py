@@ -14,6 +14,7 @@ import pytest
 from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import Array, Column, Signature
 from tidemill.serving import tensors, wire
+from tidemill.serving.templates import InferReader
 
 Y = (Column("y", "int64"),)
 TABULAR = Signature(
@@ -257,10 +258,10 @@ def test_outputs_are_checked_before_the_model_is_asked() -> None:
     ]
     for outputs, what in sent_outputs:
         with pytest.raises(InvalidInput, match=what):
-            wire.read_infer(body_of(one(), outputs=outputs)[0], None, INT)
+            InferReader(INT).read(body_of(one(), outputs=outputs)[0], None)
     body, _ = body_of(one(), parameters={"binary_data_output": "yes"})
     with pytest.raises(InvalidInput, match="'binary_data_output' is 'yes'"):
-        wire.read_infer(body, None, INT)
+        InferReader(INT).read(body, None)
 
 
 @pytest.mark.parametrize(

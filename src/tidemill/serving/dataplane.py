@@ -19,13 +19,14 @@ from tidemill.foundation.errors import (
     Unavailable,
 )
 from tidemill.foundation.instruments import Instruments
+from tidemill.models.signature import Column
 from tidemill.serving import wire
+from tidemill.serving.answer_writer import AnswerWriter
 from tidemill.serving.exchange import Exchange
 from tidemill.serving.guard import Guard
 from tidemill.serving.labels import judge, refusal
-from tidemill.serving.plain_answer import PlainAnswer
 from tidemill.serving.processor import Application, Processor
-from tidemill.serving.query import DEFAULT_PRIORITY, Query
+from tidemill.serving.query import Query
 from tidemill.serving.templates import InferReader
 
 SERVER_NAME = "tidemill"
@@ -37,19 +38,28 @@ EXTENSIONS = [
     "schedule_policy",
     "statistics",
 ]
+_MAX_WRITERS = 64
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class _Form:
-    """How an application's requests are read and its usual answers written."""
+    """How an application's requests are read and its answers written."""
 
-    __slots__ = ("answer", "application", "reader")
+    __slots__ = ("_writers", "application", "reader")
 
     def __init__(self, application: Application) -> None:
-        signature = application.signature
         self.application = application
-        self.reader = InferReader(signature)
-        self.answer = PlainAnswer(application.name, signature.outputs)
+        self.reader = InferReader(application.signature)
+        self._writers: dict[tuple[tuple[Column, bool], ...], AnswerWriter] = {}
+
+    def writer(self, wanted: tuple[tuple[Column, bool], ...]) -> AnswerWriter:
+        """Returns the writer of such answers; requests that want the same share it."""
+        found = self._writers.get(wanted)
+        if found is None:
+            if len(self._writers) >= _MAX_WRITERS:
+                self._writers.clear()
+            found = self._writers[wanted] = AnswerWriter(self.application.name, wanted)
+        return found
 
 
 class DataPlane:
@@ -100,29 +110,21 @@ class DataPlane:
         if form is None or form.application is not application:
             form = self._forms[name] = _Form(application)
         body = exchange.body
-        request, inputs, n = form.reader.read(body, exchange.head.header_length)
+        asked, inputs, n = form.reader.read(body, exchange.head.header_length)
         exchange.body = b""  # a query that waits holds its arrays, no more
-        timeout_s = event_time = None
-        priority = DEFAULT_PRIORITY
-        if request.parameters:
-            timeout_us = wire.parameter(request, "timeout")
-            timeout_s = None if timeout_us is None else timeout_us / 1e6
-            event_time = wire.parameter(request, "event_time")
-            priority = wire.priority(request.parameters)
-            wire.refuse_sequences(request.parameters)
         arrived = exchange.arrived
         query = Query(
             inputs=inputs,
             n=n,
             arrived=arrived,
-            deadline=arrived + _allowed_s(application, timeout_s),
+            deadline=arrived + _allowed_s(application, asked.timeout_s),
             done=self._inferred,
             context=exchange,
-            request=request,
-            event_time=event_time,
+            request=asked,
+            event_time=asked.event_time,
         )
         query.nbytes = len(body)
-        query.priority = priority
+        query.priority = asked.priority
         self._processor.submit(application, query, version)
 
     def predict(self, exchange: Exchange, name: str) -> None:
@@ -151,51 +153,42 @@ class DataPlane:
         if query.error is not None:
             exchange.fail(query.error)
             return
-        request: wire.InferRequest = query.request
+        asked: wire.Asked = query.request
         application: Application = query.state
-        if query.row_sources is None and wire.asks_for_all(request):
-            self._infer_plainly(query, exchange, application)
+        if query.row_sources is None:
+            self._infer_plainly(query, exchange, application.name)
             return
         parameters: dict[str, Any] = {
             "prediction_id": query.request_id,
-            "source": query.source,
+            "source": "mixed",
             "version": query.version,
+            "sources": ",".join(query.row_sources),
         }
-        if query.row_sources is not None:
-            parameters["source"] = "mixed"
-            parameters["sources"] = ",".join(query.row_sources)
         try:
             body, header_length = wire.write_infer(
-                request,
+                asked,
                 model=application.name,
                 version=query.version,
                 outputs=query.outputs,
-                columns=application.signature.outputs,
                 parameters=parameters,
             )
         except Exception as error:  # noqa: BLE001 - an exchange must end
             exchange.fail(_unwritable(query, error))
             return
-        if header_length is None:
-            exchange.answer(body)
-        else:
-            exchange.answer(
-                body,
-                content_type=b"application/octet-stream",
-                headers={b"inference-header-content-length": b"%d" % header_length},
-            )
+        _answer(exchange, body, header_length)
 
-    def _infer_plainly(self, query: Query, exchange: Exchange, application: Application) -> None:
-        """Answers the usual request, for all outputs in JSON."""
-        form = self._forms[application.name]
-        if form.application is not application:  # it was replaced while the query was out
-            form = _Form(application)
+    def _infer_plainly(self, query: Query, exchange: Exchange, name: str) -> None:
+        """Answers the usual request, whose rows all have one source."""
+        asked: wire.Asked = query.request
+        writer = asked.writer
+        if writer is None:
+            writer = asked.writer = self._forms[name].writer(asked.wanted)
         try:
-            body = form.answer.write(query, query.request.id)
+            body, header_length = writer.write(query, asked.request.id)
         except Exception as error:  # noqa: BLE001 - an exchange must end
             exchange.fail(_unwritable(query, error))
             return
-        exchange.answer(body)
+        _answer(exchange, body, header_length)
 
     def _predicted(self, query: Query) -> None:
         exchange: Exchange = query.context
@@ -348,6 +341,17 @@ def _unwritable(query: Query, error: Exception) -> ModelFailed:
 
 def _json(exchange: Exchange, value: object) -> None:
     exchange.answer(msgspec.json.encode(value))
+
+
+def _answer(exchange: Exchange, body: bytes, header_length: int | None) -> None:
+    if header_length is None:
+        exchange.answer(body)
+    else:
+        exchange.answer(
+            body,
+            content_type=b"application/octet-stream",
+            headers={b"inference-header-content-length": b"%d" % header_length},
+        )
 
 
 def _allowed_s(application: Application, timeout_s: float | None) -> float:

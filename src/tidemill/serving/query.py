@@ -30,14 +30,14 @@ class Notes:
 class Answers:
     """The outputs of a whole batch, shared by the queries that were in it.
 
-    ``texts`` is for whoever writes answers: what was made of the rows once is kept for the next.
+    ``texts`` holds each output's rows as whoever writes answers wants them, made once for all.
     """
 
     __slots__ = ("arrays", "texts")
 
     def __init__(self, arrays: Batch) -> None:
         self.arrays = arrays
-        self.texts: Any = None
+        self.texts: dict[str, list[bytes]] = {}
 
 
 class Query:

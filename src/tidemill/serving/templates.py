@@ -12,7 +12,6 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import orjson
 
@@ -35,11 +34,12 @@ _DEEPEST = 4
 class _Template:
     """A request of one tensor, all but its numbers."""
 
-    request: wire.InferRequest
+    asked: wire.Asked
     column: Column
     numbers: struct.Struct
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    zeros: Array
 
 
 class InferReader:
@@ -54,52 +54,55 @@ class InferReader:
         self._templates: dict[tuple[bytes, bytes], _Template] = {}
         self._unknown = 0
 
-    def read(self, body: bytes, header_length: int | None) -> tuple[wire.InferRequest, Batch, int]:
-        """Returns what ``wire.read_infer`` returns, the request without its inputs.
+    def read(self, body: bytes, header_length: int | None) -> tuple[wire.Asked, Batch, int]:
+        """Returns what the request asks for, its inputs as arrays (n, …), and n.
 
-        The request may be shared: nobody changes it.
+        What it asks for may be shared by requests that are alike, and holds no inputs.
 
         Raises:
             InvalidInput: as ``wire.read_infer``.
         """
-        if header_length is not None:
-            return _without_data(wire.read_infer(body, header_length, self._signature))
-        start, stop = _numbers(body)
-        around = body[:start], body[stop:]
+        if header_length is None:
+            start, stop = _numbers(body)
+            around = body[:start], body[stop:]
+        else:  # all that follows the JSON is the tensor, if there is just one
+            start, stop = header_length, len(body)
+            around = body[:start], b""
         template = self._templates.get(around)
         if template is not None:
-            array = _read(template, body[start:stop])
+            if header_length is None:
+                array = _read(template, body[start:stop])
+            else:
+                array = _view(template, body, start)
             if array is not None:
-                return template.request, {template.column.name: array}, template.shape[0]
-        read = wire.read_infer(body, None, self._signature)
+                return template.asked, {template.column.name: array}, template.shape[0]
+        request, inputs, n = wire.read_infer(body, header_length, self._signature)
+        asked = wire.Asked(request, self._signature.outputs)
         if template is None:
             self._unknown += 1
             if self._unknown % LEARN_EVERY == 1 and start:
-                self._learn(around, read[0])
-        return _without_data(read)
+                self._learn(around, asked, binary=header_length is not None)
+        request.inputs = []  # a query that waits holds its arrays, no more
+        return asked, inputs, n
 
-    def _learn(self, around: tuple[bytes, bytes], request: wire.InferRequest) -> None:
+    def _learn(self, around: tuple[bytes, bytes], asked: wire.Asked, *, binary: bool) -> None:
         before, after = around
-        if len(before) + len(after) > MAX_TEXT_BYTES or len(request.inputs) != 1:
+        inputs = asked.request.inputs
+        if len(before) + len(after) > MAX_TEXT_BYTES or len(inputs) != 1:
             return
-        tensor, column = request.inputs[0], self._signature.inputs[0]
+        tensor, column = inputs[0], self._signature.inputs[0]
         if len(self._signature.inputs) != 1 or tensor.name != column.name:
             return
         dtype, shape = DATATYPES[tensor.datatype], (tensor.shape[0], *column.shape)
         numbers = packer(dtype, math.prod(shape))
-        if numbers is None or not _stands_around(before, after):
+        if numbers is None or (binary and tensor.data is not None):
+            return
+        if not binary and not _stands_around(before, after):
             return
         if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()  # the useful ones come back
-        plain = msgspec.structs.replace(request, inputs=[])
-        self._templates[around] = _Template(plain, column, numbers, dtype, shape)
-
-
-def _without_data(
-    read: tuple[wire.InferRequest, Batch, int],
-) -> tuple[wire.InferRequest, Batch, int]:
-    read[0].inputs = []  # a query that waits holds its arrays, no more
-    return read
+        zeros = np.zeros(math.prod(shape), dtype)
+        self._templates[around] = _Template(asked, column, numbers, dtype, shape, zeros)
 
 
 def _numbers(body: bytes) -> tuple[int, int]:
@@ -142,7 +145,20 @@ def _read(template: _Template, numbers: bytes) -> Array | None:
         data = template.numbers.pack(*orjson.loads(b"[%b]" % numbers))
     except (ValueError, struct.error, OverflowError):
         return None
-    array = np.frombuffer(data, template.dtype)
+    return _shaped(template, np.frombuffer(data, template.dtype))
+
+
+def _view(template: _Template, body: bytes, start: int) -> Array | None:
+    """Returns the binary tensor, or None if it has another size or is not finite."""
+    if len(body) - start != template.zeros.nbytes:
+        return None
+    array = np.frombuffer(body[start:], template.dtype)  # a copy is aligned, a view may not be
+    if template.dtype.kind == "f" and template.zeros.dot(array) != 0.0:
+        return None  # 0 times infinity is no number, and no sum with it is 0
+    return _shaped(template, array)
+
+
+def _shaped(template: _Template, array: Array) -> Array:
     if template.dtype == template.column.dtype:
         return array.reshape(template.shape)
     return fit(array, template.shape, template.column)

@@ -60,6 +60,28 @@ class InferRequest(msgspec.Struct):
     outputs: list[RequestedOutput] | None = None
 
 
+class Asked:
+    """What a v2 request asks for beside its inputs, checked; requests alike may share one.
+
+    ``writer`` is for whoever writes the answers: what was made for one serves the next.
+    """
+
+    __slots__ = ("event_time", "priority", "request", "timeout_s", "wanted", "writer")
+
+    def __init__(self, request: InferRequest, columns: tuple[Column, ...]) -> None:
+        self.request = request
+        self.wanted = tuple(wanted_outputs(request, columns))
+        self.timeout_s = self.event_time = None
+        self.priority = DEFAULT_PRIORITY
+        self.writer: Any = None
+        if request.parameters:
+            timeout_us = parameter(request, "timeout")
+            self.timeout_s = None if timeout_us is None else timeout_us / 1e6
+            self.event_time = parameter(request, "event_time")
+            self.priority = priority(request.parameters)
+            refuse_sequences(request.parameters)
+
+
 class PredictRequest(msgspec.Struct):
     """A v1 prediction request: rows as objects by column name, as lists, or as bare values."""
 
@@ -98,8 +120,6 @@ def read_infer(
     request = decode_infer(json_bytes)
     sent = _by_name(request.inputs, signature)
     blobs = _cut_tensors(request.inputs, blob)
-    if not asks_for_all(request):
-        wanted_outputs(request, signature.outputs)
     n = -1
     arrays: Batch = {}
     for column in signature.inputs:
@@ -251,25 +271,13 @@ def wanted_outputs(request: InferRequest, columns: tuple[Column, ...]) -> list[t
     return list(wanted.values())
 
 
-def asks_for_all(request: InferRequest) -> bool:
-    """Says whether a request leaves its outputs to the server: all of them, in JSON."""
-    parameters = request.parameters
-    return not request.outputs and (not parameters or "binary_data_output" not in parameters)
-
-
 def write_infer(
-    request: InferRequest,
-    *,
-    model: str,
-    version: int,
-    outputs: Batch,
-    columns: tuple[Column, ...],
-    parameters: dict[str, Any],
+    asked: Asked, *, model: str, version: int, outputs: Batch, parameters: dict[str, Any]
 ) -> tuple[bytes, int | None]:
     """Writes a v2 answer: the body, and the length of its JSON if binary tensors follow."""
     described: list[dict[str, Any]] = []
     blobs: list[bytes] = []
-    for column, binary in wanted_outputs(request, columns):
+    for column, binary in asked.wanted:
         array = outputs[column.name]
         entry: dict[str, Any] = {
             "name": column.name,
@@ -284,8 +292,8 @@ def write_infer(
             entry["data"] = to_json(array)
         described.append(entry)
     answer: dict[str, Any] = {"model_name": model, "model_version": str(version)}
-    if request.id is not None:
-        answer["id"] = request.id
+    if asked.request.id is not None:
+        answer["id"] = asked.request.id
     answer["parameters"] = parameters
     answer["outputs"] = described
     head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
