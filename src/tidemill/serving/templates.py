@@ -39,7 +39,7 @@ class _Template:
     numbers: struct.Struct
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    zeros: Array
+    nbytes: int
 
 
 class InferReader:
@@ -101,8 +101,8 @@ class InferReader:
             return
         if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()  # the useful ones come back
-        zeros = np.zeros(math.prod(shape), dtype)
-        self._templates[around] = _Template(asked, column, numbers, dtype, shape, zeros)
+        nbytes = math.prod(shape) * dtype.itemsize
+        self._templates[around] = _Template(asked, column, numbers, dtype, shape, nbytes)
 
 
 def _numbers(body: bytes) -> tuple[int, int]:
@@ -150,11 +150,11 @@ def _read(template: _Template, numbers: bytes) -> Array | None:
 
 def _view(template: _Template, body: bytes, start: int) -> Array | None:
     """Returns the binary tensor, or None if it has another size or is not finite."""
-    if len(body) - start != template.zeros.nbytes:
+    if len(body) - start != template.nbytes:
         return None
     array = np.frombuffer(body[start:], template.dtype)  # a copy is aligned, a view may not be
-    if template.dtype.kind == "f" and template.zeros.dot(array) != 0.0:
-        return None  # 0 times infinity is no number, and no sum with it is 0
+    if template.dtype.kind == "f" and not np.logical_and.reduce(np.isfinite(array)):
+        return None
     return _shaped(template, array)
 
 
