@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import InvalidSettings, NotReady, Unavailable
-from tidemill.foundation.store import SCHEMA_VERSION, Store
+from tidemill.foundation.store import SCHEMA_VERSION, Remembered, Store
 
 TABLES = sa.MetaData()
 counters = sa.Table(
@@ -197,3 +199,48 @@ def test_a_url_of_no_store_is_refused(url: str) -> None:
     """A URL that names no store is refused with the two forms that do."""
     with pytest.raises(InvalidSettings, match="sqlite:///PATH"), Store(url).read():
         pass
+
+
+def test_a_stamp_changes_with_every_commit(tmp_path: Path) -> None:
+    """What has the same stamp holds the same facts; where that is not sure, there is no stamp."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    clock = FakeClock(at=time.time() + 3600.0)
+    with Store(url, clock=clock) as store, Store(url) as other:
+        assert store.stamp() is None
+        seen = set()
+        for number in range(5):
+            with other.write(TABLES) as conn:
+                conn.execute(counters.insert().values(name=f"n{number}", value=number))
+            stamp = store.stamp()
+            assert stamp == store.stamp()
+            assert stamp not in seen
+            seen.add(stamp)
+            time.sleep(0.02)
+        with other.write(TABLES) as conn:
+            conn.execute(counters.insert().values(name="last", value=1))
+        assert other.stamp() is None  # it was only just now
+    with Store("sqlite://") as store, store.read(TABLES):
+        assert store.stamp() is None
+
+
+def test_what_is_remembered_is_what_the_store_holds(url: str) -> None:
+    """Whoever commits, from whatever connection, the next reading sees it; else nothing is read."""
+    read = 0
+
+    def total(conn: sa.Connection) -> int:
+        nonlocal read
+        read += 1
+        return int(conn.execute(sa.select(sa.func.count()).select_from(counters)).scalar_one())
+
+    with Store(url) as store, Store(url) as other:
+        remembered = Remembered(store, TABLES, total)
+        for number in range(20):
+            with other.write(TABLES) as conn:
+                conn.execute(counters.insert().values(name=f"n{number}", value=number))
+            assert remembered.read() == number + 1
+        time.sleep(0.15)
+        assert remembered.read() == 20
+        before = read
+        for _ in range(10):
+            assert remembered.read() == 20
+        assert read - before == (0 if url.startswith("sqlite") else 10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +12,9 @@ from tidemill.data.ledger import Problem, join_counts, join_labels, read_ledger
 from tidemill.foundation.errors import NotFound
 from tidemill.foundation.home import Home
 from tidemill.monitoring.progressive import ProgressiveReport, score_served
+from tidemill.serving import live
 
+GAUGES = ("predictions", "coverage", "auc", "loss")
 OUTPUTS = ("probabilities", "value", "label")
 
 
@@ -25,6 +29,13 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True):
     replaced: int
     unmatched: int
     withdrawn: int = 0
+
+
+class LiveScore(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown as metrics: each version's figures, and the median delay of labels."""
+
+    versions: dict[str, dict[str, float | None]]
+    label_delay_s: float | None
 
 
 class ServedReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +94,25 @@ def score_application(
         ),
         problems=ledger.problems,
     )
+
+
+def score_live(home: Home) -> dict[str, LiveScore]:
+    """Scores what each live application has served so far, by its name."""
+    with home.store.read(live.TABLES) as conn:
+        names = [each.application for each in live.live_deployments(conn)]
+    scores: dict[str, LiveScore] = {}
+    for name in names:
+        with contextlib.suppress(NotFound):  # nothing served yet
+            report = score_application(home, name).report
+            delay_s = report.overall.label_delay_s
+            scores[name] = LiveScore(
+                versions={
+                    str(version): {key: getattr(score, key) for key in GAUGES}
+                    for version, score in report.versions.items()
+                },
+                label_delay_s=None if delay_s is None else delay_s["p50"],
+            )
+    return scores
 
 
 def _output(predictions: pa.Table) -> str:

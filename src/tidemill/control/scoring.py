@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from tidemill.control.scores import score_application
-from tidemill.foundation.errors import NotFound
+from tidemill.control.chores import do_chore, ledger_stamp
+from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
-from tidemill.serving import live
 
 INTERVAL_S = 15.0
 SHARE = 0.05
@@ -42,29 +42,26 @@ class Scorer:
         self._log = log("control.scoring")
 
     async def run(self) -> None:
-        """Scores until it is cancelled."""
+        """Scores until it is cancelled, whenever the ledger has grown."""
         clock = self._home.clock
+        seen: tuple[int, int, int] | None = None
         while True:
             began = clock.monotonic()
-            try:
-                await asyncio.to_thread(self._score)
-            except Exception as error:  # noqa: BLE001 - a metric that fails is told, not fatal
-                self._log.warning("scoring.failed", error=str(error))
+            stamp = await asyncio.to_thread(ledger_stamp, self._home.ledger_path)
+            if stamp != seen:
+                try:
+                    self._show(await do_chore(self._home, "score"))
+                    seen = stamp
+                except (TidemillError, OSError, TimeoutError) as error:
+                    self._log.warning("scoring.failed", error=str(error))
             took = clock.monotonic() - began
             await asyncio.sleep(max(INTERVAL_S, took / SHARE))
 
-    def _score(self) -> None:
-        with self._home.store.read(live.TABLES) as conn:
-            names = [each.application for each in live.live_deployments(conn)]
-        for name in names:
-            try:
-                report = score_application(self._home, name).report
-            except NotFound:
-                continue  # nothing served yet
-            for version, score in report.versions.items():
-                for key, family in self._gauges.items():
-                    value = getattr(score, key)
+    def _show(self, scores: dict[str, Any]) -> None:
+        for name, score in scores.items():
+            for version, figures in score["versions"].items():
+                for key, value in figures.items():
                     if value is not None:
-                        family.of(name, version).value = value
-            if report.overall.label_delay_s is not None:
-                self._delay.of(name).value = report.overall.label_delay_s["p50"]
+                        self._gauges[key].of(name, version).value = value
+            if score["label_delay_s"] is not None:
+                self._delay.of(name).value = score["label_delay_s"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
 
 from tidemill.control.admin import admin_app
+from tidemill.control.chores import do_chore
 from tidemill.control.repository import StoreModels
 from tidemill.control.scoring import Scorer
-from tidemill.data.ledger import compact
 from tidemill.foundation.errors import NotReady, TidemillError, Unavailable
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments
@@ -102,6 +103,10 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         log("control.server").info("stopped")
 
 
+def _sealed(ledger_path: Path) -> bool:
+    return any(ledger_path.glob("segments/*.seg"))
+
+
 def _admin_config(app: Starlette, certificate: Certificate | None) -> uvicorn.Config:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
@@ -119,15 +124,19 @@ async def _follow(certificate: Certificate | None) -> None:
 
 async def _compact(home: Home) -> None:
     """Turns sealed ledger segments into Parquet, again and again."""
+    looked = False
     while True:
         await asyncio.sleep(COMPACT_EVERY_S)
         try:
-            done = await asyncio.to_thread(compact, home.ledger_path)
-        except TidemillError as error:
+            if looked and not await asyncio.to_thread(_sealed, home.ledger_path):
+                continue
+            segments = await do_chore(home, "compact")
+            looked = True  # segments that an earlier server left open are sealed by now
+        except (TidemillError, OSError, TimeoutError) as error:
             log("control.server").warning("compaction.failed", error=str(error))
         else:
-            if done.segments:
-                log("control.server").info("ledger.compacted", segments=done.segments)
+            if segments:
+                log("control.server").info("ledger.compacted", segments=segments)
 
 
 class _AdminServer(uvicorn.Server):

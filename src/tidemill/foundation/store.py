@@ -12,14 +12,16 @@ connection, so that it is seen whole or not at all.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
+from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.errors import (
     Corrupted,
     InvalidInput,
@@ -29,6 +31,8 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.settings import mask_url
 
+T = TypeVar("T")
+
 SCHEMA_VERSION = 1
 """The layout of the tables; a store written by a newer one is refused."""
 
@@ -37,6 +41,8 @@ _WRITERS = 8403257
 
 _UNWRITABLE = ("disk is full", "disk I/O error", "readonly database", "No space left on device")
 _DAMAGED = ("file is not a database", "database disk image is malformed")
+
+_SETTLED_NS = 100_000_000  # far more than a tick of the clock that files' times are taken from
 
 _meta = sa.MetaData()
 _schema = sa.Table(
@@ -55,6 +61,7 @@ class Store:
     Args:
         url: a SQLAlchemy URL, ``sqlite:///PATH`` or ``postgresql+psycopg://…``.
         wait_s: how long a writer waits for its turn.
+        clock: tells how long ago a commit was.
 
     Example:
         >>> with Store("sqlite://") as store, store.read() as conn:
@@ -62,9 +69,10 @@ class Store:
         1
     """
 
-    def __init__(self, url: str, *, wait_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, wait_s: float = 30.0, clock: Clock = SYSTEM_CLOCK) -> None:
         self._url = url
         self._wait_s = wait_s
+        self._clock = clock
         self._engine: Engine | None = None
         self._known: set[int] = set()
         self._lock = threading.RLock()
@@ -102,6 +110,27 @@ class Store:
         """
         with self._explained(), _writing(self._ready(tables)) as conn:
             yield conn
+
+    def stamp(self) -> tuple[int, ...] | None:
+        """Returns what changes with every commit, without asking the database.
+
+        None where that cannot be told: for PostgreSQL, and for a moment after each commit, as two
+        of them may bear the same time.
+        """
+        found: list[int] = []
+        for path in self._files:
+            with suppress(OSError):
+                stat = path.stat()
+                found += (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        settled = self._clock.now() * 1e9 - max(found[2::3], default=0) > _SETTLED_NS
+        return tuple(found) if found and settled else None
+
+    @cached_property
+    def _files(self) -> tuple[Path, ...]:
+        url = make_url(self._url)
+        if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+            return ()
+        return Path(str(url.database)), Path(f"{url.database}-wal")
 
     def close(self) -> None:
         """Gives every connection back."""
@@ -161,6 +190,37 @@ class Store:
                     remedy=f"Restore it from a backup: {self!r}.",
                 ) from error
             raise
+
+
+class Remembered(Generic[T]):
+    """Something that is read again only once the store may have changed: cheap to ask often.
+
+    Args:
+        store: the store.
+        tables: what is read from.
+        query: reads it.
+    """
+
+    def __init__(self, store: Store, tables: sa.MetaData, query: Callable[[Connection], T]) -> None:
+        self._store = store
+        self._tables = tables
+        self._query = query
+        self._stamp: tuple[int, ...] | None = None
+        self._found: tuple[T] | None = None
+
+    def read(self) -> T:
+        """Returns what the store holds now.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+            Corrupted: the database is damaged.
+        """
+        stamp = self._store.stamp()  # before the reading: what is committed meanwhile changes it
+        if self._found is None or stamp is None or stamp != self._stamp:
+            with self._store.read(self._tables) as conn:
+                self._found = (self._query(conn),)
+            self._stamp = stamp
+        return self._found[0]
 
 
 def _open(url: str, wait_s: float) -> Engine:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tidemill.foundation.home import Home
+from tidemill.foundation.store import Remembered
 from tidemill.serving.keys import KeyRecord, Scope
 
 TABLES = sa.MetaData()
@@ -62,10 +63,10 @@ class StoreKeys:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._revision = Remembered(home.store, TABLES, current_revision)
 
     def revision(self) -> int:  # noqa: D102 - promised by KeySource
-        with self._home.store.read(TABLES) as conn:
-            return current_revision(conn)
+        return self._revision.read()
 
     def keys(self) -> tuple[KeyRecord, ...]:  # noqa: D102
         with self._home.store.read(TABLES) as conn:

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home
 from tidemill.foundation.names import check_name
+from tidemill.foundation.store import Remembered
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
 from tidemill.serving.plan import Deployment, Live
@@ -172,10 +173,10 @@ class StoreSource:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._revision = Remembered(home.store, TABLES, current_revision)
 
     def revision(self) -> int:  # noqa: D102 - promised by DeploymentSource
-        with self._home.store.read(TABLES) as conn:
-            return current_revision(conn)
+        return self._revision.read()
 
     def deployments(self) -> tuple[Deployment, ...]:  # noqa: D102
         with self._home.store.read(TABLES) as conn:

@@ -1,0 +1,112 @@
+"""Work on the ledger beside a server, each time in a process that ends when it is done.
+
+Reading a ledger takes engines that a server needs for nothing else: a process of its own gives
+their memory back, runs at a low priority, and takes nothing with it if it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidemill.foundation.environment import child_environment
+from tidemill.foundation.errors import TidemillError, Unavailable
+from tidemill.foundation.home import Home, open_home
+from tidemill.foundation.settings import Settings
+from tidemill_worker.process import die_with_parent
+
+_WITHIN_S = 600.0
+_NICE = 10
+
+
+async def do_chore(home: Home, name: str) -> Any:
+    """Has a process do a chore on an installation and returns what it says.
+
+    Raises:
+        Unavailable: it failed, with its reason.
+    """
+    command = (sys.executable, "-P", "-m", "tidemill.control.chores", name, str(os.getpid()))
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=child_environment(),
+        process_group=0,
+    )
+    # Settings may hold passwords: they go through a pipe, where nobody else can read them.
+    told = msgspec.json.encode(home.settings, enc_hook=str)
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            said, _ = await process.communicate(told)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    answer = msgspec.json.decode(said) if said else {"error": f"it ended with {process.returncode}"}
+    if "error" in answer:
+        raise Unavailable(f"the chore {name!r} failed: {answer['error']}")
+    return answer["done"]
+
+
+def ledger_stamp(path: Path) -> tuple[int, int, int]:
+    """Returns what changes whenever anything is added to a ledger: how many files, bytes, when."""
+    files, size, newest = 0, 0, 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):  # it was compacted away meanwhile
+                found = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - a string at hand
+                files, size, newest = (
+                    files + 1,
+                    size + found.st_size,
+                    max(newest, found.st_mtime_ns),
+                )
+    return files, size, newest
+
+
+def _compact(home: Home) -> int:
+    from tidemill.data.ledger import compact  # noqa: PLC0415 - for this process alone
+
+    return compact(home.ledger_path).segments
+
+
+def _score(home: Home) -> dict[str, Any]:
+    from tidemill.control.scores import score_live  # noqa: PLC0415 - as above
+
+    return score_live(home)
+
+
+CHORES: dict[str, Callable[[Home], Any]] = {"compact": _compact, "score": _score}
+"""compact: sealed segments become Parquet. score: what live applications served is judged."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Does the named chore with the settings that come on standard input."""
+    name, parent = arguments
+    die_with_parent(int(parent))
+    os.nice(_NICE)
+    settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings, dec_hook=_path)
+    try:
+        with open_home(settings) as home:
+            answer = {"done": CHORES[name](home)}
+    except TidemillError as error:
+        answer = {"error": str(error)}
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    return 0
+
+
+def _path(kind: type[Any], value: Any) -> Any:
+    if issubclass(kind, Path):
+        return kind(value)
+    raise NotImplementedError(kind)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
