@@ -6,6 +6,7 @@ Says on standard output, in one line of JSON, that it is ready, or why it cannot
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - a model may raise anything; the parent is told
         _tell(announce, {"ready": False, **_described(error)})
         return 1
+    gc.collect()
+    process.trim_memory()
     _tell(announce, {"ready": True, "pid": os.getpid()})
     server.Server(listener, runtime.predict, overrun_s=options.overrun_s).run()
     runtime.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -39,6 +40,13 @@ def limit() -> None:
     files = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def trim_memory() -> None:
+    """Gives back to the system what loading a model took for a while and the heap still holds."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _prctl(option: int, value: int) -> None:

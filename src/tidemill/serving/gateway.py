@@ -52,6 +52,7 @@ from tidemill.serving.query_log import QueryLog
 from tidemill.serving.questions import Questions
 from tidemill.serving.tracing import Tracing
 from tidemill.serving.watching import QueryWatch, Watches
+from tidemill_worker.process import trim_memory
 
 _ORPHAN_DRAIN_S = 1.0
 _MAX_FILES = 65_536
@@ -202,6 +203,7 @@ class Gateway:
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 20, 20)  # queries die by reference count
+            trim_memory()
             self._opened = True
             await self._front.open()
         self._channel.send(Activated(revision=revision))
