@@ -86,7 +86,8 @@ def test_a_server_follows_the_command_line(live: Any, tmp_path: Path) -> None:
         if process.stdout is not None:
             process.stdout.close()
     score = live("ledger", "score", "trips", "--json").json()
-    assert score["labels"] == {"received": 2, "joined": 2, "replaced": 0, "unmatched": 0}
+    counts = {"received": 2, "joined": 2, "replaced": 0, "unmatched": 0, "withdrawn": 0}
+    assert score["labels"] == counts
     assert score["report"]["overall"]["predictions"] == 2
     assert set(score["report"]["sources"]) == {"table", "model"}
     shown = live("ledger", "score", "trips")
