@@ -78,6 +78,7 @@ class Server:
     process: subprocess.Popen[bytes]
     port: int
     admin_port: int
+    grpc_port: int | None = None
     models: dict[str, Served] = field(default_factory=dict)
 
     @property
@@ -148,7 +149,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ``add``      versions 1 to 3 answer x + 1000·version, in the gateway
     ``slow``     answers 2·x after x ms, in a worker, within 300 ms; ``slow-default`` has a default
     """
-    folder = tmp_path_factory.mktemp("served")
+    with _everything(tmp_path_factory.mktemp("served")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def grpc_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with all that ``server`` has live, that speaks gRPC too."""
+    environment = {
+        "TIDEMILL_SERVE_GRPC_PORT": "0",
+        "TIDEMILL_SERVE_MAX_BODY_BYTES": str(1 << 20),
+        "TIDEMILL_SERVE_MODEL_CONTROL": "explicit",
+    }
+    with _everything(tmp_path_factory.mktemp("grpc"), **environment) as server:
+        yield server
+
+
+@contextmanager
+def _everything(folder: Path, **environment: str) -> Iterator[Server]:
     modules = folder / "modules"
     modules.mkdir()
     (modules / "slow_model.py").write_text(SLOW_MODEL)
@@ -158,7 +176,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             models = [_digits(home, folder), _delays(home, folder)]
             _add(home, folder)
             _slow(home, folder)
-            with _running(home, modules) as server:
+            with _running(home, modules, **environment) as server:
                 server.models = {model.name: model for model in models}
                 yield server
 
@@ -167,7 +185,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def _running(home: Home, folder: Path, **environment: str) -> Iterator[Server]:
     process, said = _started(home, folder, environment)
     try:
-        yield Server(home=home, process=process, port=said["port"], admin_port=said["admin_port"])
+        yield Server(
+            home=home,
+            process=process,
+            port=said["port"],
+            admin_port=said["admin_port"],
+            grpc_port=said["grpc_port"],
+        )
     finally:
         process.terminate()
         try:

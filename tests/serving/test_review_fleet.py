@@ -13,7 +13,7 @@ from tidemill.foundation.settings import LedgerSettings, LogSettings, ServeSetti
 from tidemill.serving import gateway_process
 from tidemill.serving.channel import Hello
 from tidemill.serving.children import Child
-from tidemill.serving.fleet import Fleet
+from tidemill.serving.fleet import Fleet, Place
 from tidemill.serving.listening import open_listener
 
 
@@ -43,9 +43,8 @@ def test_a_gateway_that_cannot_be_started_now_is_started_later(
                 ledger_path=str(tmp_path),
             )
             fleet = Fleet(
-                listener,
+                [Place(name="gateway-0", socket=listener)],
                 hello=hello,
-                gateways=1,
                 behind=lambda: None,
                 asked=lambda *_: None,
                 clock=SYSTEM_CLOCK,

@@ -23,6 +23,9 @@ def register(app: typer.Typer) -> None:
         admin_port: Annotated[
             int | None, typer.Option(help="The port of the admin API; 0 for any.")
         ] = None,
+        grpc_port: Annotated[
+            int | None, typer.Option(help="The port of queries by gRPC; 0 for any; off without.")
+        ] = None,
         gateways: Annotated[int | None, typer.Option(help="Gateway processes.")] = None,
         with_parent: WithParentOption = False,
         home: HomeOption = None,
@@ -34,6 +37,7 @@ def register(app: typer.Typer) -> None:
             "serve.host": host,
             "serve.port": port,
             "serve.admin_port": admin_port,
+            "serve.grpc_port": grpc_port,
             "serve.gateways": gateways,
         }
         if with_parent:
@@ -48,6 +52,8 @@ def register(app: typer.Typer) -> None:
                 scheme = "https" if serving.tls else "http"
                 admin = f"127.0.0.1:{serving.admin_port}/admin/v1/health"
                 on.out.print(f"serving {names} on {scheme}://{serving.host}:{serving.port}")
+                if serving.grpc_port is not None:
+                    on.out.print(f"gRPC on {serving.host}:{serving.grpc_port}")
                 on.out.print(f"admin API on {scheme}://{admin}")
 
             asyncio.run(serve_home(on.home, ready=ready))

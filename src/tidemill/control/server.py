@@ -36,6 +36,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     tls: bool
     admin_port: int
+    grpc_port: int | None
     applications: tuple[str, ...]
 
 
@@ -85,6 +86,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
                 port=port,
                 tls=certificate is not None,
                 admin_port=admin_port,
+                grpc_port=supervisor.status()["grpc_port"],
                 applications=tuple(supervisor.status()["applications"]),
             )
         )

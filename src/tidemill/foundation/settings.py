@@ -54,6 +54,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     port: Port = 8080
     admin_port: Port = 8081
     gateways: Positive = 1
+    grpc_port: Port | None = None
+    grpc_gateways: Positive = 1
     max_body_bytes: Positive = 8 << 20
     idle_timeout_s: Seconds = 75.0
     read_timeout_s: Seconds = 15.0

@@ -13,7 +13,6 @@ from tidemill import __version__
 from tidemill.data.ledger import LabelRecord, LedgerWriter, prediction_ids
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
-    InvalidInput,
     ModelFailed,
     NotReady,
     Unavailable,
@@ -22,7 +21,7 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Column
 from tidemill.serving import wire
 from tidemill.serving.answer_writer import AnswerWriter
-from tidemill.serving.exchange import Exchange
+from tidemill.serving.exchange import Caller, Exchange
 from tidemill.serving.guard import Guard
 from tidemill.serving.labels import judge, refusal
 from tidemill.serving.processor import Application, Processor
@@ -117,7 +116,7 @@ class DataPlane:
             inputs=inputs,
             n=n,
             arrived=arrived,
-            deadline=arrived + _allowed_s(application, asked.timeout_s),
+            deadline=arrived + application.allowed_s(asked.timeout_s),
             done=self._inferred,
             context=exchange,
             request=asked,
@@ -140,7 +139,7 @@ class DataPlane:
             inputs=inputs,
             n=n,
             arrived=arrived,
-            deadline=arrived + _allowed_s(application, timeout_s),
+            deadline=arrived + application.allowed_s(timeout_s),
             done=self._predicted,
             context=exchange,
             event_time=request.event_time,
@@ -173,7 +172,7 @@ class DataPlane:
                 parameters=parameters,
             )
         except Exception as error:  # noqa: BLE001 - an exchange must end
-            exchange.fail(_unwritable(query, error))
+            exchange.fail(unwritable(query, error))
             return
         _answer(exchange, body, header_length)
 
@@ -186,7 +185,7 @@ class DataPlane:
         try:
             body, header_length = writer.write(query, asked.request.id)
         except Exception as error:  # noqa: BLE001 - an exchange must end
-            exchange.fail(_unwritable(query, error))
+            exchange.fail(unwritable(query, error))
             return
         _answer(exchange, body, header_length)
 
@@ -205,7 +204,7 @@ class DataPlane:
                 sources=list(sources),
             )
         except Exception as error:  # noqa: BLE001 - an exchange must end
-            exchange.fail(_unwritable(query, error))
+            exchange.fail(unwritable(query, error))
             return
         exchange.answer(body)
 
@@ -271,15 +270,15 @@ class DataPlane:
 
     # Metadata
 
-    def server(self, exchange: Exchange) -> None:
+    def server(self, exchange: Caller) -> None:
         """Describes the server."""
         _json(exchange, {"name": SERVER_NAME, "version": __version__, "extensions": EXTENSIONS})
 
-    def live(self, exchange: Exchange) -> None:
+    def live(self, exchange: Caller) -> None:
         """Says that the process answers."""
         _json(exchange, {"live": True})
 
-    def ready(self, exchange: Exchange) -> None:
+    def ready(self, exchange: Caller) -> None:
         """Says whether an assignment is live."""
         if self._processor.revision == 0:
             raise NotReady("nothing is live yet", remedy="Wait, or deploy a model.")
@@ -292,7 +291,7 @@ class DataPlane:
             names = [name for name in names if principal.denial("query", name) is None]
         _json(exchange, {"models": names})
 
-    def model(self, exchange: Exchange, name: str, version: int | None) -> None:
+    def model(self, exchange: Caller, name: str, version: int | None) -> None:
         """Describes an application as a v2 model."""
         application = self._processor.application(name)
         if version is not None:
@@ -309,7 +308,7 @@ class DataPlane:
             },
         )
 
-    def model_ready(self, exchange: Exchange, name: str, version: int | None) -> None:
+    def model_ready(self, exchange: Caller, name: str, version: int | None) -> None:
         """Says whether an application answers."""
         application = self._processor.application(name)
         chosen = application.answering if version is None else [application.live_version(version)]
@@ -332,14 +331,15 @@ class DataPlane:
         task.add_done_callback(self._tasks.discard)
 
 
-def _unwritable(query: Query, error: Exception) -> ModelFailed:
+def unwritable(query: Query, error: Exception) -> ModelFailed:
+    """Returns the error of an answer that no protocol could carry."""
     return ModelFailed(
         f"version {query.version} of the model gave an answer that cannot be sent: {error}",
         remedy="Compare the model's outputs with its signature.",
     )
 
 
-def _json(exchange: Exchange, value: object) -> None:
+def _json(exchange: Caller, value: object) -> None:
     exchange.answer(msgspec.json.encode(value))
 
 
@@ -352,12 +352,3 @@ def _answer(exchange: Exchange, body: bytes, header_length: int | None) -> None:
             content_type=b"application/octet-stream",
             headers={b"inference-header-content-length": b"%d" % header_length},
         )
-
-
-def _allowed_s(application: Application, timeout_s: float | None) -> float:
-    """Returns how long an answer may take: the promise, or what the client said if that is less."""
-    if timeout_s is None:
-        return application.slo_s
-    if timeout_s <= 0.0:
-        raise InvalidInput("the timeout is not positive", remedy="Leave it out or raise it.")
-    return min(application.slo_s, timeout_s)

@@ -227,6 +227,22 @@ def error_body(message: str) -> bytes:
     return msgspec.json.encode({"error": message.encode(errors="replace").decode()})
 
 
+class Caller(Protocol):
+    """Whoever asked for an operation, by whatever protocol: answered or failed, once."""
+
+    body: bytes
+
+    @property
+    def principal(self) -> Principal | None:
+        """Whose key it came with, where keys are needed."""
+
+    def answer(self, body: bytes) -> None:
+        """Gives the answer, as JSON."""
+
+    def fail(self, error: TidemillError) -> None:
+        """Gives a typed error instead."""
+
+
 class Handler(Protocol):
     """What serves a request: it answers or fails the exchange, now or later."""
 

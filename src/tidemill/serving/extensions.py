@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tidemill.foundation.errors import InvalidInput, NotReady, Refused, TidemillError, Unavailable
-from tidemill.serving.exchange import Exchange
+from tidemill.serving.exchange import Caller
 from tidemill.serving.model_control import read_load
 from tidemill.serving.processor import Application, Processor
 from tidemill.serving.questions import Questions
@@ -47,16 +47,16 @@ class Extensions:
 
     # Statistics and configuration
 
-    def all_statistics(self, exchange: Exchange) -> None:
+    def all_statistics(self, caller: Caller) -> None:
         """Gives the statistics of every live version."""
-        self._later(exchange, lambda: self._statistics(None, None))
+        self._later(caller, lambda: self._statistics(None, None))
 
-    def statistics(self, exchange: Exchange, name: str, version: int | None) -> None:
+    def statistics(self, caller: Caller, name: str, version: int | None) -> None:
         """Gives the statistics of one application, or one version of it."""
         application = self._processor.application(name)
         if version is not None:
             application.live_version(version)
-        self._later(exchange, lambda: self._statistics(name, version))
+        self._later(caller, lambda: self._statistics(name, version))
 
     async def _statistics(self, name: str | None, version: int | None) -> bytes:
         try:
@@ -71,19 +71,19 @@ class Extensions:
         ]
         return msgspec.json.encode({"model_stats": shown})
 
-    def config(self, exchange: Exchange, name: str, version: int | None) -> None:
+    def config(self, caller: Caller, name: str, version: int | None) -> None:
         """Describes how an application is served, in the words of Triton's configuration."""
         application = self._processor.application(name)
         if version is not None:
             application.live_version(version)
-        exchange.answer(msgspec.json.encode(describe_config(application)))
+        caller.answer(msgspec.json.encode(describe_config(application)))
 
     # The model repository
 
-    def index(self, exchange: Exchange) -> None:
+    def index(self, caller: Caller) -> None:
         """Lists what is registered and what is live."""
         try:
-            wanted = _index_decoder.decode(exchange.body or b"{}")
+            wanted = _index_decoder.decode(caller.body or b"{}")
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(
                 f"the body is not an index request: {error}", remedy='Send {"ready": true} or {}.'
@@ -96,26 +96,26 @@ class Extensions:
             entries = msgspec.json.decode(told)
             return msgspec.json.encode([each for each in entries if each["state"] == "READY"])
 
-        self._later(exchange, listed)
+        self._later(caller, listed)
 
-    def load(self, exchange: Exchange, name: str) -> None:
+    def load(self, caller: Caller, name: str) -> None:
         """Makes a registered model live; answers once every gateway serves it."""
         self._check_control(f"failed to load {name[:100]!r}")
-        size = read_load(name, exchange.body)
+        size = read_load(name, caller.body)
         self._later(
-            exchange,
+            caller,
             lambda: self._questions.ask(
-                "load", model=name, max_batch=size, by=_by(exchange), within_s=CONTROL_WITHIN_S
+                "load", model=name, max_batch=size, by=_by(caller), within_s=CONTROL_WITHIN_S
             ),
         )
 
-    def unload(self, exchange: Exchange, name: str) -> None:
+    def unload(self, caller: Caller, name: str) -> None:
         """Makes an application answer nothing any more; answers once no gateway does."""
         self._check_control(f"failed to unload {name[:100]!r}")
         self._later(
-            exchange,
+            caller,
             lambda: self._questions.ask(
-                "unload", model=name, by=_by(exchange), within_s=CONTROL_WITHIN_S
+                "unload", model=name, by=_by(caller), within_s=CONTROL_WITHIN_S
             ),
         )
 
@@ -128,30 +128,30 @@ class Extensions:
 
     # What is not offered
 
-    def shared_memory(self, exchange: Exchange, **_: Any) -> None:  # noqa: ARG002 - never answered
+    def shared_memory(self, caller: Caller, **_: Any) -> None:  # noqa: ARG002 - never answered
         """Refuses client shared memory."""
         raise Refused(
             "shared memory of clients is not taken: it would let a client change what was checked",
             remedy="Send tensors in the request, in binary.",
         )
 
-    def _later(self, exchange: Exchange, work: Callable[[], Awaitable[bytes]]) -> None:
+    def _later(self, caller: Caller, work: Callable[[], Awaitable[bytes]]) -> None:
         async def answer() -> None:
             try:
-                exchange.answer(await work())
+                caller.answer(await work())
             except TidemillError as error:
-                exchange.fail(error)
-            except Exception as error:  # noqa: BLE001 - an exchange must end
-                exchange.fail(Unavailable(f"it cannot be answered: {error}"))
+                caller.fail(error)
+            except Exception as error:  # noqa: BLE001 - a caller must end
+                caller.fail(Unavailable(f"it cannot be answered: {error}"))
 
         task = asyncio.get_running_loop().create_task(answer())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-def _by(exchange: Exchange) -> str:
+def _by(caller: Caller) -> str:
     """Says who asks, for the audit."""
-    key = exchange.principal
+    key = caller.principal
     return "v2 repository" if key is None else f"v2 repository, key {key.name!r}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +23,20 @@ _COMPLETE_WITHIN_S = 30.0
 _GIVE_UP_AFTER = 3
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a gateway is to be: its name, the socket that its queries come in on, what it runs."""
+
+    name: str
+    socket: socket.socket
+    module: str = MODULE
+
+
 @dataclass(slots=True)
 class _Slot:
     """One place for a gateway, and who is in it."""
 
-    name: str
+    place: Place
     gateway: GatewayProcess | None = None
     deaths: Deaths = field(default_factory=Deaths)
 
@@ -38,33 +47,27 @@ class Fleet:
     A gateway that dies is replaced at once; the new one gets what is live before it accepts.
 
     Args:
-        listener: the socket that queries come in on.
-        hello: how gateways are to serve; each gets a name of its own.
-        gateways: how many.
+        places: where a gateway is to be, each.
+        hello: how gateways are to serve; each gets the name of its place.
         behind: called when a gateway could not be given what is live.
         asked: called when a gateway asks for something.
         clock: measures how long they lived.
-        module: what a gateway process runs.
     """
 
     def __init__(
         self,
-        listener: socket.socket,
+        places: Sequence[Place],
         *,
         hello: Hello,
-        gateways: int,
         behind: Callable[[], None],
         asked: Callable[[GatewayProcess, Asked], None],
         clock: Clock,
-        module: str = MODULE,
     ) -> None:
-        self._listener = listener
         self._hello = hello
-        self._slots = [_Slot(f"gateway-{number}") for number in range(gateways)]
+        self._slots = [_Slot(place) for place in places]
         self._behind = behind
         self._asked = asked
         self._clock = clock
-        self._module = module
         self._members: set[GatewayProcess] = set()
         self._joined = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
@@ -159,7 +162,7 @@ class Fleet:
         """Returns what runs, for people."""
         return [
             {
-                "name": slot.name,
+                "name": slot.place.name,
                 "pid": None if slot.gateway is None else slot.gateway.pid,
                 "restarts": slot.deaths.total,
                 "revision": _revision(slot.gateway),
@@ -175,10 +178,10 @@ class Fleet:
 
     async def _life(self, slot: _Slot) -> float:
         """Runs one gateway from start to end; returns how long to wait for the next one."""
-        gateway = GatewayProcess(self._listener, asked=self._asked, module=self._module)
+        gateway = GatewayProcess(slot.place.socket, asked=self._asked, module=slot.place.module)
         began = self._clock.monotonic()
         try:
-            await gateway.start(_named(self._hello, slot.name))
+            await gateway.start(_named(self._hello, slot.place.name))
         except OSError as error:  # no memory, processes or descriptors left: maybe later
             return self._died(slot, began, f"not started: {error}")
         slot.gateway = gateway
@@ -201,7 +204,7 @@ class Fleet:
     def _died(self, slot: _Slot, began: float, ended: str) -> float:
         delay_s = slot.deaths.update(self._clock.monotonic() - began)
         self.restarts += 1
-        self._log.warning("gateway.ended", gateway=slot.name, ended=ended)
+        self._log.warning("gateway.ended", gateway=slot.place.name, ended=ended)
         if self.live is None and slot.deaths.in_a_row >= _GIVE_UP_AFTER:
             raise Unavailable(
                 f"gateways cannot be started: the last one ended with {ended}",

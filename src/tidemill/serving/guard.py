@@ -76,16 +76,37 @@ class Guard:
         if table is None:
             return
         if access.scope is not None:
-            now = self._clock.now()
-            found = table.principal(head.authorization, now)
-            if isinstance(found, Denial):
-                raise self._denied(found)
-            self._used.of(found.name).value = now
-            denial = found.denial(access.scope, access.application, whole=access.whole)
-            if denial is not None:
-                raise self._denied(denial)
-            head.principal = found
+            head.principal = self.identify(head.authorization)
+            self.permit(head.principal, access)
         head.admitted_by = table
+
+    def identify(self, authorization: bytes) -> Principal | None:
+        """Returns whose key it is; None where no key is needed.
+
+        Raises:
+            Unauthenticated: it is no key that counts.
+        """
+        table = self.table
+        if table is None:
+            return None
+        now = self._clock.now()
+        found = table.principal(authorization, now)
+        if isinstance(found, Denial):
+            raise self._denied(found)
+        self._used.of(found.name).value = now
+        return found
+
+    def permit(self, principal: Principal | None, access: Access) -> None:
+        """Does nothing if that key may.
+
+        Raises:
+            NotPermitted: it may not.
+        """
+        if principal is None or access.scope is None:
+            return
+        denial = principal.denial(access.scope, access.application, whole=access.whole)
+        if denial is not None:
+            raise self._denied(denial)
 
     def take_labels(self, principal: Principal | None, n: int) -> None:
         """Counts labels against their key.

@@ -1,10 +1,15 @@
-"""The listening socket: opened once by the supervisor, inherited by every gateway."""
+"""The sockets of a server: opened once by the supervisor, inherited by every gateway.
+
+HTTP gateways accept from one listening socket. gRPC's library takes none that is open already: its
+gateways each open their own at the port that the supervisor keeps for them.
+"""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
 import socket
+from typing import Any
 
 from tidemill.foundation.errors import Conflict, InvalidSettings, Refused
 from tidemill.foundation.settings import ServeSettings
@@ -29,6 +34,52 @@ def open_listener(
         InvalidSettings: the host is not an address of this machine.
     """
     host, port = settings.host, settings.port
+    family, address = _address(settings, host, port, guarded=guarded)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise _refusal(host, port, setting, error) from error
+    return listener
+
+
+def reserve_port(settings: ServeSettings, *, guarded: bool = False) -> socket.socket | None:
+    """Keeps the port of gRPC for this user's processes; None if gRPC is off.
+
+    The socket is bound and never listens: gateways bind to the same address beside it, and while it
+    is there nobody else's server gets the port. The caller closes it.
+
+    Raises:
+        Refused: as ``open_listener``.
+        Conflict: the port is taken.
+        InvalidSettings: the host is not an address of this machine.
+    """
+    host, port, setting = settings.host, settings.grpc_port, "serve.grpc_port"
+    if port is None:
+        return None
+    family, address = _address(settings, host, port, guarded=guarded)
+    kept = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as alone:
+            # Whoever shares the port on purpose, as another server of ours, would let us in.
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind(address)
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        kept.bind(address)
+    except OSError as error:
+        kept.close()
+        raise _refusal(host, port, setting, error) from error
+    return kept
+
+
+def _address(
+    settings: ServeSettings, host: str, port: int, *, guarded: bool
+) -> tuple[socket.AddressFamily, Any]:
+    """Returns what to bind to, if this server may be reached there."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -44,16 +95,7 @@ def open_listener(
             remedy="Make a key (tidemill keys create) and set serve.tls_cert and serve.tls_key; "
             "or listen on 127.0.0.1 behind a proxy; or set serve.allow_public.",
         )
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise _refusal(host, port, setting, error) from error
-    return listener
+    return family, address
 
 
 def _refusal(host: str, port: int, setting: str, error: OSError) -> Conflict | InvalidSettings:

@@ -78,6 +78,18 @@ class Application:
         weighted = zip(self.versions, self.deployment.versions, strict=True)
         return [version for version, live in weighted if live.weight > 0.0]
 
+    def allowed_s(self, timeout_s: float | None) -> float:
+        """Returns how long an answer may take: the promise, or the client's time if that is less.
+
+        Raises:
+            InvalidInput: the client gives no time at all.
+        """
+        if timeout_s is None:
+            return self.slo_s
+        if timeout_s <= 0.0:
+            raise InvalidInput("the timeout is not positive", remedy="Leave it out or raise it.")
+        return min(self.slo_s, timeout_s)
+
     def live_version(self, number: int) -> LiveVersion:
         """Returns the version that a client insists on.
 

@@ -76,7 +76,7 @@ class PathRoutes:
             if match := pattern.match(path):
                 named: dict[str, Any] = {"name": unquote(match["name"])}
                 if operation.versioned:
-                    named["version"] = _version(match.groupdict().get("version"))
+                    named["version"] = version_of(match.groupdict().get("version"))
                 return partial(serve, **named), operation.method.encode()
         raise NotFound(
             f"nothing is served at {path[:100]!r}",
@@ -89,7 +89,12 @@ def _name_of(handler: Handler) -> str:
     return name
 
 
-def _version(text: str | None) -> int | None:
+def version_of(text: str | None) -> int | None:
+    """Returns the version that a client names, if it names one.
+
+    Raises:
+        InvalidInput: it is not a number.
+    """
     if text is None:
         return None
     if not _VERSION.fullmatch(text):

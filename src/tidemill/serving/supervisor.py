@@ -11,26 +11,28 @@ import asyncio
 import contextlib
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock, iso
-from tidemill.foundation.errors import TidemillError
+from tidemill.foundation.errors import TidemillError, Unavailable
 from tidemill.foundation.instruments import Instruments, render
 from tidemill.foundation.logs import log
 from tidemill.foundation.settings import LedgerSettings, LogSettings, ServeSettings
 from tidemill.serving.channel import Hello
 from tidemill.serving.convergence import Placed, assign, place
-from tidemill.serving.fleet import Fleet
+from tidemill.serving.fleet import Fleet, Place
 from tidemill.serving.gateway_process import MODULE, Failure
 from tidemill.serving.inquiries import Inquiries
 from tidemill.serving.key_feed import KeyFeed
 from tidemill.serving.key_store import KeySource
-from tidemill.serving.listening import open_listener
+from tidemill.serving.listening import open_listener, reserve_port
 from tidemill.serving.live import DeploymentSource
 from tidemill.serving.model_control import ModelControl
 from tidemill.serving.plan import Deployment
@@ -41,6 +43,7 @@ from tidemill.serving.tracing import check_tracing
 from tidemill.serving.worker_pool import WorkerPool, describe
 from tidemill.serving.worker_process import LOADER, WorkerProcess
 
+GRPC_MODULE = "tidemill.serving.rpc.gateway"
 _POLL_S = 0.1
 _RETRY_S = 2.0
 _DRAINED_WITHIN_S = 60.0
@@ -104,6 +107,7 @@ class Supervisor:
         self._refusals: dict[str, Refusal] = {}
         self._wanted: int | None = None
         self._port: int | None = None
+        self._grpc_port: int | None = None
         self._fleet: Fleet | None = None
         self._pool: WorkerPool | None = None
         self._wake = asyncio.Event()
@@ -130,27 +134,33 @@ class Supervisor:
         Raises:
             Refused: the address can be reached from elsewhere, and nobody said that it may be.
             Conflict: the port is taken.
-            Unavailable: gateways cannot be started, or OpenTelemetry is not installed.
+            Unavailable: gateways cannot be started, or OpenTelemetry or gRPC is not installed.
             InvalidSettings: the certificate or its key cannot be used, or traces cannot be sent
                 where the settings say.
         """
         check_tracing(self._settings)
+        check_grpc(self._settings)
         secured = certificate_of(self._settings) is not None
-        listener = open_listener(self._settings, guarded=secured and await self._needs_key())
+        guarded = secured and await self._needs_key()
+        listener = open_listener(self._settings, guarded=guarded)
+        try:
+            reserved = reserve_port(self._settings, guarded=guarded)
+        except BaseException:
+            listener.close()
+            raise
         sockets = Path(tempfile.mkdtemp(prefix="serve-", dir=self._run_path))
         try:
             self._port = listener.getsockname()[1]
+            self._grpc_port = None if reserved is None else reserved.getsockname()[1]
             self._pool = WorkerPool(
                 sockets, wanted=self._wake.set, clock=self._clock, loader=self._loader
             )
             self._fleet = Fleet(
-                listener,
+                self._places(listener, reserved),
                 hello=self._hello,
-                gateways=self._settings.gateways,
                 behind=self._wake.set,
                 asked=self._inquiries.asked,
                 clock=self._clock,
-                module=self._gateway_module,
             )
             self._feed = KeyFeed(
                 self._keys,
@@ -163,14 +173,30 @@ class Supervisor:
             await self._serve(self._fleet, ready, stop)
         finally:
             listener.close()
+            if reserved is not None:
+                reserved.close()
             await self._shut_down()
             shutil.rmtree(sockets, ignore_errors=True)
+
+    def _places(self, listener: socket.socket, reserved: socket.socket | None) -> list[Place]:
+        settings = self._settings
+        places = [
+            Place(name=f"gateway-{number}", socket=listener, module=self._gateway_module)
+            for number in range(settings.gateways)
+        ]
+        if reserved is not None:
+            places += [
+                Place(name=f"grpc-{number}", socket=reserved, module=GRPC_MODULE)
+                for number in range(settings.grpc_gateways)
+            ]
+        return places
 
     def status(self) -> dict[str, Any]:
         """Returns what is wanted, what is live, who runs, and what was refused and why."""
         live = None if self._fleet is None else self._fleet.live
         return {
             "port": self._port,
+            "grpc_port": self._grpc_port,
             "revision_wanted": self._wanted,
             "revision_live": None if live is None else live.revision,
             "applications": {
@@ -405,6 +431,21 @@ class Supervisor:
         restarted = {} if self._pool is None else self._pool.restarted()
         show_processes(own, status["gateways"], status["workers"], restarted)
         return own
+
+
+def check_grpc(settings: ServeSettings) -> None:
+    """Does nothing where gRPC is off, or can be served.
+
+    Raises:
+        Unavailable: the extra ``grpc`` is not installed.
+    """
+    if settings.grpc_port is None:
+        return
+    if not all(map(find_spec, ("grpc", "google"))) or find_spec("google.protobuf") is None:
+        raise Unavailable(
+            "serve.grpc_port is set, and gRPC is not installed",
+            remedy="Install the extra: pip install 'tidemill[grpc]'.",
+        )
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

@@ -29,6 +29,8 @@ class Certificate:
         self._seen: tuple[object, ...] = ()
         self._context: ssl.SSLContext | None = None
         self._log = log("serving.tls")
+        self.pems = (b"", b"")
+        """The certificate and its key as they were loaded, for who makes no use of ``context``."""
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -49,6 +51,7 @@ class Certificate:
         else:
             self._read(self._context)
         self._seen = seen
+        self.pems = self._cert.read_bytes(), self._key.read_bytes()
 
     async def follow(self) -> None:
         """Looks every second whether the files changed; what cannot be used changes nothing."""

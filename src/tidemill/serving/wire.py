@@ -120,6 +120,29 @@ def read_infer(
     request = decode_infer(json_bytes)
     sent = _by_name(request.inputs, signature)
     blobs = _cut_tensors(request.inputs, blob)
+    inputs, n = _arrays(sent, blobs, signature)
+    return request, inputs, n
+
+
+def read_tensors(
+    sent: list[InputTensor], blobs: dict[str, bytes], signature: Signature
+) -> tuple[Batch, int]:
+    """Returns the tensors of a request as arrays (n, …), and n.
+
+    Args:
+        sent: the tensors.
+        blobs: by name, the bytes of those that came in binary.
+        signature: what the application's model takes.
+
+    Raises:
+        InvalidInput: they are not for this signature; the tensor and remedy are named.
+    """
+    return _arrays(_by_name(sent, signature), blobs, signature)
+
+
+def _arrays(
+    sent: dict[str, InputTensor], blobs: dict[str, bytes], signature: Signature
+) -> tuple[Batch, int]:
     n = -1
     arrays: Batch = {}
     for column in signature.inputs:
@@ -131,7 +154,7 @@ def read_infer(
             )
         n = len(array)
         arrays[column.name] = array
-    return request, arrays, check_rows(n)
+    return arrays, check_rows(n)
 
 
 def decode_infer(json_bytes: bytes) -> InferRequest:

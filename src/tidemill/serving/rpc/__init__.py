@@ -1,0 +1,3 @@
+"""The gRPC edge: a gateway with another front; nothing else imports gRPC or protobuf."""
+
+__all__: list[str] = []
