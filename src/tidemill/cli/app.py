@@ -21,6 +21,7 @@ VERBS = (
     "serve",
     "top",
     "models",
+    "environment",
     "promote",
     "rollback",
     "table",

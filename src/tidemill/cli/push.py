@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tidemill.cli.environment import print_environment
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session
 from tidemill.control import rollout
 
@@ -28,6 +29,10 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="Rows (CSV, Parquet, .npy) on which a compiled model must agree."),
         ] = None,
+        requirements: Annotated[
+            Path | None,
+            typer.Option(help="What the environment of a function is to hold (requirements.txt)."),
+        ] = None,
         deploy: Annotated[
             bool, typer.Option("--deploy/--no-deploy", help="Make it live under its name.")
         ] = True,
@@ -43,8 +48,10 @@ def register(app: typer.Typer) -> None:
                 name,
                 trust_code=trust_code,
                 sample=sample,
+                requirements=requirements,
                 go_live=deploy,
                 by="cli",
+                say=lambda words: on.err.print(words, markup=False) if on.progress_on else None,
             )
             on.show(done, lambda out: _print(out, done))
 
@@ -59,6 +66,8 @@ def _print(out: Console, done: rollout.Live) -> None:
         out.print(f"  not compiled: {model.reason}", markup=False)
     if model.batch_1_ms is not None:
         out.print(f"  one row takes {model.batch_1_ms:.3f} ms")
+    if model.environment is not None:
+        print_environment(out, model.environment)
     if done.revision is None:
         out.print(
             f"  not live; make it so with: tidemill promote {done.application} {model.version}"

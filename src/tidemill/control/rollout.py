@@ -11,6 +11,7 @@ from tidemill.control.deployments import Terms, attach_table, deploy, get_deploy
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
+from tidemill.models.environments import Say
 from tidemill.recipes.push import PushedModel, push_model
 from tidemill.recipes.recipe import Recipe, get_recipe
 from tidemill.recipes.table import build_table, examples_source
@@ -130,11 +131,21 @@ def push(
     *,
     trust_code: bool,
     sample: Path | None = None,
+    requirements: Path | None = None,
     go_live: bool = True,
     by: str,
+    say: Say = lambda _: None,
 ) -> Live:
     """Registers a model file and, if wanted, makes it live under its name."""
-    pushed = push_model(home, path, name, trust_code=trust_code, sample=sample)
+    pushed = push_model(
+        home,
+        path,
+        name,
+        trust_code=trust_code,
+        sample=sample,
+        requirements=requirements,
+        say=say,
+    )
     if not go_live:
         return Live(model=pushed, application=name, revision=None)
     deployment = deploy(

@@ -13,6 +13,14 @@ _NEEDED = frozenset(
 )
 _NEEDED_PREFIXES = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_", "ORT_")
 
+_FOR_INSTALLERS = frozenset(
+    {
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "XDG_CONFIG_HOME"),
+        *("XDG_CACHE_HOME", "XDG_CONFIG_DIRS"),
+    }
+)
+
 
 def child_environment(
     extra: Mapping[str, str] = {}, *, environ: Mapping[str, str] | None = None
@@ -32,3 +40,22 @@ def child_environment(
         if name in _NEEDED or name.startswith(_NEEDED_PREFIXES)
     }
     return {**kept, **extra}
+
+
+def installer_environment(*, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Returns what uv and pip are given: how this machine reaches its package index, on top.
+
+    Example:
+        >>> installer_environment(environ={"PIP_INDEX_URL": "there", "AWS_SECRET_ACCESS_KEY": "x"})
+        {'PIP_INDEX_URL': 'there'}
+    """
+    source = os.environ if environ is None else environ
+    needed = child_environment(environ=source)
+    for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
+        needed.pop(name, None)
+    reaching = {
+        name: value
+        for name, value in source.items()
+        if name.upper() in _FOR_INSTALLERS or name.startswith(("PIP_", "UV_"))
+    }
+    return {**needed, **reaching}

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tidemill.foundation.errors import InvalidModel, NotTrusted
 from tidemill.models.format import ModelManifest, read_manifest, verify_model
+from tidemill.models.requirements import LOCK
 from tidemill.models.runtimes.onnx import open_onnx
 from tidemill.models.runtimes.sklearn import open_sklearn
 from tidemill.models.signature import Batch, Signature
@@ -56,6 +57,11 @@ def open_runtime(folder: Path, *, trust_code: bool = False, threads: int = 1) ->
         Unavailable: the framework that loads it is not installed.
     """
     manifest = read_manifest(folder)
+    if LOCK in manifest.files:
+        raise InvalidModel(
+            f"model {manifest.name!r} has an environment of its own, and is not opened here",
+            remedy="Serve it: its workers run in its environment.",
+        )
     opener = _RUNTIMES.get(manifest.runtime)
     if opener is None:
         raise InvalidModel(

@@ -10,6 +10,7 @@ import numpy as np
 
 from tidemill.foundation.errors import InvalidInput, InvalidModel, ModelFailed, NotFound, NotTrusted
 from tidemill.foundation.home import Home
+from tidemill.models.environments import Environment, Say
 from tidemill.models.format import CompilationReport, read_manifest
 from tidemill.models.packaging import (
     infer_sklearn_signature,
@@ -21,6 +22,7 @@ from tidemill.models.probing import probe_rows
 from tidemill.models.registry import Registry
 from tidemill.models.runtimes.sklearn import load_estimator
 from tidemill.models.signature import Batch, Signature
+from tidemill.recipes.isolated import package_isolated, restore_environment
 from tidemill.recipes.table import read_rows
 from tidemill.training.examples import feature_batch
 
@@ -37,6 +39,7 @@ class PushedModel(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     batch_1_ms: float | None
+    environment: Environment | None = None
 
 
 def push_model(
@@ -46,6 +49,8 @@ def push_model(
     *,
     trust_code: bool = False,
     sample: Path | None = None,
+    requirements: Path | None = None,
+    say: Say = lambda _: None,
 ) -> PushedModel:
     """Registers a model file, compiled where a sample shows that this changes no answer.
 
@@ -55,11 +60,28 @@ def push_model(
         name: the model's name.
         trust_code: the caller vouches for code that the file brings.
         sample: rows on which the compiled and the original model must agree; made up if None.
+        requirements: a file of what its own environment is to hold; of a function only.
+        say: told what takes a while.
 
     Raises:
         InvalidModel: it is none of these, or cannot be used.
         NotTrusted: it brings code and nobody vouched for it.
     """
+    environment: Environment | None = None
+    if requirements is not None:
+        with home.scratch("push") as work:
+            environment = package_isolated(
+                home,
+                path,
+                name,
+                work,
+                requirements=requirements,
+                trust_code=trust_code,
+                rows=None if sample is None else lambda known: read_sample(sample, known),
+                say=say,
+            )
+            pushed = _register(home, work / "model", name, trust_code=True)
+            return msgspec.structs.replace(pushed, environment=environment)
     kind = inspect_path(path)
     if kind == "joblib" and not trust_code:
         raise NotTrusted(
@@ -74,7 +96,10 @@ def push_model(
             _package_joblib(path, name, folder, sample, home)
         else:
             folder = path
-        return _register(home, folder, name, trust_code=trust_code)
+            if trust_code:
+                environment = restore_environment(home, folder, say=say)
+        pushed = _register(home, folder, name, trust_code=trust_code)
+        return msgspec.structs.replace(pushed, environment=environment)
 
 
 def _package_joblib(path: Path, name: str, folder: Path, sample: Path | None, home: Home) -> None:

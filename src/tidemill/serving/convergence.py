@@ -58,6 +58,7 @@ def place(source: DeploymentSource, deployment: Deployment) -> Placed:
                 folder=str(resolved.folder),
                 trust_code=resolved.trust_code,
                 threads=deployment.plan.threads,
+                python=None if resolved.python is None else str(resolved.python),
             )
         versions.append(PlacedVersion(live=live, resolved=resolved, worker=worker))
     return Placed(deployment=deployment, versions=tuple(versions))

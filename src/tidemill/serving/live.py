@@ -18,8 +18,10 @@ from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home
 from tidemill.foundation.names import check_name
 from tidemill.foundation.store import Remembered
+from tidemill.models.environments import environments_path, find_environment
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
+from tidemill.models.requirements import read_lock
 from tidemill.serving.plan import Deployment, Live
 from tidemill.tables.catalog import fetch_table
 
@@ -140,11 +142,15 @@ def current_revision(conn: Connection) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """Where a live version's verified files are on this machine, and whether to trust its code."""
+    """Where a live version's verified files are on this machine, and whether to trust its code.
+
+    ``python`` is the interpreter of its own environment, if it has requirements.
+    """
 
     folder: Path
     table: Path | None = None
     trust_code: bool = False
+    python: Path | None = None
 
 
 class DeploymentSource(Protocol):
@@ -188,15 +194,20 @@ class StoreSource:
             folder=folder,
             table=None if live.table is None else fetch_table(self._home, live.table),
             trust_code=read_manifest(folder).trust == "code",
+            python=_python(environments_path(self._home.cache_path), folder, live),
         )
 
 
 class CandidateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a ``FileSource`` reads; ``folders`` are absolute, by "model:version"."""
+    """What a ``FileSource`` reads; ``folders`` are absolute, by "model:version".
+
+    ``environments`` is the folder of the environments of models that have requirements.
+    """
 
     deployments: tuple[Deployment, ...]
     folders: dict[str, str]
     tables: dict[str, str] = {}
+    environments: str = ""
     trust_code: bool = False
 
 
@@ -237,10 +248,12 @@ class FileSource:
                 f"{str(self._path)!r} has no folder for table {live.table!r}",
                 remedy='Add it to "tables".',
             )
+        folder = Path(content.folders[name])
         return Resolved(
-            folder=Path(content.folders[name]),
+            folder=folder,
             table=None if live.table is None else Path(content.tables[live.table]),
             trust_code=content.trust_code,
+            python=_python(Path(content.environments), folder, live),
         )
 
     def _read(self) -> CandidateFile:
@@ -255,6 +268,14 @@ class FileSource:
                 remedy="Write deployments and folders as JSON.",
             ) from error
         return self._seen[1]
+
+
+def _python(environments: Path, folder: Path, live: Live) -> Path | None:
+    """Returns the interpreter of a version's own environment, which must be there already."""
+    lock = read_lock(folder, read_manifest(folder))
+    if lock is None:
+        return None
+    return find_environment(environments, lock, model=live.model, version=live.version)
 
 
 def _next_revision(conn: Connection) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tidemill.models.format import ModelManifest
+from tidemill.models.requirements import LOCK
 from tidemill.serving.plan import ServingPlan
 
 _COMPILED = "onnx"
@@ -14,8 +15,11 @@ def decide_placement(plan: ServingPlan, manifest: ModelManifest) -> Literal["gat
     """Returns where a version runs.
 
     ``auto`` puts a model into the gateway only if it is compiled, and a batch of one was measured
-    and is short: everything else on the event loop waits meanwhile.
+    and is short: everything else on the event loop waits meanwhile. A model with requirements of
+    its own runs in workers, whatever the plan says.
     """
+    if LOCK in manifest.files:
+        return "worker"
     if plan.placement != "auto":
         return plan.placement
     latency = manifest.latency

@@ -17,13 +17,17 @@ from tidemill.foundation.errors import InvalidModel, TidemillError, Unavailable
 from tidemill.serving.children import Child
 
 LOADER = "tidemill.models.runtime:open_runtime"
+_LOADER_OF_ITS_OWN = "tidemill_worker.loading:open_model"
 _READY_WITHIN_S = 120.0
 _STOP_GRACE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerKey:
-    """What a worker serves; workers with equal keys can stand in for each other."""
+    """What a worker serves; workers with equal keys can stand in for each other.
+
+    ``python`` is the interpreter of the model's own environment, if it has one.
+    """
 
     application: str
     model: str
@@ -31,6 +35,7 @@ class WorkerKey:
     folder: str
     trust_code: bool
     threads: int
+    python: str | None = None
 
 
 class _Announcement(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,13 +52,17 @@ class WorkerProcess:
     Args:
         key: what it serves.
         socket: where it listens.
-        loader: "module:function" that opens the model inside the worker.
+        loader: "module:function" that opens the model inside the worker; a model in an environment
+            of its own is opened by what is there of the worker's.
     """
 
     def __init__(self, key: WorkerKey, socket: Path, *, loader: str = LOADER) -> None:
         self.key = key
         self.socket = socket
-        command = [sys.executable, "-P", "-m", "tidemill_worker"]
+        command = [sys.executable, "-P"]
+        if key.python is not None:
+            command, loader = [key.python, "-I"], _LOADER_OF_ITS_OWN
+        command += ["-m", "tidemill_worker"]
         command += ["--socket", str(socket), "--loader", loader, "--folder", key.folder]
         command += ["--threads", str(key.threads), "--parent", str(os.getpid())]
         if key.trust_code:

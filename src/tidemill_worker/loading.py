@@ -1,0 +1,74 @@
+"""Opens a model where there is nothing of Tidemill's but this package, once its files match.
+
+This is what a worker does in an environment that a model's own requirements made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidemill_worker.functions import Corrupted, InvalidModel, open_function
+
+_MANIFEST = "model.json"
+_MAX_MANIFEST_BYTES = 16 << 20
+
+
+class _Files(msgspec.Struct, frozen=True):
+    name: str
+    runtime: str
+    files: dict[str, str]
+
+
+def open_model(folder: Path, *, trust_code: bool, threads: int) -> Any:
+    """Loads the model of a folder once the folder holds exactly its files, unchanged.
+
+    Args:
+        folder: a model folder.
+        trust_code: somebody vouched for the code.
+        threads: how many one call may use.
+
+    Raises:
+        Corrupted: a file is missing, changed, a link, or not the model's.
+        InvalidModel: it is no model folder, or nothing here opens its runtime.
+        NotTrusted: nobody vouched for it.
+    """
+    verify(folder)
+    return open_function(folder, trust_code=trust_code, threads=threads)
+
+
+def verify(folder: Path) -> None:
+    """Makes sure that a folder holds exactly the files that its ``model.json`` names.
+
+    Raises:
+        InvalidModel: there is no such file, or it cannot be read.
+        Corrupted: a file is missing, changed, a link, or not named.
+    """
+    try:
+        with (folder / _MANIFEST).open("rb") as file:
+            told = msgspec.json.decode(file.read(_MAX_MANIFEST_BYTES), type=_Files)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InvalidModel(f"{str(folder)!r} is no model folder: {error}") from error
+    present = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+    del present[_MANIFEST]
+    for name, path in present.items():
+        if path.is_symlink() or name not in told.files:
+            raise Corrupted(f"file {name[:200]!r} of model {told.name!r} is not the model's")
+    for name, digest in told.files.items():
+        if name not in present or _sha256(present[name]) != digest:
+            raise Corrupted(
+                f"file {name[:200]!r} of model {told.name!r} is not what was written",
+                remedy="Push the model again.",
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,93 @@
+"""Tries a model in the environment that it will be served in: ``python -m tidemill_worker.trial``.
+
+``describe CODE FUNCTION`` says the function's columns; ``measure FOLDER`` opens the model folder,
+asks it and says how long a call takes. One line of JSON on standard output: what was found, or
+``{"error": {"kind": …, "what": …, "remedy": …}}``. What the model prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tidemill_worker import process
+from tidemill_worker.frames import Batch
+from tidemill_worker.functions import InvalidModel, load_function
+from tidemill_worker.loading import open_model
+from tidemill_worker.signatures import describe_function
+from tidemill_worker.warmup import synthetic_row
+
+_CALLS = 50
+_MEASURED_S = 0.5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Tries what the arguments name; returns 0 if that went well."""
+    verb, *rest = sys.argv[1:] if arguments is None else arguments
+    process.limit()
+    out = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        said = _describe(*rest) if verb == "describe" else _measure(*rest)
+    except Exception as error:  # noqa: BLE001 - a model may raise anything; the caller is told
+        what = str(getattr(error, "what", "")) or f"{type(error).__name__}: {error}"
+        remedy = str(getattr(error, "remedy", ""))
+        kind = type(error).__name__
+        said = {"error": {"kind": kind, "what": what[:4096], "remedy": remedy[:4096]}}
+    with os.fdopen(out, "wb") as file:
+        file.write(msgspec.json.encode(said) + b"\n")
+    return 1 if "error" in said else 0
+
+
+def _describe(code: str, function: str) -> dict[str, Any]:
+    loaded = load_function(Path(code), function)
+    signature = describe_function(loaded.call)
+    if signature is None:
+        raise InvalidModel(
+            f"{function[:200]!r} does not say what it takes and gives",
+            remedy="Annotate its parameters and what it returns, or give it a signature attribute.",
+        )
+    return {"signature": signature}
+
+
+def _measure(folder: str, rows: str | None = None) -> dict[str, Any]:
+    model = open_model(Path(folder), trust_code=True, threads=1)
+    columns = model.signature.inputs
+    row = synthetic_row(columns) if rows is None else _rows(Path(rows))
+    n = len(next(iter(row.values())))
+    singles = [{name: array[i : i + 1] for name, array in row.items()} for i in range(min(n, 64))]
+    many = {name: np.resize(array, (64, *array.shape[1:])) for name, array in row.items()}
+    model.predict(row)
+    found = {"batch_1_s": _median_s(model, singles), "batch_64_s": _median_s(model, [many])}
+    model.close()
+    return found
+
+
+def _rows(path: Path) -> Batch:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {
+            name: array.astype(object) if array.dtype.kind == "U" else array
+            for name, array in arrays.items()
+        }
+
+
+def _median_s(model: Any, batches: list[Batch]) -> float:
+    seconds: list[float] = []
+    end = time.perf_counter() + _MEASURED_S
+    while len(seconds) < _CALLS and (len(seconds) < 3 or time.perf_counter() < end):
+        start = time.perf_counter()
+        model.predict(batches[len(seconds) % len(batches)])
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
