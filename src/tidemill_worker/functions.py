@@ -308,7 +308,7 @@ class FunctionModel:
                 raise InvalidInput(f"the model refuses the batch: {str(error)[:500]}") from error
         if not isinstance(answer, Mapping):
             answer = {columns[0].name: answer} if len(columns) == 1 else {}
-        return {column.name: _conform(answer, column, n) for column in columns}
+        return {column.name: conform(answer, column, n) for column in columns}
 
     def close(self) -> None:
         """Takes its modules out of this process; closing twice does nothing."""
@@ -346,7 +346,12 @@ def _by_rows(function: Callable[..., Any], batch: Batch) -> Any:
     return answers
 
 
-def _conform(answers: Mapping[str, Any], column: Column, n: int) -> Any:
+def conform(answers: Mapping[str, Any], column: Column, n: int) -> Any:
+    """Returns a column's answers, (n, *shape) and of its type.
+
+    Raises:
+        InvalidModel: there are none, or they do not fit.
+    """
     if column.name not in answers:
         raise InvalidModel(f"the function gives no {column.name!r}: {sorted(map(str, answers))}")
     try:

@@ -11,15 +11,19 @@ from typing import Any
 
 import msgspec
 
-from tidemill_worker.functions import Corrupted, InvalidModel, open_function
+from tidemill_worker.estimators import EstimatorModel, load_estimator, with_threads
+from tidemill_worker.functions import Corrupted, InvalidModel, NotTrusted, open_function
+from tidemill_worker.signatures import Signature
 
 _MANIFEST = "model.json"
 _MAX_MANIFEST_BYTES = 16 << 20
 
 
-class _Files(msgspec.Struct, frozen=True):
+class _Manifest(msgspec.Struct, frozen=True):
     name: str
     runtime: str
+    entry: str
+    signature: Signature
     files: dict[str, str]
 
 
@@ -36,11 +40,16 @@ def open_model(folder: Path, *, trust_code: bool, threads: int) -> Any:
         InvalidModel: it is no model folder, or nothing here opens its runtime.
         NotTrusted: nobody vouched for it.
     """
-    verify(folder)
-    return open_function(folder, trust_code=trust_code, threads=threads)
+    told = verify(folder)
+    if told.runtime != "sklearn":
+        return open_function(folder, trust_code=trust_code, threads=threads)
+    if not trust_code:
+        raise NotTrusted(f"model {told.name!r} runs its maker's code when it is loaded")
+    estimator = load_estimator((folder / told.entry).read_bytes())
+    return EstimatorModel(with_threads(estimator, threads), told.signature)
 
 
-def verify(folder: Path) -> None:
+def verify(folder: Path) -> _Manifest:
     """Makes sure that a folder holds exactly the files that its ``model.json`` names.
 
     Raises:
@@ -49,7 +58,7 @@ def verify(folder: Path) -> None:
     """
     try:
         with (folder / _MANIFEST).open("rb") as file:
-            told = msgspec.json.decode(file.read(_MAX_MANIFEST_BYTES), type=_Files)
+            told = msgspec.json.decode(file.read(_MAX_MANIFEST_BYTES), type=_Manifest)
     except (OSError, msgspec.MsgspecError) as error:
         raise InvalidModel(f"{str(folder)!r} is no model folder: {error}") from error
     present = {
@@ -67,6 +76,9 @@ def verify(folder: Path) -> None:
                 f"file {name[:200]!r} of model {told.name!r} is not what was written",
                 remedy="Push the model again.",
             )
+    if told.entry not in told.files:
+        raise InvalidModel(f"model {told.name!r} has no file {told.entry[:200]!r}")
+    return told
 
 
 def _sha256(path: Path) -> str:

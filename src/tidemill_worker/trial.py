@@ -1,8 +1,9 @@
 """Tries a model in the environment that it will be served in: ``python -m tidemill_worker.trial``.
 
-``describe CODE FUNCTION`` says the function's columns; ``measure FOLDER`` opens the model folder,
-asks it and says how long a call takes. One line of JSON on standard output: what was found, or
-``{"error": {"kind": …, "what": …, "remedy": …}}``. What the model prints goes to standard error.
+``describe CODE FUNCTION`` says the function's columns, ``describe FILE`` an estimator's; ``measure
+FOLDER [ROWS]`` opens the model folder, asks it and says how long a call takes. One line of JSON on
+standard output: what was found, or ``{"error": {"kind": …, "what": …, "remedy": …}}``. What the
+model prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 import numpy as np
 
 from tidemill_worker import process
+from tidemill_worker.estimators import describe_estimator, load_estimator
 from tidemill_worker.frames import Batch
 from tidemill_worker.functions import InvalidModel, load_function
 from tidemill_worker.loading import open_model
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if "error" in said else 0
 
 
-def _describe(code: str, function: str) -> dict[str, Any]:
+def _describe(code: str, function: str | None = None) -> dict[str, Any]:
+    if function is None:
+        return {"signature": describe_estimator(load_estimator(Path(code).read_bytes()))}
     loaded = load_function(Path(code), function)
     signature = describe_function(loaded.call)
     if signature is None:

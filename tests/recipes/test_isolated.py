@@ -7,6 +7,7 @@ and msgspec.
 from __future__ import annotations
 
 import json
+import pickle
 import select
 import shutil
 import signal
@@ -18,9 +19,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from tidemill.control.rollout import push
@@ -44,6 +47,7 @@ from tidemill.recipes.push import push_model
 from tidemill.serving.live import StoreSource
 from tidemill.serving.placement import decide_placement
 from tidemill.serving.plan import Deployment, Live, ServingPlan
+from tidemill_worker.loading import open_model
 
 TELLS = """
 import importlib.util, json, os, sys
@@ -226,6 +230,35 @@ def test_a_build_that_was_killed_leaves_nothing_half(built: Home, tmp_path: Path
         environment_key(lock),
         f"{environment_key(lock)}.lock",
     }
+
+
+def test_an_estimator_may_have_requirements(
+    built: Home, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pickled estimator is loaded, described, measured and kept where it will be served."""
+    place = environments_path(home.cache_path)
+    place.symlink_to(environments_path(built.cache_path))
+    estimator = SimpleNamespace(n_features_in_=1, predict=np.ravel)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(estimator))
+    (tmp_path / "requirements.txt").write_text("six==1.15.0 # and no more\n")
+    (tmp_path / "rows.csv").write_text("x\n2.5\n3.5\n")
+    monkeypatch.setattr(pickle, "load", None)  # nothing of it is loaded in this process
+    monkeypatch.setattr(pickle, "loads", None)
+    done = push_model(
+        home,
+        tmp_path / "model.pkl",
+        "raveled",
+        trust_code=True,
+        requirements=tmp_path / "requirements.txt",
+        sample=tmp_path / "rows.csv",
+    )
+    monkeypatch.undo()
+    assert (done.runtime, done.inputs, done.outputs) == ("sklearn", ("x",), ("value",))
+    assert done.environment is not None
+    assert not done.environment.built
+    assert done.batch_1_ms is not None
+    model = open_model(Registry(home).fetch("raveled", 1), trust_code=True, threads=1)
+    assert model.predict({"x": np.array([[2.5], [3.5]])})["value"].tolist() == [2.5, 3.5]
 
 
 def test_a_lock_of_another_python_is_refused(built: Home, tmp_path: Path) -> None:

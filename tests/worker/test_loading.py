@@ -22,6 +22,7 @@ def folder(tmp_path: Path) -> Path:
     manifest = {
         "name": "adds",
         "runtime": "python",
+        "entry": "code/adds.py",
         "signature": {
             "inputs": [{"name": "x", "type": "float64"}],
             "outputs": [{"name": "value", "type": "float64"}],

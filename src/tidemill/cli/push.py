@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         requirements: Annotated[
             Path | None,
-            typer.Option(help="What the environment of a function is to hold (requirements.txt)."),
+            typer.Option(help="What the model's own environment is to hold (requirements.txt)."),
         ] = None,
         deploy: Annotated[
             bool, typer.Option("--deploy/--no-deploy", help="Make it live under its name.")

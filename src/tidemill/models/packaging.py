@@ -32,8 +32,10 @@ from tidemill.models.format import (
 )
 from tidemill.models.runtime import Runtime, open_runtime
 from tidemill.models.runtimes.onnx import OnnxRuntime, column_type, open_session
-from tidemill.models.runtimes.sklearn import SklearnRuntime, final_estimator
+from tidemill.models.runtimes.sklearn import SklearnRuntime
 from tidemill.models.signature import Batch, Column, Signature, check_batch
+from tidemill_worker.estimators import describe_estimator
+from tidemill_worker.functions import InvalidModel as DescriptionError
 
 Kind = Literal["onnx", "joblib", "model-folder"]
 
@@ -238,19 +240,11 @@ def infer_sklearn_signature(estimator: Any) -> Signature:
     Raises:
         InvalidModel: it is not fitted, or has several outputs of classes.
     """
-    features = getattr(estimator, "n_features_in_", None)
-    if features is None:
-        raise InvalidModel(
-            f"the {type(estimator).__name__} does not know its features",
-            remedy="Fit it first, or give a signature.",
-        )
-    names = getattr(estimator, "feature_names_in_", None)
-    if names is None:
-        inputs: tuple[Column, ...] = (Column("x", "float64", (int(features),)),)
-    else:
-        known = _category_types(estimator)
-        inputs = tuple(Column(str(name), known.get(str(name), "float64")) for name in names)
-    return Signature(inputs, _sklearn_outputs(estimator))
+    try:
+        found = describe_estimator(estimator)
+    except DescriptionError as error:
+        raise InvalidModel(error.what, remedy=error.remedy) from error
+    return Signature.from_json(msgspec.json.encode(found))
 
 
 def measure_latency(runtime: Runtime, rows: Batch, clock: Clock = SYSTEM_CLOCK) -> Latency:
@@ -379,42 +373,6 @@ def _row_shape(node: Any) -> tuple[int, ...]:
             remedy="Export the model with fixed sizes, or give a signature.",
         )
     return tuple(sizes)
-
-
-def _sklearn_outputs(estimator: Any) -> tuple[Column, ...]:
-    classes = getattr(estimator, "classes_", None)
-    if classes is None:
-        outputs = int(getattr(final_estimator(estimator), "n_outputs_", 1))
-        return (Column("value", "float32", () if outputs == 1 else (outputs,)),)
-    if isinstance(classes, list):
-        raise InvalidModel(
-            "the classifier has several outputs", remedy="Push one model for each of them."
-        )
-    label = Column("label", _class_type(classes))
-    if not hasattr(estimator, "predict_proba"):
-        return (label,)
-    return (label, Column("probabilities", "float32", (len(classes),)))
-
-
-def _category_types(estimator: Any) -> dict[str, str]:
-    """Returns the types of the features that a column transformer's encoders know."""
-    while hasattr(estimator, "steps"):
-        estimator = estimator.steps[0][1]
-    types: dict[str, str] = {}
-    for _, transformer, columns in getattr(estimator, "transformers_", ()):
-        while hasattr(transformer, "steps"):
-            transformer = transformer.steps[0][1]  # noqa: PLW2901 - the first step sees the column
-        names = [columns] if isinstance(columns, str) else columns
-        if isinstance(names, slice) or not hasattr(transformer, "categories_"):
-            continue
-        for column, categories in zip(names, transformer.categories_, strict=True):
-            types[str(column)] = _class_type(categories)
-    return types
-
-
-def _class_type(values: Any) -> str:
-    kinds = {"i": "int64", "u": "int64", "b": "bool", "f": "float64"}
-    return kinds.get(np.asarray(values).dtype.kind, "string")
 
 
 def _requirements(*distributions: str) -> tuple[str, ...]:

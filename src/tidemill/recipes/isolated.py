@@ -1,10 +1,11 @@
-"""From a Python function and its requirements to a model folder, tried where it will be served.
+"""From a model and its Python requirements to a model folder, tried where it will be served.
 
-Nothing of the function's is imported here: its environment's own interpreter does that.
+Nothing of the model's is imported here: its environment's own interpreter does that.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,8 @@ from tidemill.models.signature import Batch, Signature, check_batch
 from tidemill.models.sources import Sources, find_sources
 from tidemill_worker.functions import CODE
 
+_ESTIMATORS = (".joblib", ".pkl", ".pickle")
+
 Rows = Callable[[Signature], Batch]
 
 
@@ -49,15 +52,15 @@ def package_isolated(
     rows: Rows | None = None,
     say: Say = lambda _: None,
 ) -> Environment:
-    """Makes ``work/model`` of a function, with the lock of its requirements, and tries it.
+    """Makes ``work/model`` of a model, with the lock of its requirements, and tries it.
 
     Args:
         home: the installation; its cache keeps the environment.
-        path: the function: see ``find_sources``.
+        path: a function, see ``find_sources``, or a joblib or pickle file with an estimator.
         name: the model's name.
         work: an empty folder.
         requirements: a file that lists what it needs.
-        trust_code: the caller vouches for the function and all that it requires.
+        trust_code: the caller vouches for the model and all that it requires.
         rows: reads rows that it must answer, once its columns are known; a made-up row if None.
         say: told what is done.
 
@@ -72,12 +75,7 @@ def package_isolated(
             f"{path} and what {requirements} names run code",
             remedy="Push it with --trust-code if you trust who made them.",
         )
-    if path.is_file() and path.suffix != ".py":
-        raise InvalidModel(
-            f"{path} is no Python function, and only functions may have requirements",
-            remedy="Write a function that loads the file from beside it, and push their folder.",
-        )
-    sources = find_sources(path)
+    sources = None if path.suffix.lower() in _ESTIMATORS else find_sources(path)
     wanted = read_requirements(requirements)
     say(f"locking {len(wanted)} requirements")
     lock = lock_requirements(wanted, work)
@@ -86,19 +84,25 @@ def package_isolated(
     )
     folder = work / "model"
     folder.mkdir()
-    sources.copy(folder / CODE)
     (folder / LOCK).write_bytes(lock.to_json())
-    say("asking the function for its columns")
-    said = try_in(environment, "describe", str(folder / CODE), sources.reference)
+    say("asking the model for its columns")
+    if sources is None:
+        runtime, entry, options = "sklearn", "model.joblib", {}
+        shutil.copyfile(path, folder / entry)
+        said = try_in(environment, "describe", str(folder / entry))
+    else:
+        runtime, entry, options = "python", _entry(sources), {"function": sources.reference}
+        sources.copy(folder / CODE)
+        said = try_in(environment, "describe", str(folder / CODE), sources.reference)
     manifest = write_model(
         folder,
         ModelManifest(
             name=name,
-            runtime="python",
+            runtime=runtime,
             signature=Signature.from_json(msgspec.json.encode(said["signature"])),
-            entry=_entry(sources),
+            entry=entry,
             trust="code",
-            runtime_options={"function": sources.reference},
+            runtime_options=options,
             requirements=environment.distributions,
             created_at=iso(home.clock.now()),
         ),

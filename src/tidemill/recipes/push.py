@@ -60,7 +60,7 @@ def push_model(
         name: the model's name.
         trust_code: the caller vouches for code that the file brings.
         sample: rows on which the compiled and the original model must agree; made up if None.
-        requirements: a file of what its own environment is to hold; of a function only.
+        requirements: a file of what its own environment is to hold: of a function or estimator.
         say: told what takes a while.
 
     Raises:

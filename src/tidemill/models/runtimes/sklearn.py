@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tidemill.foundation.errors import (
 )
 from tidemill.models.format import ModelManifest, read_verified
 from tidemill.models.signature import Array, Batch, Signature
+from tidemill_worker.estimators import answers, features, with_threads
 
 
 def open_sklearn(folder: Path, manifest: ModelManifest, threads: int) -> SklearnRuntime:
@@ -29,7 +29,7 @@ def open_sklearn(folder: Path, manifest: ModelManifest, threads: int) -> Sklearn
         Unavailable: scikit-learn is not installed.
     """
     data = read_verified(folder, manifest, manifest.entry)
-    estimator = _with_threads(_load(data, manifest.entry), threads)
+    estimator = with_threads(_load(data, manifest.entry), threads)
     return SklearnRuntime(estimator, manifest.signature)
 
 
@@ -107,8 +107,12 @@ class SklearnRuntime:
             return self._signature.empty_outputs()
         wanted = [column.name for column in self._signature.outputs]
         try:
-            features = _features(estimator, self._signature, batch)
-            raw = _answers(estimator, features, wanted)
+            matrix = features(estimator, self._signature.inputs, batch)
+            raw = answers(estimator, matrix, wanted)
+        except ModuleNotFoundError as error:
+            raise Unavailable(
+                "a model whose features have names needs pandas", remedy="pip install pandas."
+            ) from error
         except (ValueError, TypeError) as error:
             raise InvalidInput(f"the model refuses the batch: {str(error)[:500]}") from error
         return {
@@ -119,62 +123,6 @@ class SklearnRuntime:
     def close(self) -> None:
         """Gives the estimator back once no call uses it."""
         self._estimator = None
-
-
-def final_estimator(estimator: Any) -> Any:
-    """Returns the estimator at the end of a (nested) pipeline, or the estimator itself."""
-    while hasattr(estimator, "steps"):
-        estimator = estimator.steps[-1][1]
-    return estimator
-
-
-def _with_threads(estimator: Any, threads: int) -> Any:
-    parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
-    jobs = {name: threads for name in parameters if name.rpartition("__")[2] == "n_jobs"}
-    if jobs:
-        estimator.set_params(**jobs)
-    return estimator
-
-
-def _features(estimator: Any, signature: Signature, batch: Batch) -> Any:
-    """Returns a data frame where the estimator knows its features by name, else a matrix."""
-    names = getattr(estimator, "feature_names_in_", None)
-    if signature.inputs[0].shape:
-        array = batch[signature.inputs[0].name]
-        matrix = array.reshape(array.shape[0], -1)
-        return matrix if names is None else _pandas().DataFrame(matrix, columns=names)
-    if names is None:
-        return np.column_stack([batch[column.name] for column in signature.inputs])
-    return _pandas().DataFrame({name: batch[name] for name in names})
-
-
-def _pandas() -> Any:
-    try:
-        return importlib.import_module("pandas")
-    except ModuleNotFoundError as error:
-        raise Unavailable(
-            "a model whose features have names needs pandas", remedy="pip install pandas."
-        ) from error
-
-
-def _answers(estimator: Any, features: Any, wanted: list[str]) -> dict[str, Any]:
-    if "value" in wanted:
-        return {"value": estimator.predict(features)}
-    answers = {}
-    if "probabilities" in wanted:
-        answers["probabilities"] = estimator.predict_proba(features)
-    if "label" in wanted:
-        if "probabilities" in answers and _predicts_the_likeliest(estimator):
-            best = answers["probabilities"].argmax(axis=1)
-            answers["label"] = estimator.classes_.take(best)
-        else:
-            answers["label"] = estimator.predict(features)
-    return answers
-
-
-def _predicts_the_likeliest(estimator: Any) -> bool:
-    # So do forests, by definition: asking them twice would double the cost.
-    return type(final_estimator(estimator)).__module__ == "sklearn.ensemble._forest"
 
 
 def _conform(answer: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:

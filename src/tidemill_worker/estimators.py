@@ -1,0 +1,200 @@
+"""scikit-learn's estimators: what they say of themselves, and how a batch is put to them.
+
+Needs NumPy; joblib or pickle only where a file is loaded, pandas only where features have names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+
+from tidemill_worker.frames import Batch
+from tidemill_worker.functions import InvalidInput, InvalidModel, conform
+from tidemill_worker.signatures import Column, Signature
+
+
+def load_estimator(data: bytes) -> Any:
+    """Returns the estimator in the bytes of a joblib or pickle file; runs code that they name.
+
+    Raises:
+        InvalidModel: they hold none, or what they name is not installed.
+    """
+    try:
+        try:
+            load = importlib.import_module("joblib").load
+        except ModuleNotFoundError:
+            load = pickle.load
+        estimator = load(io.BytesIO(data))
+    except Exception as error:
+        raise InvalidModel(
+            f"the estimator cannot be unpickled: {type(error).__name__}: {str(error)[:300]}",
+            remedy="Require the versions of scikit-learn and joblib that it was made with.",
+        ) from error
+    if not hasattr(estimator, "predict"):
+        raise InvalidModel(
+            f"the file holds a {type(estimator).__name__}, which cannot predict",
+            remedy="Save a fitted estimator or pipeline.",
+        )
+    return estimator
+
+
+class EstimatorModel:
+    """A fitted estimator that answers batches; threads take turns.
+
+    Args:
+        estimator: fitted.
+        signature: what it takes and gives.
+    """
+
+    def __init__(self, estimator: Any, signature: Signature) -> None:
+        self._estimator = estimator
+        self._turn = threading.Lock()
+        self.signature = signature
+
+    def predict(self, batch: Batch) -> Batch:
+        """Returns the outputs, (n, *shape) each.
+
+        Raises:
+            InvalidInput: the estimator raised ValueError or TypeError.
+            InvalidModel: its answer does not fit the signature.
+        """
+        inputs, outputs = self.signature.inputs, self.signature.outputs
+        n = batch[inputs[0].name].shape[0]
+        try:
+            with self._turn:
+                matrix = features(self._estimator, inputs, batch)
+                raw = answers(self._estimator, matrix, [column.name for column in outputs])
+        except (ValueError, TypeError) as error:
+            raise InvalidInput(f"the model refuses the batch: {str(error)[:500]}") from error
+        return {column.name: conform(raw, column, n) for column in outputs}
+
+    def close(self) -> None:
+        """Does nothing: the process is its only owner."""
+
+
+def describe_estimator(estimator: Any) -> Signature:
+    """Returns the columns of a fitted estimator.
+
+    Without feature names the input is one vector ``x`` of float64. With them it is one scalar per
+    feature: of the type of its encoder's categories where it has one, else float64. Classifiers
+    give ``label`` and ``probabilities``, regressors ``value``.
+
+    Raises:
+        InvalidModel: it is not fitted, or has several outputs of classes.
+    """
+    count = getattr(estimator, "n_features_in_", None)
+    if count is None:
+        raise InvalidModel(
+            f"the {type(estimator).__name__} does not know its features",
+            remedy="Fit it first, or give a signature.",
+        )
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None:
+        inputs: tuple[Column, ...] = (Column("x", "float64", (int(count),)),)
+    else:
+        known = _category_types(estimator)
+        inputs = tuple(Column(str(name), known.get(str(name), "float64")) for name in names)
+    return Signature(inputs, _outputs(estimator))
+
+
+def final_estimator(estimator: Any) -> Any:
+    """Returns the estimator at the end of a (nested) pipeline, or the estimator itself."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def with_threads(estimator: Any, threads: int) -> Any:
+    """Returns the estimator, which uses so many threads from now on."""
+    parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    jobs = {name: threads for name in parameters if name.rpartition("__")[2] == "n_jobs"}
+    if jobs:
+        estimator.set_params(**jobs)
+    return estimator
+
+
+def features(estimator: Any, inputs: Any, batch: Batch) -> Any:
+    """Returns a data frame where the estimator knows its features by name, else a matrix.
+
+    Args:
+        estimator: fitted.
+        inputs: the columns that it takes.
+        batch: arrays by their names.
+
+    Raises:
+        ModuleNotFoundError: its features have names, and there is no pandas.
+    """
+    names = getattr(estimator, "feature_names_in_", None)
+    if inputs[0].shape:
+        array = batch[inputs[0].name]
+        matrix = array.reshape(array.shape[0], -1)
+        return matrix if names is None else _pandas().DataFrame(matrix, columns=names)
+    if names is None:
+        return np.column_stack([batch[column.name] for column in inputs])
+    return _pandas().DataFrame({name: batch[name] for name in names})
+
+
+def answers(estimator: Any, matrix: Any, wanted: list[str]) -> dict[str, Any]:
+    """Returns what the estimator says of the rows, by the names of the outputs wanted."""
+    if "value" in wanted:
+        return {"value": estimator.predict(matrix)}
+    found = {}
+    if "probabilities" in wanted:
+        found["probabilities"] = estimator.predict_proba(matrix)
+    if "label" in wanted:
+        if "probabilities" in found and _predicts_the_likeliest(estimator):
+            best = found["probabilities"].argmax(axis=1)
+            found["label"] = estimator.classes_.take(best)
+        else:
+            found["label"] = estimator.predict(matrix)
+    return found
+
+
+def _pandas() -> Any:
+    return importlib.import_module("pandas")
+
+
+def _predicts_the_likeliest(estimator: Any) -> bool:
+    # So do forests, by definition: asking them twice would double the cost.
+    return type(final_estimator(estimator)).__module__ == "sklearn.ensemble._forest"
+
+
+def _outputs(estimator: Any) -> tuple[Column, ...]:
+    classes = getattr(estimator, "classes_", None)
+    if classes is None:
+        outputs = int(getattr(final_estimator(estimator), "n_outputs_", 1))
+        return (Column("value", "float32", () if outputs == 1 else (outputs,)),)
+    if isinstance(classes, list):
+        raise InvalidModel(
+            "the classifier has several outputs", remedy="Push one model for each of them."
+        )
+    label = Column("label", _class_type(classes))
+    if not hasattr(estimator, "predict_proba"):
+        return (label,)
+    return (label, Column("probabilities", "float32", (len(classes),)))
+
+
+def _category_types(estimator: Any) -> dict[str, str]:
+    """Returns the types of the features that a column transformer's encoders know."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[0][1]
+    types: dict[str, str] = {}
+    for _, transformer, columns in getattr(estimator, "transformers_", ()):
+        while hasattr(transformer, "steps"):
+            transformer = transformer.steps[0][1]  # noqa: PLW2901 - the first step sees the column
+        names = [columns] if isinstance(columns, str) else columns
+        if isinstance(names, slice) or not hasattr(transformer, "categories_"):
+            continue
+        for column, categories in zip(names, transformer.categories_, strict=True):
+            types[str(column)] = _class_type(categories)
+    return types
+
+
+def _class_type(values: Any) -> str:
+    kinds = {"i": "int64", "u": "int64", "b": "bool", "f": "float64"}
+    return kinds.get(np.asarray(values).dtype.kind, "string")
