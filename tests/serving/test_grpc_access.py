@@ -252,3 +252,29 @@ def test_draining_answers_what_is_under_way(launch: Callable[..., Any]) -> None:
         with socket.socket() as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind(("127.0.0.1", server.grpc_port))
+
+
+def test_a_message_that_does_not_come_ends_its_call(launch: Callable[..., Any]) -> None:
+    """A call that sends nothing, or too slowly, is ended in time; an idle stream may wait."""
+    with launch(None, **ON, TIDEMILL_SERVE_READ_TIMEOUT_S="0.5") as server:
+        address = f"127.0.0.1:{server.grpc_port}"
+        silence = threading.Event()
+
+        def nothing() -> Any:
+            silence.wait(30)
+            yield from ()
+
+        with grpc.insecure_channel(address) as channel:
+            idle = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+            waiting = idle(nothing())
+            for method in ("ModelInfer", "ServerLive"):
+                send = channel.stream_unary(f"/inference.GRPCInferenceService/{method}")
+                with pytest.raises(grpc.RpcError) as late:
+                    send(nothing(), timeout=25)
+                assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+                assert "has not arrived within 0.5 s" in late.value.details()
+            assert waiting.is_active()
+            silence.set()
+            assert list(waiting) == []
+            send = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+            assert status_of(lambda: send(iter(()), timeout=20)) == "INVALID_ARGUMENT"

@@ -13,10 +13,10 @@ from tidemill.serving.front import Inside
 from tidemill.serving.rpc.service import Service
 from tidemill.serving.tls import Certificate, certificate_of
 
-MAX_CALLS = 10_000
+MAX_CALLS = 2048
 """Calls under way in one gateway, at most; streams count once."""
 
-MAX_STREAMS = 1024
+MAX_STREAMS = 512
 """Calls under way on one connection, at most; a client's further ones wait in the client."""
 
 MAX_METADATA_BYTES = 32 << 10
@@ -40,7 +40,9 @@ class GrpcFront:
         self._guard = inside.guard
         self._serve = inside.serve
         held = max(inside.serve.max_held_bytes, inside.serve.max_body_bytes)
-        self._service = Service(inside, max_held_bytes=held)
+        self._service = Service(
+            inside, max_held_bytes=held, read_timeout_s=inside.serve.read_timeout_s
+        )
         self._server: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -89,6 +91,7 @@ class GrpcFront:
         while True:
             await asyncio.sleep(_SWEEP_EVERY_S)
             self._guard.sweep()
+            self._service.sweep()
 
     async def drain(self, timeout_s: float) -> None:  # noqa: D102
         for task in self._tasks:

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from tidemill.foundation.errors import Overloaded, TidemillError
+from tidemill.foundation.errors import DeadlineExceeded, InvalidInput, Overloaded, TidemillError
 from tidemill.serving.dataplane import unwritable
 from tidemill.serving.front import Inside
 from tidemill.serving.keys import Access, Principal
@@ -22,6 +22,9 @@ SERVICE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/Check"
 MAX_STREAM_PENDING = 64
 """Requests of one stream that may wait for their answers, at most."""
+
+MAX_STREAMS_OPEN = 512
+"""Streams open in one gateway, at most: an idle one is nobody's harm, many are."""
 
 _HEADERS = frozenset({"authorization", "traceparent"})
 _NOT_SERVED = {
@@ -54,15 +57,20 @@ class Service:
     Args:
         inside: what answers.
         max_held_bytes: requests that may be held at the same time, in bytes.
+        read_timeout_s: how long a message may take to arrive; see ``sweep``.
     """
 
-    def __init__(self, inside: Inside, *, max_held_bytes: int) -> None:
+    def __init__(self, inside: Inside, *, max_held_bytes: int, read_timeout_s: float) -> None:
         self._processor = inside.processor
         self._guard = inside.guard
         self._clock = inside.clock
         self._operations = Operations(inside)
         self._max_held_bytes = max_held_bytes
         self._held_bytes = 0
+        self._read_timeout_s = read_timeout_s
+        self._arriving: dict[asyncio.Task[Any], float] = {}
+        self._late: set[asyncio.Task[Any]] = set()
+        self._streams = 0
         self._refused = inside.instruments.counter(
             "tidemill_refused", "Requests refused before they became a query.", ("kind",)
         )
@@ -71,7 +79,7 @@ class Service:
         """Returns what serves a call; None for a method that nobody knows."""
         path: str = details.method
         if path == HEALTH:
-            return grpc.unary_unary_rpc_method_handler(self._check)
+            return grpc.stream_unary_rpc_method_handler(self._check)
         method = path.removeprefix(SERVICE)
         if method == path:
             return None
@@ -94,31 +102,67 @@ class Service:
     def _handler(self, method: str, principal: Principal | None, traceparent: bytes) -> Any:
         if method == "ModelInfer":
             handle = partial(self._infer, principal, traceparent)
-            return grpc.unary_unary_rpc_method_handler(handle)
+            return grpc.stream_unary_rpc_method_handler(handle)
         if method == "ModelStreamInfer":
             stream = partial(self._stream, principal, traceparent)
             return grpc.stream_stream_rpc_method_handler(stream)
-        return grpc.unary_unary_rpc_method_handler(partial(self._operate, method, principal))
+        return grpc.stream_unary_rpc_method_handler(partial(self._operate, method, principal))
 
-    async def _check(self, body: bytes, context: Any) -> bytes:
+    def sweep(self) -> None:
+        """Ends calls whose messages are too slow to arrive; call it every second."""
+        late = self._clock.monotonic() - self._read_timeout_s
+        for task in [task for task, since in self._arriving.items() if since < late]:
+            self._late.add(task)
+            task.cancel()
+
+    async def _message(self, context: Any) -> bytes:
+        """Returns the one message of a call: the library reads it only when it is asked for.
+
+        Raises:
+            InvalidInput: there is none.
+            DeadlineExceeded: it takes too long to arrive.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._arriving[task] = self._clock.monotonic()
         try:
-            return await self._operations.check(body)
+            body = await context.read()
+        except asyncio.CancelledError:
+            if task not in self._late:
+                raise  # the client has given up
+            task.uncancel()
+            raise DeadlineExceeded(
+                f"the message has not arrived within {self._read_timeout_s:g} s",
+                remedy="Send it sooner.",
+            ) from None
+        finally:
+            del self._arriving[task]
+            self._late.discard(task)
+        if body is grpc.aio.EOF:
+            raise InvalidInput("the call has no message", remedy="Send one.")
+        message: bytes = body
+        return message
+
+    async def _check(self, _: Any, context: Any) -> bytes:
+        try:
+            return await self._operations.check(await self._message(context))
         except TidemillError as error:
             return await self._abort(context, error)
 
     async def _operate(
-        self, method: str, principal: Principal | None, body: bytes, context: Any
+        self, method: str, principal: Principal | None, _: Any, context: Any
     ) -> bytes:
         try:
-            return await self._operations.serve(method, body, principal)
+            return await self._operations.serve(method, await self._message(context), principal)
         except TidemillError as error:
             return await self._abort(context, error)
 
     async def _infer(
-        self, principal: Principal | None, traceparent: bytes, body: bytes, context: Any
+        self, principal: Principal | None, traceparent: bytes, _: Any, context: Any
     ) -> bytes:
-        asker = Asker(nbytes=len(body), stream=False, traceparent=traceparent)
         try:
+            body = await self._message(context)
+            asker = Asker(nbytes=len(body), stream=False, traceparent=traceparent)
             self._submit(decode_infer(body), asker, principal, context.time_remaining())
         except TidemillError as error:
             self._refused.of(type(error).__name__).value += 1
@@ -142,6 +186,9 @@ class Service:
             finally:
                 pending.put_nowait(None)
 
+        if self._streams >= MAX_STREAMS_OPEN:
+            await self._abort(context, Overloaded(f"{self._streams} streams are open already"))
+        self._streams += 1
         reading = asyncio.create_task(read())
         try:
             while (begun := await pending.get()) is not None:
@@ -153,6 +200,7 @@ class Service:
                 await context.write(answer)
                 room.release()
         finally:
+            self._streams -= 1
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
