@@ -1,9 +1,9 @@
 """Tries a model in the environment that it will be served in: ``python -m tidemill_worker.trial``.
 
-``describe CODE FUNCTION`` says the function's columns, ``describe FILE`` an estimator's; ``measure
-FOLDER [ROWS]`` opens the model folder, asks it and says how long a call takes. One line of JSON on
-standard output: what was found, or ``{"error": {"kind": …, "what": …, "remedy": …}}``. What the
-model prints goes to standard error.
+First comes the process to die with, then what to do. ``describe CODE FUNCTION`` says the function's
+columns, ``describe FILE`` an estimator's; ``measure FOLDER [ROWS]`` opens the model folder, asks it
+and says how long a call takes. One line of JSON on standard output: what was found, or ``{"error":
+{"kind": …, "what": …, "remedy": …}}``. What the model prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ _MEASURED_S = 0.5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tries what the arguments name; returns 0 if that went well."""
-    verb, *rest = sys.argv[1:] if arguments is None else arguments
+    parent, verb, *rest = sys.argv[1:] if arguments is None else arguments
     process.limit()
+    process.die_with_parent(int(parent))
     out = os.dup(1)
     os.dup2(2, 1)
     try:

@@ -10,6 +10,7 @@ It is built when a model is pushed or somebody asks for it, never to answer a qu
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -198,7 +199,8 @@ def try_in(environment: Environment, *arguments: str) -> dict[str, Any]:
         TidemillError: what the model or its function came to there.
         ModelFailed: the process ended, or did not end in time.
     """
-    command = [str(environment.python), "-I", "-m", "tidemill_worker.trial", *arguments]
+    command = [str(environment.python), "-I", "-m", "tidemill_worker.trial"]
+    command += [str(os.getpid()), *arguments]
     try:
         done = subprocess.run(  # noqa: S603 - our own words, no shell
             command,
