@@ -163,14 +163,17 @@ def test_strings_and_numbers(grpc_server: Any, official: triton.InferenceServerC
     assert text(only.as_numpy("label")) == model.outputs["label"].tolist()
 
 
-def test_contents_are_answered_in_contents(grpc_server: Any, channel: grpc.Channel) -> None:
-    """Tensors that come in their typed fields are taken, and answered in typed fields."""
+def test_contents_are_taken_and_given(grpc_server: Any, channel: grpc.Channel) -> None:
+    """Tensors in their typed fields are taken; answers are raw, or typed if that is asked for."""
     model = grpc_server.models["delays"]
     request = service_pb2.ModelInferRequest(model_name="delays")
     for name, array in model.rows.items():
         sent = request.inputs.add(name=name, datatype=DATATYPES[name], shape=array.shape)
         values = [each.encode() if isinstance(each, str) else each for each in array.ravel()]
         getattr(sent.contents, CONTENTS[DATATYPES[name]]).extend(values)
+    usual = call(channel, "ModelInfer", request)
+    assert len(usual.raw_output_contents) == len(usual.outputs)
+    request.parameters["binary_data_output"].bool_param = False
     answer = call(channel, "ModelInfer", request)
     assert not answer.raw_output_contents
     given = {each.name: each.contents for each in answer.outputs}

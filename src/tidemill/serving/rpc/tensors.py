@@ -38,10 +38,10 @@ class Asked:
 
     __slots__ = ("asked", "final", "raw")
 
-    def __init__(self, asked: wire.Asked, *, raw: bool) -> None:
+    def __init__(self, asked: wire.Asked) -> None:
         self.asked = asked
-        self.raw = raw
         parameters = asked.request.parameters
+        self.raw = not parameters or parameters.get("binary_data_output") is not False
         self.final = bool(parameters and parameters.get(FINAL))
 
 
@@ -98,8 +98,7 @@ def read_infer(message: Any, signature: Signature) -> tuple[Asked, Batch, int]:
         else:
             blobs[each.name] = raw[at]
     arrays, n = wire.read_tensors(sent, blobs, signature)
-    asked = Asked(wire.Asked(request, signature.outputs), raw=bool(raw) or not message.inputs)
-    return asked, arrays, n
+    return Asked(wire.Asked(request, signature.outputs)), arrays, n
 
 
 def write_infer(query: Query, *, stream: bool) -> bytes:
