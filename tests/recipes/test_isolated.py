@@ -31,6 +31,7 @@ from tidemill.foundation.errors import (
     Corrupted,
     InvalidInput,
     InvalidModel,
+    NotBlessed,
     NotTrusted,
     TidemillError,
     Unavailable,
@@ -44,6 +45,7 @@ from tidemill.models.requirements import LOCK, Lock, lock_requirements, read_loc
 from tidemill.models.runtime import open_runtime
 from tidemill.recipes.isolated import build_for
 from tidemill.recipes.push import push_model
+from tidemill.recipes.steps.infra import candidate_server
 from tidemill.serving.live import StoreSource
 from tidemill.serving.placement import decide_placement
 from tidemill.serving.plan import Deployment, Live, ServingPlan
@@ -153,6 +155,26 @@ def test_a_model_with_requirements_is_opened_nowhere_else(built: Home) -> None:
     with pytest.raises(InvalidModel, match="an environment of its own"):
         open_runtime(folder, trust_code=True)
     assert decide_placement(ServingPlan(placement="gateway"), read_manifest(folder)) == "worker"
+
+
+def test_a_candidate_server_runs_it_in_the_same_environment(built: Home) -> None:
+    """A private server takes what was built, and without it serves nothing."""
+    folder, _ = lock_of(built, "old")
+    place = environments_path(built.cache_path)
+    with candidate_server(folder, "tried", environments=place) as port:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/models/tried:predict",
+            json.dumps({"instances": [1.0]}).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            (said,) = json.loads(response.read())["predictions"]
+    assert json.loads(said)["six"] == VERSIONS[0]
+    with (
+        pytest.raises(NotBlessed, match="tidemill environment tried 1"),
+        candidate_server(folder, "tried"),
+    ):
+        pass
 
 
 def test_serving_never_builds(built: Home, tmp_path: Path) -> None:

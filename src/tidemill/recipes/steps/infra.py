@@ -79,8 +79,13 @@ def infra_validator(model: Path, examples: Path) -> InfraReport:
 
 
 @contextmanager
-def candidate_server(model: Path, name: str) -> Iterator[int]:
+def candidate_server(model: Path, name: str, *, environments: Path | None = None) -> Iterator[int]:
     """Runs a server on one model folder while the block runs; gives its port.
+
+    Args:
+        model: the folder.
+        name: the application's name.
+        environments: where the environment of a model with requirements has been built.
 
     Raises:
         NotBlessed: it ends, or is not ready within a minute; its last words are told.
@@ -98,6 +103,7 @@ def candidate_server(model: Path, name: str) -> Iterator[int]:
                 }
             ],
             "folders": {f"{name}:1": str(model)},
+            "environments": "" if environments is None else str(environments),
             "trust_code": True,
         }
         path = Path(folder) / "candidate.json"
