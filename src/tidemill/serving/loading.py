@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+import msgspec
+
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import InvalidModel
 from tidemill.foundation.instruments import Instruments
@@ -229,13 +231,17 @@ def _encoder(table: Table, signature: Signature) -> KeyEncoder:
 
 
 def _identity_of(deployment: Deployment, version: VersionAssignment) -> tuple[object, ...]:
+    """Returns what a version must have in common with a live one to go on as that one.
+
+    How many replicas it has is no part of it: they come and go under a queue that stays.
+    """
     return (
         deployment.application,
         version.live.model,
         version.live.version,
         version.folder,
         version.table,
-        deployment.plan,
+        msgspec.structs.replace(deployment.plan, replicas=1),
     )
 
 
