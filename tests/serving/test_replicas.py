@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tidemill.control.deployments import Terms, deploy
 from tidemill.foundation.errors import (
     InvalidModel,
     ModelFailed,
@@ -24,10 +26,15 @@ from tidemill.foundation.errors import (
     Unavailable,
     WorkerLost,
 )
+from tidemill.foundation.home import open_home
+from tidemill.foundation.settings import Settings
 from tidemill.models.packaging import package_onnx
+from tidemill.models.registry import Registry
 from tidemill.models.signature import Batch
 from tidemill.serving.replicas import Replica
+from tidemill.serving.replicas.address import RemoteModel
 from tidemill.serving.replicas.inline import InlineReplica
+from tidemill.serving.replicas.remote import RemoteReplica
 from tidemill.serving.replicas.worker import WorkerReplica
 
 Opened = Callable[[], AbstractAsyncContextManager[Replica]]
@@ -101,8 +108,27 @@ def socket(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     ended(process)
 
 
-@pytest.fixture(params=["gateway", "worker"])
-def opened(request: pytest.FixtureRequest, model: Path, socket: Path) -> Opened:
+@pytest.fixture(scope="module")
+def far(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteModel]:
+    """The model in another Tidemill, which answers over HTTP."""
+    with open_home(Settings(home=tmp_path_factory.mktemp("far") / "home")) as home:
+        Registry(home).register(model, "lookup", blessed=True)
+        terms = Terms(slo_ms=20_000.0)
+        deploy(home, "lookup", model="lookup", version=1, terms=terms, by="tests", reason="test")
+        command = [sys.executable, "-m", "tidemill", "serve", "--port", "0", "--admin-port", "0"]
+        process = subprocess.Popen(
+            [*command, "--json", "--home", str(home.path)], stdout=subprocess.PIPE
+        )
+        assert process.stdout
+        said = json.loads(process.stdout.readline())
+        process.stdout.close()
+        yield RemoteModel(url=f"http://127.0.0.1:{said['port']}/v2/models/lookup", binary=True)
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@pytest.fixture(params=["gateway", "worker", "remote", "remote-json"])
+def opened(request: pytest.FixtureRequest, model: Path, socket: Path, far: RemoteModel) -> Opened:
     """Opens one of the implementations."""
 
     @asynccontextmanager
@@ -110,6 +136,9 @@ def opened(request: pytest.FixtureRequest, model: Path, socket: Path) -> Opened:
         replica: Replica = WorkerReplica(socket)
         if request.param == "gateway":
             replica = InlineReplica(model)
+        elif request.param.startswith("remote"):
+            there = RemoteModel(url=far.url, binary=request.param == "remote")
+            replica = RemoteReplica(model, there, timeout_s=20.0)
         assert not replica.alive
         await replica.start()
         assert replica.alive

@@ -11,6 +11,7 @@ from rich.console import Console
 from tidemill.cli.environment import print_environment
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session
 from tidemill.control import rollout
+from tidemill.foundation.errors import InvalidInput
 
 
 def register(app: typer.Typer) -> None:
@@ -18,10 +19,14 @@ def register(app: typer.Typer) -> None:
 
     @app.command("push")
     def push(
-        path: Annotated[
-            Path, typer.Argument(help="An ONNX file, a joblib file or a model folder.")
-        ],
         name: Annotated[str, typer.Option(help="The model's name, and its application's.")],
+        path: Annotated[
+            Path | None, typer.Argument(help="An ONNX file, a joblib file or a model folder.")
+        ] = None,
+        remote: Annotated[
+            str | None,
+            typer.Option("--remote", help="The URL of a model in another v2 server, as it is."),
+        ] = None,
         trust_code: Annotated[
             bool, typer.Option("--trust-code", help="Vouch for code that the file runs.")
         ] = False,
@@ -41,18 +46,25 @@ def register(app: typer.Typer) -> None:
         json: JsonOption = False,
     ) -> None:
         """Register a model file, compile it if that changes no answer, and make it live."""
-        with session(home=home, config=config, json=json) as on:
-            done = rollout.push(
-                on.home,
-                path,
-                name,
-                trust_code=trust_code,
-                sample=sample,
-                requirements=requirements,
-                go_live=deploy,
-                by="cli",
-                say=lambda words: on.err.print(words, markup=False) if on.progress_on else None,
+        if (path is None) == (remote is None):
+            raise InvalidInput(
+                "push takes a file or --remote URL, one of the two", remedy="See --help."
             )
+        with session(home=home, config=config, json=json) as on:
+            if path is None:
+                done = rollout.push_url(on.home, remote or "", name, go_live=deploy, by="cli")
+            else:
+                done = rollout.push(
+                    on.home,
+                    path,
+                    name,
+                    trust_code=trust_code,
+                    sample=sample,
+                    requirements=requirements,
+                    go_live=deploy,
+                    by="cli",
+                    say=lambda words: on.err.print(words, markup=False) if on.progress_on else None,
+                )
             on.show(done, lambda out: _print(out, done))
 
 

@@ -14,6 +14,7 @@ from tidemill.foundation.locks import hold
 from tidemill.models.environments import Say
 from tidemill.recipes.push import PushedModel, push_model
 from tidemill.recipes.recipe import Recipe, get_recipe
+from tidemill.recipes.remote import push_remote
 from tidemill.recipes.table import build_table, examples_source
 from tidemill.recipes.train import OnEvent, Trained, train
 from tidemill.tables.table import TableInfo
@@ -146,16 +147,20 @@ def push(
         requirements=requirements,
         say=say,
     )
+    return _made_live(home, pushed, go_live=go_live, by=by, reason=f"pushed {path.name}")
+
+
+def push_url(home: Home, url: str, name: str, *, go_live: bool = True, by: str) -> Live:
+    """Registers a model of another server and, if wanted, makes it live under its name."""
+    pushed = push_remote(home, url, name)
+    return _made_live(home, pushed, go_live=go_live, by=by, reason=f"pushed {url}")
+
+
+def _made_live(home: Home, pushed: PushedModel, *, go_live: bool, by: str, reason: str) -> Live:
+    name = pushed.name
     if not go_live:
         return Live(model=pushed, application=name, revision=None)
-    deployment = deploy(
-        home,
-        name,
-        model=name,
-        version=pushed.version,
-        by=by,
-        reason=f"pushed {path.name}",
-    )
+    deployment = deploy(home, name, model=name, version=pushed.version, by=by, reason=reason)
     return Live(model=pushed, application=name, revision=deployment.revision)
 
 

@@ -62,6 +62,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drain_s: Seconds = 10.0
     allow_public: bool = False
     model_control: Literal["none", "explicit"] = "none"
+    remote_hosts: str = ""
+    remote_tokens: str = ""
     otlp_endpoint: str | None = None
     otlp_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     require_keys: bool = False
@@ -69,6 +71,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_held_bytes: Positive = 256 << 20
     tls_cert: str | None = None
     tls_key: str | None = None
+
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown["remote_tokens"] = "***" if self.remote_tokens else ""
+        return f"ServeSettings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,7 +157,7 @@ class LoadedSettings:
         return [
             SettingRow(
                 key=key,
-                value=mask_url(str(_effective(self.settings, key))),
+                value=_shown(key, _effective(self.settings, key)),
                 origin=self.origins[key],
             )
             for key in self.origins
@@ -187,10 +194,19 @@ def load_settings(
     for number, layer in enumerate(layers):
         beside = folder if number == 0 else Path.cwd()
         for key, (value, origin) in layer.items():
+            if key in SECRETS and not origin.startswith("environment "):
+                raise InvalidSettings(
+                    f"setting {key!r} is a secret and stands in {origin}",
+                    remedy=f"Give it by the environment variable {variable(key)} alone.",
+                )
             values[key] = _anchored(key, _convert(key, value, origin), beside)
             origins[key] = origin
     values.setdefault("home", folder / ".tidemill")
     return LoadedSettings(settings=_build(values), origins=origins, file=path)
+
+
+def _shown(key: str, value: Any) -> str:
+    return ("***" if value else "") if key in SECRETS else mask_url(str(value))
 
 
 def mask_url(text: str) -> str:
@@ -238,6 +254,9 @@ def variable(key: str) -> str:
     """
     return PREFIX + key.replace(".", "_").upper()
 
+
+SECRETS = frozenset({"serve.remote_tokens"})
+"""Settings that come from the environment alone, and are never shown."""
 
 _VARIABLES = {variable(key): key for key in KEYS}
 
@@ -328,7 +347,7 @@ def _convert(key: str, value: Any, origin: str) -> Any:
     except msgspec.ValidationError as error:
         reason = re.sub(r" - at `\$`$", "", str(error))
         raise InvalidSettings(
-            f"setting {key!r} in {origin} is {mask_url(repr(value))}",
+            f"setting {key!r} in {origin} is {_shown(key, repr(value))}",
             remedy=f"{reason}.",
         ) from error
 

@@ -62,6 +62,11 @@ def open_runtime(folder: Path, *, trust_code: bool = False, threads: int = 1) ->
             f"model {manifest.name!r} has an environment of its own, and is not opened here",
             remedy="Serve it: its workers run in its environment.",
         )
+    if manifest.runtime == "remote":
+        raise InvalidModel(
+            f"model {manifest.name!r} answers in another server and cannot be loaded here",
+            remedy="Ask it through tidemill serve.",
+        )
     opener = _RUNTIMES.get(manifest.runtime)
     if opener is None:
         raise InvalidModel(

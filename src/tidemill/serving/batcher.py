@@ -104,7 +104,7 @@ class Batcher:
         """Changes who takes batches; what is out stays where it is."""
         self._replicas = tuple(replicas)
         self._freed_at.clear()
-        self._wake()
+        self.wake()
 
     def offer(self, query: Query) -> None:
         """Takes a query, or says at once why not.
@@ -121,11 +121,11 @@ class Batcher:
         ):
             self._put(query)
             if not self._scheduled:
-                self._wake()
+                self.wake()
             return
         self._admit(query)
         self._put(query)
-        self._wake()
+        self.wake()
 
     def _admit(self, query: Query) -> None:
         if self.queued_rows + query.n > self._max_queue and self._queue:
@@ -208,7 +208,8 @@ class Batcher:
             self._ranked = False
         return popped
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Looks at the queue at the end of this turn: something may go out now."""
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
@@ -283,7 +284,7 @@ class Batcher:
             else:
                 flight.note()
                 self._apart(flight, wrong)
-        self._wake()
+        self.wake()
 
     def _learn(self, flight: Flight) -> None:
         now = self._clock.monotonic()

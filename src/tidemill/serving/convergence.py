@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
-from tidemill.models.format import read_manifest
+from tidemill.foundation.settings import ServeSettings
+from tidemill.models.format import ModelManifest, read_manifest
 from tidemill.serving.live import DeploymentSource, Resolved
 from tidemill.serving.placement import decide_placement
 from tidemill.serving.plan import (
@@ -12,19 +15,29 @@ from tidemill.serving.plan import (
     Assignment,
     Deployment,
     Live,
+    RemoteSpec,
     ReplicaSpec,
     VersionAssignment,
 )
+from tidemill.serving.replicas.address import check_host, read_remote, token_for
 from tidemill.serving.worker_pool import WorkerPool
 from tidemill.serving.worker_process import WorkerKey
 
+_REMOTE_GRACE_S = 0.25
+"""How much longer than its promise a remote batch may take: after it, nobody waits any more."""
+
 
 class PlacedVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """A version with its files here; ``worker`` says what its workers serve, if it has any."""
+    """A version with its files here.
+
+    ``worker`` says what its workers serve, if it has any; ``remote`` where it answers, if that is
+    in another server.
+    """
 
     live: Live
     resolved: Resolved
     worker: WorkerKey | None
+    remote: RemoteSpec | None = None
 
 
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,18 +52,22 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(each.worker for each in self.versions if each.worker is not None)
 
 
-def place(source: DeploymentSource, deployment: Deployment) -> Placed:
+def place(source: DeploymentSource, deployment: Deployment, settings: ServeSettings) -> Placed:
     """Fetches what a deployment needs and decides where each version runs. Blocks.
 
     Raises:
+        Refused: a version is in a server that the settings do not allow.
         TidemillError: a model or table does not exist, cannot be fetched, or is damaged.
     """
     versions: list[PlacedVersion] = []
     for live in deployment.versions:
         resolved = source.resolve(live, deployment)
         manifest = read_manifest(resolved.folder)
-        worker = None
-        if decide_placement(deployment.plan, manifest) == "worker":
+        worker, remote = None, None
+        placement = decide_placement(deployment.plan, manifest)
+        if placement == "remote":
+            remote = _remote(resolved.folder, manifest, deployment, settings)
+        elif placement == "worker":
             worker = WorkerKey(
                 application=deployment.application,
                 model=live.model,
@@ -60,8 +77,23 @@ def place(source: DeploymentSource, deployment: Deployment) -> Placed:
                 threads=deployment.plan.threads,
                 python=None if resolved.python is None else str(resolved.python),
             )
-        versions.append(PlacedVersion(live=live, resolved=resolved, worker=worker))
+        placed = PlacedVersion(live=live, resolved=resolved, worker=worker, remote=remote)
+        versions.append(placed)
     return Placed(deployment=deployment, versions=tuple(versions))
+
+
+def _remote(
+    folder: Path, manifest: ModelManifest, deployment: Deployment, settings: ServeSettings
+) -> RemoteSpec:
+    model = read_remote(folder, manifest)
+    check_host(model.address, settings.remote_hosts)
+    return RemoteSpec(
+        url=model.url,
+        binary=model.binary,
+        timeout_s=deployment.slo_ms / 1000.0 + _REMOTE_GRACE_S,
+        number=0,
+        token=token_for(model.address, settings.remote_tokens),
+    )
 
 
 def assign(placed: dict[str, Placed], pool: WorkerPool, *, revision: int) -> Assignment:
@@ -83,8 +115,12 @@ def assign(placed: dict[str, Placed], pool: WorkerPool, *, revision: int) -> Ass
 
 def _version(placed: PlacedVersion, pool: WorkerPool, count: int) -> VersionAssignment:
     resolved = placed.resolved
-    if placed.worker is None:
-        replicas: tuple[ReplicaSpec, ...] = (ReplicaSpec(kind="gateway"),)
+    replicas: tuple[ReplicaSpec, ...]
+    if placed.remote is not None:
+        specs = (msgspec.structs.replace(placed.remote, number=number) for number in range(count))
+        replicas = tuple(ReplicaSpec(kind="remote", remote=spec) for spec in specs)
+    elif placed.worker is None:
+        replicas = (ReplicaSpec(kind="gateway"),)
     else:
         workers = pool.alive(placed.worker)[:count]
         replicas = tuple(

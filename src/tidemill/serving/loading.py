@@ -27,7 +27,9 @@ from tidemill.serving.plan import (
     VersionAssignment,
 )
 from tidemill.serving.query import Query
+from tidemill.serving.replicas.address import RemoteModel
 from tidemill.serving.replicas.inline import InlineReplica
+from tidemill.serving.replicas.remote import RemoteReplica
 from tidemill.serving.replicas.replica import Replica
 from tidemill.serving.replicas.worker import WorkerReplica
 from tidemill.serving.version import LiveVersion
@@ -95,7 +97,7 @@ class Loader:
                     if version is None:
                         version = await self._open(application, each)
                         fresh.append(version)
-                        version.batcher.set_replicas(replicas)
+                        _give(version, replicas)
                     else:
                         changes.append((version, replicas))
                     versions.append(version)
@@ -113,7 +115,7 @@ class Loader:
         """Gives the versions that stay their replicas of this revision."""
         for version, replicas in self._changes.pop(revision, []):
             gone = [each for each in version.batcher.replicas if each not in replicas]
-            version.batcher.set_replicas(replicas)
+            _give(version, replicas)
             self._replaced.extend(gone)
         self._started.pop(revision, None)
         for given_up in list(self._changes):
@@ -210,7 +212,23 @@ def retired_versions(loader: Loader, live: Iterable[LiveVersion]) -> list[LiveVe
     return gone
 
 
+def _give(version: LiveVersion, replicas: list[Replica]) -> None:
+    """Gives a version its replicas; one that comes back wakes the version's queue."""
+    for replica in replicas:
+        if isinstance(replica, RemoteReplica):
+            replica.revived = version.batcher.wake
+    version.batcher.set_replicas(replicas)
+
+
 def _replica(version: VersionAssignment, spec: ReplicaSpec, plan: ServingPlan) -> Replica:
+    if spec.remote is not None:
+        model = RemoteModel(url=spec.remote.url, binary=spec.remote.binary)
+        return RemoteReplica(
+            Path(version.folder),
+            model,
+            timeout_s=spec.remote.timeout_s,
+            token=spec.remote.token,
+        )
     if spec.kind == "worker":
         assert spec.socket is not None
         return WorkerReplica(Path(spec.socket))

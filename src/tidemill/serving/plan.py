@@ -107,11 +107,28 @@ def _weight(live: Live) -> float:
     return live.weight
 
 
-class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one replica of a version is: ``gateway`` loads it itself, ``worker`` has a socket."""
+class RemoteSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A model in another server: ``number`` tells replicas of one apart."""
 
-    kind: Literal["gateway", "worker"]
+    url: str
+    binary: bool
+    timeout_s: float
+    number: int
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"RemoteSpec(url={self.url!r}, number={self.number})"  # without the token
+
+
+class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one replica of a version is.
+
+    ``gateway`` loads it itself, ``worker`` has a socket, ``remote`` is a model in another server.
+    """
+
+    kind: Literal["gateway", "worker", "remote"]
     socket: str | None = None
+    remote: RemoteSpec | None = None
 
 
 class VersionAssignment(msgspec.Struct, frozen=True, kw_only=True):

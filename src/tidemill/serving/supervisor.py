@@ -313,7 +313,7 @@ class Supervisor:
         wanted = present
         try:
             if changed:
-                wanted = await asyncio.to_thread(place, self._source, deployment)
+                wanted = await asyncio.to_thread(place, self._source, deployment, self._settings)
             if wanted is not None:
                 for key in wanted.worker_keys:
                     await self._pool.ensure(key, plan.replicas)

@@ -21,7 +21,7 @@ class Replica(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Says whether it can take a batch; a dead replica never comes back to life."""
+        """Says whether it can take a batch; a dead one comes back only where it says so itself."""
 
     @property
     def capacity(self) -> int:
