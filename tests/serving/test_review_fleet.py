@@ -47,6 +47,7 @@ def test_a_gateway_that_cannot_be_started_now_is_started_later(
                 hello=hello,
                 behind=lambda: None,
                 asked=lambda *_: None,
+                said=lambda *_: None,
                 clock=SYSTEM_CLOCK,
             )
             fleet.start()

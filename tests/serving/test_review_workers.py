@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tidemill.foundation.clock import SYSTEM_CLOCK
+from tidemill.serving.log_ring import LogRing
 from tidemill.serving.worker_pool import WorkerPool
 from tidemill.serving.worker_process import WorkerKey
 
@@ -38,6 +39,7 @@ def test_workers_over_the_wanted_number_are_stopped(
             tmp_path,
             wanted=lambda: None,
             clock=SYSTEM_CLOCK,
+            ring=LogRing(SYSTEM_CLOCK),
             loader="loads_nothing:open_nothing",
         )
         try:

@@ -32,6 +32,7 @@ VERBS = (
     "apply",
     "describe",
     "applications",
+    "logs",
     "deployments",
     "keys",
     "settings",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 import typer
 from rich.console import Console
 
+from tidemill.cli.inspection import print_inspection
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
 from tidemill.control import applications as verbs
 from tidemill.control.deployments import Terms, list_deployments
+from tidemill.control.local import ask_server
 from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import Column, Signature
 from tidemill.serving.plan import Deployment
@@ -160,6 +163,19 @@ def _add_shares(group: typer.Typer) -> None:
 
 
 def _add_stop(group: typer.Typer) -> None:
+    @group.command("inspect")
+    def inspect(
+        application: Name,
+        home: HomeOption = None,
+        config: ConfigOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        """Show what a running server has of it: queue, learned service time, cache, replicas."""
+        with session(home=home, config=config, json=json) as on:
+            path = f"/admin/v1/applications/{quote(application, safe='')}"
+            shown = ask_server(on.home, "GET", path)
+            on.show(shown, lambda out: print_inspection(out, shown))
+
     @group.command("stop")
     def stop(
         application: Name,

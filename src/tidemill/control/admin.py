@@ -82,8 +82,17 @@ class Rollback(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = "rolled back through the admin API"
 
 
-def admin_app(home: Home, supervisor: Supervisor, instruments: Instruments) -> Starlette:
-    """Makes the application; its handlers work on the store, as the command line does."""
+def admin_app(
+    home: Home, supervisor: Supervisor, instruments: Instruments, *, owner: bool = False
+) -> Starlette:
+    """Makes the application; its handlers work on the store, as the command line does.
+
+    Args:
+        home: the installation.
+        supervisor: of the running server.
+        instruments: what this process measures itself.
+        owner: whoever asks owns the installation, and needs no key.
+    """
     api = _Api(home, supervisor, instruments)
     routes: list[tuple[str, str, Serve]] = [
         ("/admin/v1/health", "GET", api.health),
@@ -94,6 +103,8 @@ def admin_app(home: Home, supervisor: Supervisor, instruments: Instruments) -> S
         ("/admin/v1/launches", "GET", api.launches),
         ("/admin/v1/applications", "POST", api.apply),
         ("/admin/v1/applications/{name}", "GET", api.application),
+        ("/admin/v1/applications/{name}/logs", "GET", api.logs),
+        ("/admin/v1/logs", "GET", api.logs),
         *(
             (f"/admin/v1/applications/{{name}}:{verb}", "POST", api.verb(body))
             for verb, body in admin_applications.VERBS.items()
@@ -105,7 +116,7 @@ def admin_app(home: Home, supervisor: Supervisor, instruments: Instruments) -> S
         ("/admin/v1/keys/{key}:revoke", "POST", api.revoke_key),
         (_OPEN, "GET", api.metrics),
     ]
-    check = KeyCheck(home)
+    check = None if owner else KeyCheck(home)
     return Starlette(
         routes=[Route(path, _json(serve, check), methods=[verb]) for path, verb, serve in routes],
         exception_handlers={404: _no_route, 405: _no_verb},
@@ -137,7 +148,14 @@ class _Api:
         return await _in_thread(body.run, self._home, _by(request))
 
     async def application(self, request: Request) -> Any:
-        return await _in_thread(admin_applications.show, self._home, request.path_params["name"])
+        name = request.path_params["name"]
+        shown = await _in_thread(admin_applications.show, self._home, name)
+        return {**shown, **await self._supervisor.inspect(name)}
+
+    async def logs(self, request: Request) -> Any:
+        after, limit = _number(request, "after", 0), _number(request, "limit", 200)
+        name = request.path_params.get("name")
+        return self._supervisor.logs(name, after=after, limit=max(1, min(limit, 1000)))
 
     def verb(self, kind: type[Any]) -> Serve:
         """Serves a verb whose body does it."""
@@ -203,14 +221,15 @@ class _Api:
         return Response(text, media_type="text/plain; version=0.0.4")
 
 
-def _json(serve: Serve, check: KeyCheck) -> Callable[[Request], Awaitable[Response]]:
+def _json(serve: Serve, check: KeyCheck | None) -> Callable[[Request], Awaitable[Response]]:
     """Lets in who may, and turns a handler's record, or its error, into JSON."""
 
     @functools.wraps(serve)
     async def answer(request: Request) -> Response:
         try:
             _check_host(request)
-            if request.url.path != _OPEN:
+            request.state.principal = None
+            if check is not None and request.url.path != _OPEN:
                 request.state.principal = await _in_thread(check.admit, request)
             found = await serve(request)
         except TidemillError as error:
@@ -239,6 +258,15 @@ def _check_host(request: Request) -> None:
             f"host {said[:100]!r} is not this machine's loopback",
             remedy="Use 127.0.0.1 or localhost.",
         )
+
+
+def _number(request: Request, name: str, otherwise: int) -> int:
+    said = request.query_params.get(name)
+    if said is None:
+        return otherwise
+    if not (said.isascii() and said.isdigit() and len(said) < 16):
+        raise InvalidInput(f"{name} is {said[:40]!r}", remedy="Give a number of lines.")
+    return int(said)
 
 
 def _by(request: Request) -> str:

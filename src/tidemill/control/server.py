@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from tidemill.control.admin import admin_app
 from tidemill.control.chores import do_chore
+from tidemill.control.local import local_listener
 from tidemill.control.repository import StoreModels
 from tidemill.control.scoring import Scorer
 from tidemill.foundation.errors import NotReady, TidemillError, Unavailable
@@ -91,17 +92,23 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
             )
         )
 
-    administering = asyncio.create_task(admin.serve(sockets=[listener]))
+    local = _AdminServer(_admin_config(admin_app(home, supervisor, instruments, owner=True), None))
+    door = contextlib.ExitStack()
+    administering = asyncio.gather(
+        admin.serve(sockets=[listener]),
+        local.serve(sockets=[door.enter_context(local_listener(home.run_path))]),
+    )
     chores = asyncio.gather(scorer.run(), _compact(home), _follow(certificate))
     try:
         await supervisor.run(up, stop)
     finally:
         chores.cancel()
-        admin.should_exit = True
+        admin.should_exit = local.should_exit = True
         with contextlib.suppress(asyncio.CancelledError):
             await chores
         await administering
         listener.close()
+        door.close()
         log("control.server").info("stopped")
 
 

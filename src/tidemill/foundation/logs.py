@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tidemill.foundation.settings import mask_url
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
     Logger = FilteringBoundLogger
@@ -37,6 +39,15 @@ def configure_logs(level: str = "info", format: str = "auto") -> None:  # noqa: 
     _current.configure(logging.getLevelNamesMapping()[level.upper()], format)
 
 
+def tell_trouble(tap: Callable[[str], None] | None) -> None:
+    """Has each line that is a warning or worse told to somebody else too; None ends it.
+
+    Args:
+        tap: told the line as it was written, on whatever thread wrote it; it must not fail.
+    """
+    _current.tap = tap
+
+
 class _Logger:
     """Stands for a structlog logger until it is first used."""
 
@@ -55,6 +66,7 @@ class _Configuration:
     def __init__(self) -> None:
         self.threshold = logging.INFO
         self.format = "auto"
+        self.tap: Callable[[str], None] | None = None
         self._made: tuple[Any, logging.Formatter] | None = None
 
     def configure(self, threshold: int, format_: str) -> None:
@@ -135,7 +147,15 @@ class _Stderr:
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
 
-    debug = info = warning = error = critical = exception = fatal = log = msg
+    debug = info = log = msg
+
+    def trouble(self, line: str) -> None:
+        """Writes a line that is a warning or worse."""
+        self.msg(line)
+        if _current.tap is not None:
+            _current.tap(line)
+
+    warning = error = critical = exception = fatal = trouble
 
 
 class _StderrHandler(logging.Handler):
@@ -143,7 +163,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            _Stderr().msg(_current.formatter().format(record))
+            _Stderr().trouble(_current.formatter().format(record))
         except Exception:  # noqa: BLE001 - logging must not stop the work; the handler reports it
             self.handleError(record)
 

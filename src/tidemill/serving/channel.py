@@ -108,6 +108,26 @@ class Drained(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     revision: int
 
 
+class Inspect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Supervisor to gateway: say what you know of an application now; answers ``Inspected``."""
+
+    request: int
+    application: str
+
+
+class Inspected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Gateway to supervisor: the state of each version of the application that was asked for."""
+
+    request: int
+    versions: list[dict[str, Any]]
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Gateway to supervisor: a line of its log that is a warning or worse."""
+
+    line: str
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Gateway to supervisor: what its instruments show, and its inference statistics."""
 
@@ -143,6 +163,9 @@ Message = (
     | Drained
     | Snapshot
     | Asked
+    | Inspect
+    | Inspected
+    | Said
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from tidemill.foundation.environment import child_environment
+from tidemill.serving.hearing import Heard, Hearing
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -25,12 +27,19 @@ class Child:
         command: the program and its arguments.
         pass_fds: descriptors that it inherits.
         pipe: whether ``stdout`` is a pipe to read from.
+        heard: told each line of its standard error; without it, that is this process's own.
     """
 
     def __init__(
-        self, command: Sequence[str], *, pass_fds: Sequence[int] = (), pipe: bool = False
+        self,
+        command: Sequence[str],
+        *,
+        pass_fds: Sequence[int] = (),
+        pipe: bool = False,
+        heard: Heard | None = None,
     ) -> None:
         self._command = command
+        self._hearing = None if heard is None else Hearing(heard)
         self._pass_fds = pass_fds
         self._pipe = pipe
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,14 +50,24 @@ class Child:
 
         Call it on the event loop's thread: a worker dies with the thread that started it.
         """
-        self._process = subprocess.Popen(  # noqa: S603 - our own commands
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if self._pipe else None,
-            pass_fds=self._pass_fds,
-            env=child_environment(environment),
-            process_group=0,
-        )
+        errors = None if self._hearing is None else self._hearing.open()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own commands
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if self._pipe else None,
+                stderr=errors,
+                pass_fds=self._pass_fds,
+                env=child_environment(environment),
+                process_group=0,
+            )
+        except BaseException:
+            if self._hearing is not None:
+                self._hearing.close()
+            raise
+        finally:
+            if errors is not None:
+                os.close(errors)
         waiter = threading.Thread(
             target=self._wait, args=(asyncio.get_running_loop(),), name="waits", daemon=True
         )
@@ -104,7 +123,12 @@ class Child:
         assert self._process is not None
         self._process.wait()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(self._exited.set)
+            loop.call_soon_threadsafe(self._ended)
+
+    def _ended(self) -> None:
+        if self._hearing is not None:
+            self._hearing.close()
+        self._exited.set()
 
 
 def _signal_name(number: int) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tidemill.foundation.clock import Clock
@@ -51,6 +52,7 @@ class Fleet:
         hello: how gateways are to serve; each gets the name of its place.
         behind: called when a gateway could not be given what is live.
         asked: called when a gateway asks for something.
+        said: told a gateway's name and each line of its log that is a warning or worse.
         clock: measures how long they lived.
     """
 
@@ -61,12 +63,14 @@ class Fleet:
         hello: Hello,
         behind: Callable[[], None],
         asked: Callable[[GatewayProcess, Asked], None],
+        said: Callable[[str, str], None],
         clock: Clock,
     ) -> None:
         self._hello = hello
         self._slots = [_Slot(place) for place in places]
         self._behind = behind
         self._asked = asked
+        self._said = said
         self._clock = clock
         self._members: set[GatewayProcess] = set()
         self._joined = asyncio.Event()
@@ -147,6 +151,18 @@ class Fleet:
         told = await asyncio.gather(*(member.tallies() for member in self._members))
         return [tally for tallies in told for tally in tallies]
 
+    async def inspect(self, application: str) -> list[dict[str, Any]]:
+        """Returns what each gateway knows of an application; those that do not say are left out."""
+        running = [
+            (slot.place.name, slot.gateway) for slot in self._slots if slot.gateway is not None
+        ]
+        found = await asyncio.gather(*(gateway.inspect(application) for _, gateway in running))
+        return [
+            {"gateway": name, "pid": gateway.pid, "versions": versions}
+            for (name, gateway), versions in zip(running, found, strict=True)
+            if versions is not None
+        ]
+
     async def stop(self, drain_s: float) -> None:
         """Has every gateway finish what is in flight, for at most so long, and end."""
         self._stopping = True
@@ -178,7 +194,12 @@ class Fleet:
 
     async def _life(self, slot: _Slot) -> float:
         """Runs one gateway from start to end; returns how long to wait for the next one."""
-        gateway = GatewayProcess(slot.place.socket, asked=self._asked, module=slot.place.module)
+        gateway = GatewayProcess(
+            slot.place.socket,
+            asked=self._asked,
+            said=partial(self._said, slot.place.name),
+            module=slot.place.module,
+        )
         began = self._clock.monotonic()
         try:
             await gateway.start(_named(self._hello, slot.place.name))

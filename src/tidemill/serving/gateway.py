@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import resource
 import signal
@@ -25,7 +26,7 @@ from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.errors import NotReady, TidemillError
 from tidemill.foundation.instruments import Instruments, render
 from tidemill.foundation.instruments import Snapshot as Instrumented
-from tidemill.foundation.logs import configure_logs, log
+from tidemill.foundation.logs import configure_logs, log, tell_trouble
 from tidemill.serving.channel import (
     Activate,
     Activated,
@@ -35,9 +36,12 @@ from tidemill.serving.channel import (
     Drained,
     Failed,
     Hello,
+    Inspect,
+    Inspected,
     Keys,
     Prepare,
     Prepared,
+    Said,
     Snapshot,
     Told,
 )
@@ -57,6 +61,8 @@ from tidemill_worker.process import trim_memory
 _ORPHAN_DRAIN_S = 1.0
 _MAX_FILES = 65_536
 _METRICS_WITHIN_S = 3.0
+_LINES_A_SECOND = 50
+_LINE_CHARACTERS = 8 << 10
 _LAST_SPANS_S = 1.0
 
 
@@ -177,6 +183,10 @@ class Gateway:
                     )
                 case Told():
                     self._questions.told(message)
+                case Inspect(request=request, application=name):
+                    self._channel.send(
+                        Inspected(request=request, versions=self._processor.inspect(name))
+                    )
                 case Drain(timeout_s=timeout_s):
                     return timeout_s
                 case _:
@@ -252,6 +262,33 @@ def raise_file_limit() -> int:
     return wanted
 
 
+class _Teller:
+    """Tells the supervisor the lines of this gateway's log that matter, but never a flood.
+
+    Args:
+        channel: to the supervisor.
+        loop: the thread that the channel lives on.
+        clock: measures how many there are.
+    """
+
+    def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self._channel = channel
+        self._loop = loop
+        self._clock = clock
+        self._second = 0
+        self._told = 0
+
+    def __call__(self, line: str) -> None:
+        second = int(self._clock.monotonic())
+        if second != self._second:
+            self._second, self._told = second, 0
+        self._told += 1
+        if self._told <= _LINES_A_SECOND:
+            said = Said(line=line[:_LINE_CHARACTERS])
+            with contextlib.suppress(RuntimeError):  # the loop is closed: this is the end
+                self._loop.call_soon_threadsafe(self._channel.send, said)
+
+
 async def _run(
     fd: int, control_fd: int, front: Callable[[socket.socket, int, Inside], Front]
 ) -> None:
@@ -260,8 +297,10 @@ async def _run(
     hello = await channel.receive()
     if isinstance(hello, Hello):
         configure_logs(hello.logs.level, hello.logs.format)
+        tell_trouble(_Teller(channel, asyncio.get_running_loop(), SYSTEM_CLOCK))
         listener, max_files = socket.socket(fileno=fd), raise_file_limit()
         await Gateway(hello, channel, partial(front, listener, max_files)).run()
+    tell_trouble(None)
     await channel.aclose()
 
 

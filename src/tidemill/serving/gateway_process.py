@@ -23,10 +23,13 @@ from tidemill.serving.channel import (
     Drained,
     Failed,
     Hello,
+    Inspect,
+    Inspected,
     Keys,
     Message,
     Prepare,
     Prepared,
+    Said,
     Snapshot,
     Told,
 )
@@ -35,7 +38,7 @@ from tidemill.serving.plan import Assignment
 from tidemill.serving.statistics import Tally
 
 MODULE = "tidemill.serving.gateway"
-_SNAPSHOT_WITHIN_S = 1.0
+_ANSWER_WITHIN_S = 1.0
 _PREPARE_WITHIN_S = 120.0
 
 
@@ -55,6 +58,7 @@ class GatewayProcess:
     Args:
         listener: the socket that queries come in on.
         asked: called when this gateway asks for something; ``tell`` answers.
+        said: told each line of its log that is a warning or worse.
         module: what the process runs.
     """
 
@@ -63,17 +67,19 @@ class GatewayProcess:
         listener: socket.socket,
         *,
         asked: Callable[[GatewayProcess, Asked], None],
+        said: Callable[[str], None],
         module: str = MODULE,
     ) -> None:
         self._listener = listener
         self._asked = asked
+        self._said = said
         self._module = module
         self._child: Child | None = None
         self._channel: Channel | None = None
         self._reader: asyncio.Task[None] | None = None
         self._prepared: asyncio.Future[Failure | None] | None = None
         self._activated: asyncio.Future[None] | None = None
-        self._snapshots: dict[int, asyncio.Future[Snapshot]] = {}
+        self._answers: dict[int, asyncio.Future[Any]] = {}
         self._requests = itertools.count(1)
         self._drains = asyncio.Condition()
         self._drained = 0
@@ -152,15 +158,15 @@ class GatewayProcess:
 
     async def _collect(self) -> Snapshot | None:
         request = next(self._requests)
-        future: asyncio.Future[Snapshot] = self._question()
-        self._snapshots[request] = future
-        self._send(Collect(request=request))
-        try:
-            return await asyncio.wait_for(future, _SNAPSHOT_WITHIN_S)
-        except (TimeoutError, WorkerLost):
-            return None
-        finally:
-            self._snapshots.pop(request, None)
+        shown: Snapshot | None = await self._ask(request, Collect(request=request))
+        return shown
+
+    async def inspect(self, application: str) -> list[dict[str, Any]] | None:
+        """Returns what it knows of an application's versions; None if it does not say so soon."""
+        request = next(self._requests)
+        asked = Inspect(request=request, application=application)
+        found: list[dict[str, Any]] | None = await self._ask(request, asked)
+        return found
 
     def tell(self, answer: Told) -> None:
         """Answers what it asked."""
@@ -193,6 +199,17 @@ class GatewayProcess:
         if self._child is not None:
             self._child.signal(signal.SIGKILL)
 
+    async def _ask(self, request: int, message: Message) -> Any:
+        """Sends a numbered question; returns its answer, None if none comes soon."""
+        future = self._answers[request] = self._question()
+        self._send(message)
+        try:
+            return await asyncio.wait_for(future, _ANSWER_WITHIN_S)
+        except (TimeoutError, WorkerLost):
+            return None
+        finally:
+            self._answers.pop(request, None)
+
     def _send(self, message: Message) -> None:
         if self._channel is not None and not self._gone:
             self._channel.send(message)
@@ -210,7 +227,7 @@ class GatewayProcess:
         self._gone = True
         if not self._draining:
             self.kill()  # without its channel it cannot be told anything: it is as good as dead
-        for future in (self._prepared, self._activated, *self._snapshots.values()):
+        for future in (self._prepared, self._activated, *self._answers.values()):
             if future is not None and not future.done():
                 future.set_exception(_died())
         async with self._drains:
@@ -229,7 +246,11 @@ class GatewayProcess:
                     self._drained += 1
                     self._drains.notify_all()
             case Snapshot(request=request):
-                _settle(self._snapshots.get(request), message)
+                _settle(self._answers.get(request), message)
+            case Inspected(request=request, versions=versions):
+                _settle(self._answers.get(request), versions)
+            case Said(line=line):
+                self._said(line)
             case Asked():
                 self._asked(self, message)
             case _:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
 
 from tidemill.data.ledger import SECRET_BYTES, LedgerWriter, PredictionIds, PredictionRecord
 from tidemill.foundation.clock import Clock
@@ -25,6 +26,7 @@ from tidemill.foundation.errors import (
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 from tidemill.models.signature import Signature
+from tidemill.serving.inspection import inspect_versions
 from tidemill.serving.levels import Levels
 from tidemill.serving.loading import Loader, retired_versions
 from tidemill.serving.measures import Measures
@@ -159,6 +161,11 @@ class Processor:
                 remedy=f"Live applications: {known}.",
             )
         return found
+
+    def inspect(self, name: str) -> list[dict[str, Any]]:
+        """Returns the present state of an application's versions, for people."""
+        found = self._applications.get(name)
+        return [] if found is None else inspect_versions(found.versions)
 
     async def prepare(self, assignment: Assignment) -> None:
         """Loads all that an assignment needs beside what is live; nothing changes for clients.

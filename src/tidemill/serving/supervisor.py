@@ -34,6 +34,7 @@ from tidemill.serving.key_feed import KeyFeed
 from tidemill.serving.key_store import KeySource
 from tidemill.serving.listening import open_listener, reserve_port
 from tidemill.serving.live import DeploymentSource
+from tidemill.serving.log_ring import LogRing, said
 from tidemill.serving.model_control import ModelControl
 from tidemill.serving.plan import Deployment
 from tidemill.serving.process_measures import show_processes
@@ -103,6 +104,7 @@ class Supervisor:
         self._clock = clock
         self._gateway_module = gateway_module
         self._loader = loader
+        self._ring = LogRing(clock)
         self._placed: dict[str, Placed] = {}
         self._refusals: dict[str, Refusal] = {}
         self._wanted: int | None = None
@@ -153,13 +155,18 @@ class Supervisor:
             self._port = listener.getsockname()[1]
             self._grpc_port = None if reserved is None else reserved.getsockname()[1]
             self._pool = WorkerPool(
-                sockets, wanted=self._wake.set, clock=self._clock, loader=self._loader
+                sockets,
+                wanted=self._wake.set,
+                clock=self._clock,
+                ring=self._ring,
+                loader=self._loader,
             )
             self._fleet = Fleet(
                 self._places(listener, reserved),
                 hello=self._hello,
                 behind=self._wake.set,
                 asked=self._inquiries.asked,
+                said=lambda gateway, line: self._ring.add(None, gateway, line),
                 clock=self._clock,
             )
             self._feed = KeyFeed(
@@ -206,6 +213,22 @@ class Supervisor:
             "workers": [] if self._pool is None else self._pool.status(),
             "refused": [msgspec.to_builtins(self._refusals[name]) for name in self._refusals],
         }
+
+    async def inspect(self, application: str) -> dict[str, Any]:
+        """Returns what the running server has of an application: live, refused, who answers it."""
+        placed = self._placed.get(application)
+        refusal = self._refusals.get(application)
+        workers = [] if self._pool is None else self._pool.status()
+        return {
+            "revision_live": None if placed is None else placed.deployment.revision,
+            "refused": None if refusal is None else refusal.reason,
+            "gateways": [] if self._fleet is None else await self._fleet.inspect(application),
+            "workers": [each for each in workers if each["application"] == application],
+        }
+
+    def logs(self, application: str | None, *, after: int, limit: int) -> dict[str, Any]:
+        """Returns the newest lines that an application's processes have said, or all processes."""
+        return said(self._ring.read(application, after=after, limit=limit), self._ring.newest)
 
     async def metrics(self) -> bytes:
         """Returns the metrics of all gateways and of the supervisor, as Prometheus's text."""
@@ -383,6 +406,7 @@ class Supervisor:
             reason=reason,
             at=iso(self._clock.now()),
         )
+        self._ring.add(name, "supervisor", f"revision {deployment.revision} is refused: {reason}")
         self._log.error(
             "deployment.refused", application=name, revision=deployment.revision, reason=reason
         )

@@ -7,6 +7,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.logs import log
 from tidemill.serving.backoff import Deaths
+from tidemill.serving.log_ring import LogRing
 from tidemill.serving.worker_process import LOADER, WorkerKey, WorkerProcess
 
 
@@ -33,15 +35,23 @@ class WorkerPool:
         folder: where their sockets are; nobody else may enter it.
         wanted: called when workers are missing and may be started now.
         clock: measures how long they lived.
+        ring: keeps what they say.
         loader: "module:function" that opens a model inside a worker.
     """
 
     def __init__(
-        self, folder: Path, *, wanted: Callable[[], None], clock: Clock, loader: str = LOADER
+        self,
+        folder: Path,
+        *,
+        wanted: Callable[[], None],
+        clock: Clock,
+        ring: LogRing,
+        loader: str = LOADER,
     ) -> None:
         self._folder = folder
         self._wanted = wanted
         self._clock = clock
+        self._ring = ring
         self._loader = loader
         self._groups: defaultdict[WorkerKey, _Group] = defaultdict(_Group)
         self._retiring: set[WorkerProcess] = set()
@@ -119,18 +129,39 @@ class WorkerPool:
         return counts
 
     async def _start(self, group: _Group, key: WorkerKey) -> None:
+        name = f"worker-{next(self._names)}"
         worker = WorkerProcess(
-            key, self._folder / f"worker-{next(self._names)}.sock", loader=self._loader
+            key,
+            self._folder / f"{name}.sock",
+            loader=self._loader,
+            heard=partial(self._heard, key, name),
         )
         await worker.start(self._lost)
         if not worker.alive:
             return  # it died as soon as it was ready, and was counted as lost
         group.workers[worker] = self._clock.monotonic()
         self._log.info("worker.started", model=key.model, version=key.version, pid=worker.pid)
+        self._note(key, name, f"started, pid {worker.pid}")
+
+    def _heard(self, key: WorkerKey, name: str, line: str) -> None:
+        """Passes on what a worker says, so that it is told apart from others, and keeps it."""
+        self._log.warning(
+            "worker.said",
+            application=key.application,
+            model=key.model,
+            version=key.version,
+            worker=name,
+            line=line,
+        )
+        self._note(key, name, line)
+
+    def _note(self, key: WorkerKey, name: str, line: str) -> None:
+        self._ring.add(key.application, f"{key.model}:{key.version} {name}", line)
 
     def _lost(self, worker: WorkerProcess, ended: str) -> None:
         key = worker.key
         self._log.warning("worker.ended", model=key.model, version=key.version, ended=ended)
+        self._note(key, worker.socket.stem, f"ended with {ended}")
         group = self._groups.get(key)
         if group is None or worker in self._retiring:
             return

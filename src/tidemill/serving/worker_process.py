@@ -15,6 +15,7 @@ import msgspec
 from tidemill.foundation import errors
 from tidemill.foundation.errors import InvalidModel, TidemillError, Unavailable
 from tidemill.serving.children import Child
+from tidemill.serving.hearing import Heard
 
 LOADER = "tidemill.models.runtime:open_runtime"
 _LOADER_OF_ITS_OWN = "tidemill_worker.loading:open_model"
@@ -54,9 +55,12 @@ class WorkerProcess:
         socket: where it listens.
         loader: "module:function" that opens the model inside the worker; a model in an environment
             of its own is opened by what is there of the worker's.
+        heard: told each line that it says on standard error.
     """
 
-    def __init__(self, key: WorkerKey, socket: Path, *, loader: str = LOADER) -> None:
+    def __init__(
+        self, key: WorkerKey, socket: Path, *, loader: str = LOADER, heard: Heard | None = None
+    ) -> None:
         self.key = key
         self.socket = socket
         command = [sys.executable, "-P"]
@@ -67,7 +71,7 @@ class WorkerProcess:
         command += ["--threads", str(key.threads), "--parent", str(os.getpid())]
         if key.trust_code:
             command.append("--trust-code")
-        self._child = Child(command, pipe=True)
+        self._child = Child(command, pipe=True, heard=heard)
         self._watcher: asyncio.Task[None] | None = None
         self.stopping = False
 
