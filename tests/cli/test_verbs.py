@@ -17,9 +17,11 @@ from tidemill.cli.app import VERBS
 GROUPS = {
     "applications": (
         *("register", "list", "link", "unlink", "weights", "version", "replicas", "stop"),
+        "inspect",
     ),
+    "keys": ("create", "list", "revoke"),
     "table": ("build", "list"),
-    "ledger": ("score", "export", "compact"),
+    "ledger": ("score", "export", "compact", "withdraw"),
     "quarantine": ("list", "show"),
 }
 Csv = Callable[..., Path]

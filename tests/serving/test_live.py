@@ -135,6 +135,20 @@ def test_a_registered_version_is_fetched(home: Home, tmp_path: Path) -> None:
     assert decide_placement(ServingPlan(placement="worker"), manifest) == "worker"
 
 
+def add_graph(folder: Path) -> Path:
+    """Writes a model that adds one."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "c"], ["y"])],
+        "add",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
+        [helper.make_tensor("c", TensorProto.FLOAT, [1], [1.0])],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(made, folder / "add.onnx")
+    return folder / "add.onnx"
+
+
 def test_a_file_is_a_source(tmp_path: Path) -> None:
     """A file gives deployments and folders; a change is seen; mistakes are said plainly."""
     path = tmp_path / "live.json"
@@ -146,7 +160,9 @@ def test_a_file_is_a_source(tmp_path: Path) -> None:
         "revision": 4,
         "versions": [{"model": "m", "version": 2, "table": "t"}],
     }
-    content = {"deployments": [deployment], "folders": {"m:2": "/models/2"}, "trust_code": True}
+    package_onnx(add_graph(tmp_path), "m", tmp_path / "m")
+    folders = {"m:2": str(tmp_path / "m")}
+    content = {"deployments": [deployment], "folders": folders, "trust_code": True}
     path.write_text(json.dumps(content))
     (found,) = source.deployments()
     assert source.revision() == 4
@@ -154,7 +170,7 @@ def test_a_file_is_a_source(tmp_path: Path) -> None:
         source.resolve(found.versions[0], found)
     path.write_text(json.dumps({**content, "tables": {"t": "/tables/t"}}) + "\n")
     resolved = source.resolve(found.versions[0], found)
-    assert (resolved.folder, resolved.table) == (Path("/models/2"), Path("/tables/t"))
+    assert (resolved.folder, resolved.table) == (tmp_path / "m", Path("/tables/t"))
     assert resolved.trust_code
     with pytest.raises(NotFound, match="'m:3'"):
         source.resolve(Live(model="m", version=3), found)

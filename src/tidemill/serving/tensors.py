@@ -261,9 +261,12 @@ def _packed(flat: list[Any], dtype: np.dtype[Any]) -> Array | None:
     if pack is None:
         return None
     try:
-        return np.frombuffer(pack.pack(*flat), dtype)
+        array = np.frombuffer(pack.pack(*flat), dtype)
     except (struct.error, OverflowError):
         return None  # a value is too large: who goes on says which
+    if dtype.kind == "f" and not np.logical_and.reduce(np.isfinite(array)):
+        return None  # JSON has no such number, but a declared default may
+    return array
 
 
 def to_json(array: Array) -> Any:
@@ -318,8 +321,6 @@ def _integers(flat: list[int], dtype: np.dtype[Any], shape: Shape, column: Colum
 
 def _floats(flat: list[float], dtype: np.dtype[Any], shape: Shape, column: Column) -> Array:
     try:
-        if dtype.itemsize == 8:  # whatever JSON can say is finite here
-            return np.array(flat, dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             array = np.array(flat, dtype)
             total = np.add.reduce(array)  # finite only if all of them are: the usual case, soon
