@@ -20,7 +20,15 @@ ASK = {"instances": [[1]]}
 PREDICT = "/v1/models/add:predict"
 INFER = "/v2/models/add/infer"
 OPEN = ("/v2/health/live", "/v2/health/ready")
-CLOSED = ("/v2", "/v2/models", "/v2/models/add", "/v2/models/add/ready", "/v1/models", "/metrics")
+CLOSED = (
+    "/openapi.json",
+    "/v2",
+    "/v2/models",
+    "/v2/models/add",
+    "/v2/models/add/ready",
+    "/v1/models",
+    "/metrics",
+)
 WITHIN_S = 1.0
 
 
@@ -121,6 +129,20 @@ def test_a_key_sees_its_own_applications(guarded: Any, ask: httpx.Client) -> Non
     for name in ("add", "none"):
         asked = ask.get(f"/v2/models/{name}", headers=bearer(keys["elsewhere"]))
         failed(asked, 403, f"'{name}'")
+
+
+def test_the_api_document_shows_a_key_its_own_applications(guarded: Any, ask: httpx.Client) -> None:
+    """Which schemas there are is told to who may ask them; either header carries the key."""
+    keys = guarded.keys
+    whole = ask.get("/openapi.json", headers=bearer(keys["query"])).json()
+    here = ask.get("/openapi.json", headers=bearer(keys["here"])).json()
+    elsewhere = ask.get("/openapi.json", headers={"X-API-Key": keys["elsewhere"]}).json()
+    assert INFER in whole["paths"]
+    assert here == whole
+    assert INFER not in elsewhere["paths"]
+    security = whole["paths"][INFER]["post"]["security"]
+    assert security == [{"bearer": []}, {"header": []}]
+    assert whole["paths"]["/v2/health/live"]["get"]["security"] == []
 
 
 def test_a_kept_connection_is_no_pass(guarded: Any) -> None:

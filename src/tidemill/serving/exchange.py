@@ -25,9 +25,19 @@ from tidemill.foundation.errors import (
 )
 from tidemill.serving.keys import Access, KeyTable, Principal
 
+
+class WrongMethod(InvalidInput):
+    """The resource exists and does not know this method, but those in ``allowed``."""
+
+    def __init__(self, what: str, *, remedy: str = "", allowed: bytes = b"") -> None:
+        super().__init__(what, remedy=remedy)
+        self.allowed = allowed
+
+
 _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (TooLarge, 413),
     (InvalidModel, 500),
+    (WrongMethod, 405),
     (InvalidInput, 400),
     (NotFound, 404),
     (Conflict, 409),
@@ -65,10 +75,6 @@ _ERROR_HEADERS = {
 _OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 _JSON = b"application/json"
 _OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-
-
-class WrongMethod(InvalidInput):
-    """The resource exists and does not know this method."""
 
 
 class Load:
@@ -211,14 +217,11 @@ class Exchange:
 
     def fail(self, error: TidemillError) -> None:
         """Answers with a typed error."""
-        status = 500
-        for kind, code in _STATUS:
-            if isinstance(error, kind):
-                status = code
-                break
+        status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+        headers = _ERROR_HEADERS.get(status)
         if isinstance(error, WrongMethod):
-            status = 405
-        self.answer(error_body(str(error)), headers=_ERROR_HEADERS.get(status), status=status)
+            headers = {b"allow": error.allowed}
+        self.answer(error_body(str(error)), headers=headers, status=status)
 
 
 def error_body(message: str) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 
 from tidemill.foundation.errors import InvalidInput, NotReady, Refused, TidemillError, Unavailable
 from tidemill.serving.exchange import Caller
-from tidemill.serving.model_control import read_load
+from tidemill.serving.model_control import IndexRequest, read_load
 from tidemill.serving.processor import Application, Processor
 from tidemill.serving.questions import Questions
 from tidemill.serving.statistics import Tally, describe_tally
@@ -18,12 +18,6 @@ from tidemill.serving.tensors import datatype_of
 
 STATISTICS_WITHIN_S = 3.0
 CONTROL_WITHIN_S = 60.0
-
-
-class IndexRequest(msgspec.Struct):
-    """The body of an index request."""
-
-    ready: bool = False
 
 
 _index_decoder = msgspec.json.Decoder(IndexRequest)

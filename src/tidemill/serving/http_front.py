@@ -9,6 +9,7 @@ from typing import Any
 from tidemill.foundation.settings import ServeSettings
 from tidemill.serving.edge import Edge, Limits
 from tidemill.serving.front import Inside
+from tidemill.serving.openapi import ApiDocument
 from tidemill.serving.routes import PathRoutes
 from tidemill.serving.tls import certificate_of
 
@@ -27,9 +28,16 @@ class HttpFront:
     def __init__(self, listener: socket.socket, max_files: int, inside: Inside) -> None:
         self._listener = listener
         self._serve = inside.serve
+        limits = limits_for(inside.serve, max_files)
+        document = ApiDocument(
+            inside.processor,
+            inside.guard,
+            max_body_bytes=limits.max_body_bytes,
+            max_header_bytes=limits.max_header_bytes,
+        )
         self._edge = Edge(
-            PathRoutes(inside.plane, inside.extensions),
-            limits_for(inside.serve, max_files),
+            PathRoutes(inside.plane, inside.extensions, document),
+            limits,
             inside.clock,
             inside.instruments,
             inside.guard,

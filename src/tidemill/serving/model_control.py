@@ -5,7 +5,7 @@ The gateway has no store: it asks its supervisor, and the supervisor whoever was
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -49,15 +49,23 @@ class ModelControl(Protocol):
         """
 
 
-class _LoadRequest(msgspec.Struct):
-    parameters: dict[str, object] = {}
+class IndexRequest(msgspec.Struct):
+    """The body of an index request."""
+
+    ready: bool = False
+
+
+class LoadRequest(msgspec.Struct):
+    """The body of a load."""
+
+    parameters: dict[str, Any] = {}
 
 
 class _Config(msgspec.Struct, forbid_unknown_fields=True):
     max_batch_size: int
 
 
-_load_decoder = msgspec.json.Decoder(_LoadRequest)
+_load_decoder = msgspec.json.Decoder(LoadRequest)
 _config_decoder = msgspec.json.Decoder(_Config, strict=False)
 
 

@@ -25,6 +25,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         versioned: whether the function takes a version, which the path may leave out.
         scope: what a key needs for it; None asks for no key.
         whole: whether it concerns the whole installation.
+        takes: the schema of its body, by name; None if it takes no body.
+        gives: the schema of its answer, by name; None if that is empty.
+        media: what its answer is written in.
+        fails: what it may be refused with besides what any operation may.
     """
 
     method: Method
@@ -34,6 +38,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     versioned: bool = False
     scope: Scope | None = "query"
     whole: bool = False
+    takes: str | None = None
+    gives: str | None = None
+    media: str = "application/json"
+    fails: tuple[int, ...] = ()
 
     @property
     def variables(self) -> list[str]:
@@ -48,17 +56,12 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         return re.compile(_VARIABLE.sub(rf"(?P<\1>{name})", escaped) + r"/?\Z")
 
 
-def _both(path: str, serve: str, summary: str, method: Method = "GET") -> tuple[Operation, ...]:
+def _both(path: str, serve: str, summary: str, **more: Any) -> tuple[Operation, ...]:
     """Returns an operation of a model, and the same of one of its versions."""
     before, after = "/v2/models/{name}", path
+    more = {"method": "GET", "versioned": True, "serve": serve, **more}
     return tuple(
-        Operation(
-            method=method,
-            path=before + version + after,
-            serve=serve,
-            summary=summary + of,
-            versioned=True,
-        )
+        Operation(path=before + version + after, summary=summary + of, **more)
         for version, of in (("", ""), ("/versions/{version}", ", by one version"))
     )
 
@@ -72,39 +75,88 @@ def _post(path: str, serve: str, summary: str, **more: Any) -> Operation:
 
 
 OPERATIONS: tuple[Operation, ...] = (
-    _get("/v2", "server", "Describe the server"),
-    _get("/v2/health/live", "live", "Say whether the process answers", scope=None),
-    _get("/v2/health/ready", "ready", "Say whether something is live", scope=None),
-    _get("/v2/models", "models", "List the applications"),
+    _get("/v2", "server", "Describe the server", gives="Server"),
+    _get("/v2/health/live", "live", "Say whether the process answers", scope=None, gives="Live"),
+    _get("/v2/health/ready", "ready", "Say whether something is live", scope=None, gives="Ready"),
+    _get("/v2/models", "models", "List the applications", gives="Models"),
     _get(
-        "/v2/models/stats", "all_statistics", "Give the statistics of all applications", whole=True
+        "/v2/models/stats",
+        "all_statistics",
+        "Give the statistics of all applications",
+        whole=True,
+        gives="Statistics",
     ),
-    *_both("", "model", "Describe an application"),
-    *_both("/ready", "model_ready", "Say whether an application answers"),
-    *_both("/config", "config", "Describe how an application is served"),
-    *_both("/stats", "statistics", "Give the statistics of an application"),
-    *_both("/infer", "infer", "Predict", "POST"),
+    *_both("", "model", "Describe an application", gives="Model"),
+    *_both("/ready", "model_ready", "Say whether an application answers", gives="ModelReady"),
+    *_both("/config", "config", "Describe how an application is served", gives="ModelConfig"),
+    *_both("/stats", "statistics", "Give the statistics of an application", gives="Statistics"),
+    *_both(
+        "/infer",
+        "infer",
+        "Predict",
+        method="POST",
+        takes="InferRequest",
+        gives="InferAnswer",
+        fails=(504,),
+    ),
     _post(
         "/v2/repository/index",
         "index",
         "List what is registered and what is live",
         scope="operate",
         whole=True,
+        takes="IndexRequest",
+        gives="Index",
     ),
     _post(
-        "/v2/repository/models/{name}/load", "load", "Make a registered model live", scope="operate"
+        "/v2/repository/models/{name}/load",
+        "load",
+        "Make a registered model live",
+        scope="operate",
+        takes="LoadRequest",
+        fails=(409,),
     ),
     _post(
         "/v2/repository/models/{name}/unload",
         "unload",
         "Make an application answer no more",
         scope="operate",
+        fails=(409,),
     ),
-    _get("/v1/models", "models", "List the applications"),
-    _get("/v1/models/{name}", "model_ready", "Say whether an application answers", versioned=True),
-    _post("/v1/models/{name}:predict", "predict", "Predict"),
-    _post("/v1/models/{name}:feedback", "feedback", "Take labels", scope="feedback"),
-    _get("/metrics", "metrics", "Give the metrics of all gateways", whole=True),
+    _get("/v1/models", "models", "List the applications", gives="Models"),
+    _get(
+        "/v1/models/{name}",
+        "model_ready",
+        "Say whether an application answers",
+        versioned=True,
+        gives="ModelReady",
+    ),
+    _post(
+        "/v1/models/{name}:predict",
+        "predict",
+        "Predict",
+        takes="PredictRequest",
+        gives="PredictAnswer",
+        fails=(504,),
+    ),
+    _post(
+        "/v1/models/{name}:feedback",
+        "feedback",
+        "Take labels",
+        scope="feedback",
+        takes="Labels",
+        gives="LabelsTaken",
+        fails=(429,),
+    ),
+    _get(
+        "/metrics",
+        "metrics",
+        "Give the metrics of all gateways",
+        whole=True,
+        gives="Metrics",
+        media="text/plain",
+    ),
+    _get("/openapi.json", "openapi", "Describe the operations in OpenAPI", gives="OpenApi"),
 )
 """Every operation that does what it says."""
 

@@ -9,9 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from tidemill.foundation.errors import InvalidInput, NotFound
-from tidemill.serving.dataplane import DataPlane
 from tidemill.serving.exchange import Handler, WrongMethod
-from tidemill.serving.extensions import Extensions
 from tidemill.serving.keys import Access
 from tidemill.serving.operations import OPERATIONS, REFUSED, Operation
 
@@ -24,17 +22,16 @@ class PathRoutes:
     """Finds handlers by path; what was found is remembered, so that a known path costs a lookup.
 
     Args:
-        plane: the operations.
-        extensions: the operations of Triton's extensions.
+        servers: whose functions serve the operations, by the names that the table has for them.
     """
 
-    def __init__(self, plane: DataPlane, extensions: Extensions) -> None:
+    def __init__(self, *servers: object) -> None:
         self._found: dict[tuple[bytes, bytes], Handler] = {}
         self._operations = {each.serve: each for each in (*OPERATIONS, *REFUSED)}
         self._fixed: dict[str, tuple[Handler, bytes]] = {}
         self._patterns: list[tuple[re.Pattern[str], Operation, Callable[..., None]]] = []
         for operation in (*OPERATIONS, *REFUSED):
-            owner = plane if hasattr(plane, operation.serve) else extensions
+            owner = next(each for each in servers if hasattr(each, operation.serve))
             serve = getattr(owner, operation.serve)
             if operation.variables:
                 self._patterns.append((operation.pattern, operation, serve))
@@ -60,6 +57,7 @@ class PathRoutes:
             raise WrongMethod(
                 f"{method.decode('latin-1')[:20]} is not served here",
                 remedy=f"Use {wanted.decode()}.",
+                allowed=b"GET, HEAD" if wanted == b"GET" else wanted,
             )
         if len(target) <= _MAX_REMEMBERED_BYTES:
             if len(self._found) >= _MAX_REMEMBERED:

@@ -144,6 +144,17 @@ def check_datatype(datatype: str, column: Column) -> np.dtype[Any]:
     return dtype
 
 
+def datatypes_for(column: Column) -> list[str]:
+    """Returns the datatypes of the tensors that a column takes; see ``check_datatype``.
+
+    Example:
+        >>> datatypes_for(Column("x", "string"))
+        ['BYTES']
+    """
+    kinds = _BECOMES[column.dtype.kind]
+    return [name for name, dtype in DATATYPES.items() if dtype.kind in kinds]
+
+
 def from_json(values: Any, dtype: np.dtype[Any], shape: Shape, column: Column) -> Array:
     """Returns the array that a tensor in JSON stands for, as the column takes it.
 
