@@ -17,7 +17,7 @@ from bench.servers import Server, free_port, run
 from tidemill.control.deployments import Terms, deploy, get_deployment
 from tidemill.foundation.home import open_home
 from tidemill.foundation.settings import Settings
-from tidemill.models.packaging import infer_sklearn_signature, package_sklearn
+from tidemill.models.packagers.sklearn import infer_sklearn_signature, package_sklearn
 from tidemill.serving.plan import ServingPlan
 
 TIDEMILL = (sys.executable, "-m", "tidemill")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tidemill_worker.frames import Batch
-from tidemill_worker.functions import InvalidInput, InvalidModel, conform
+from tidemill_worker.functions import InvalidInput, InvalidModel, NotReady, conform, no_answers
 from tidemill_worker.signatures import Column, Signature
 
 
@@ -52,7 +52,7 @@ class EstimatorModel:
     """
 
     def __init__(self, estimator: Any, signature: Signature) -> None:
-        self._estimator = estimator
+        self._estimator: Any = estimator
         self._turn = threading.Lock()
         self.signature = signature
 
@@ -62,19 +62,26 @@ class EstimatorModel:
         Raises:
             InvalidInput: the estimator raised ValueError or TypeError.
             InvalidModel: its answer does not fit the signature.
+            NotReady: it is closed.
         """
         inputs, outputs = self.signature.inputs, self.signature.outputs
         n = batch[inputs[0].name].shape[0]
+        estimator = self._estimator
+        if estimator is None:
+            raise NotReady("the model is closed", remedy="Open it again.")
+        if n == 0:
+            return no_answers(outputs)
         try:
             with self._turn:
-                matrix = features(self._estimator, inputs, batch)
-                raw = answers(self._estimator, matrix, [column.name for column in outputs])
+                matrix = features(estimator, inputs, batch)
+                raw = answers(estimator, matrix, [column.name for column in outputs])
         except (ValueError, TypeError) as error:
             raise InvalidInput(f"the model refuses the batch: {str(error)[:500]}") from error
         return {column.name: conform(raw, column, n) for column in outputs}
 
     def close(self) -> None:
-        """Does nothing: the process is its only owner."""
+        """Gives the estimator back once no call uses it; closing twice does nothing."""
+        self._estimator = None
 
 
 def describe_estimator(estimator: Any) -> Signature:

@@ -301,7 +301,7 @@ class FunctionModel:
             if self._function is None:
                 raise NotReady("the model is closed", remedy="Open it again.")
             if n == 0:
-                return {c.name: np.empty((0, *c.shape), _dtype(c)) for c in columns}
+                return no_answers(columns)
             try:
                 answer = self._call(batch)
             except (ValueError, TypeError) as error:
@@ -364,6 +364,11 @@ def conform(answers: Mapping[str, Any], column: Column, n: int) -> Any:
         raise InvalidModel(
             f"the function's {column.name!r} is no {column.type} of {(n, *column.shape)}: {error}"
         ) from error
+
+
+def no_answers(columns: Sequence[Column]) -> Batch:
+    """Returns the answer to no rows: arrays (0, *shape) of the outputs' types."""
+    return {each.name: np.empty((0, *each.shape), _dtype(each)) for each in columns}
 
 
 def _dtype(column: Column) -> Any:

@@ -58,7 +58,7 @@ def _describe(code: str, function: str | None = None) -> dict[str, Any]:
     if signature is None:
         raise InvalidModel(
             f"{function[:200]!r} does not say what it takes and gives",
-            remedy="Annotate its parameters and what it returns, or give it a signature attribute.",
+            remedy="Annotate its parameters and what it returns, or give --signature.",
         )
     return {"signature": signature}
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
-from tidemill.models.packaging import package_onnx
+from tidemill.models.packagers.onnx import package_onnx
 from tidemill.models.registry import Registry
 from tidemill.tables.answer import encode_answer
 from tidemill.tables.build import TableBuilder

@@ -13,8 +13,7 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from tidemill.models.format import ORIGINAL
-from tidemill.models.packaging import package_sklearn
+from tidemill.models.packagers.sklearn import package_sklearn
 from tidemill.models.signature import Batch, Column, Signature
 
 TABULAR = Signature(
@@ -119,21 +118,6 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Example:
     folder = tmp_path_factory.mktemp("scaled")
     package_sklearn(estimator, "scaled", TABULAR, folder, batch)
     return Example(estimator, TABULAR, batch, folder)
-
-
-SERVED = """
-onnx-digits onnx-delays onnx-minutes
-sklearn-digits sklearn-delays sklearn-minutes sklearn-scaled
-"""
-
-
-@pytest.fixture(params=SERVED.split())
-def served(request: pytest.FixtureRequest) -> tuple[Path, Example]:
-    """Every kind of model in every runtime: the folder to open, and the example in it."""
-    runtime, name = request.param.split("-")
-    example: Example = request.getfixturevalue(name)
-    kept = runtime == "sklearn" and name != "scaled"
-    return example.folder / ORIGINAL if kept else example.folder, example
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from sklearn.svm import SVC
 
 from tidemill.models.compilation import COMPILED, _compare, compile_sklearn
 from tidemill.models.format import read_manifest
-from tidemill.models.packaging import infer_sklearn_signature
+from tidemill.models.packagers.sklearn import infer_sklearn_signature
 from tidemill.models.runtimes.onnx import OnnxRuntime, open_session
 from tidemill.models.signature import Batch, Signature
 

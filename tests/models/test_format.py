@@ -27,7 +27,7 @@ from tidemill.models.format import (
     verify_model,
     write_model,
 )
-from tidemill.models.packaging import package_onnx
+from tidemill.models.packagers.onnx import package_onnx
 from tidemill.models.runtime import open_runtime
 from tidemill.models.runtimes.sklearn import load_estimator
 from tidemill.models.signature import Column, Signature

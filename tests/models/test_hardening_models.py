@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
 from tidemill.foundation.errors import InvalidModel, ModelFailed
-from tidemill.models.packaging import infer_sklearn_signature, package_sklearn
+from tidemill.models.packagers.sklearn import infer_sklearn_signature, package_sklearn
 from tidemill.models.runtimes.onnx import OnnxRuntime, open_session
 from tidemill.models.runtimes.sklearn import SklearnRuntime
 from tidemill.models.signature import Column, Signature

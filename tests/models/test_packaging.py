@@ -17,13 +17,10 @@ from sklearn.tree import DecisionTreeClassifier
 from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import InvalidInput, InvalidModel
 from tidemill.models.format import read_manifest, verify_model
-from tidemill.models.packaging import (
-    infer_sklearn_signature,
-    inspect_path,
-    measure_latency,
-    package_onnx,
-    package_sklearn,
-)
+from tidemill.models.kinds import find_kind, is_model_folder
+from tidemill.models.packagers.onnx import package_onnx
+from tidemill.models.packagers.sklearn import infer_sklearn_signature, package_sklearn
+from tidemill.models.packaging import measure_latency
 from tidemill.models.runtime import open_runtime
 from tidemill.models.signature import Batch, Column, Signature
 
@@ -281,10 +278,11 @@ def test_paths_are_known_by_their_names(digits: Any, tmp_path: Path) -> None:
     for name in ("a.onnx", "b.joblib", "c.pkl", "d.csv", "e"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "empty.onnx").touch()
-    assert inspect_path(tmp_path / "a.onnx") == "onnx"
-    assert inspect_path(tmp_path / "b.joblib") == "joblib"
-    assert inspect_path(tmp_path / "c.pkl") == "joblib"
-    assert inspect_path(digits.folder) == "model-folder"
+    assert find_kind(tmp_path / "a.onnx").name == "onnx"
+    assert find_kind(tmp_path / "b.joblib").name == "joblib"
+    assert find_kind(tmp_path / "c.pkl").name == "joblib"
+    assert is_model_folder(digits.folder)
+    assert not is_model_folder(tmp_path)
     for name, message in (
         ("d.csv", "does not look like a model"),
         ("e", "does not look like a model"),
@@ -293,7 +291,7 @@ def test_paths_are_known_by_their_names(digits: Any, tmp_path: Path) -> None:
         (".", "no model folder"),
     ):
         with pytest.raises(InvalidModel, match=message):
-            inspect_path(tmp_path / name)
+            find_kind(tmp_path / name)
 
 
 class Ticking:

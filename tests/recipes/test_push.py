@@ -26,8 +26,9 @@ from tidemill.foundation.errors import (
     NotTrusted,
 )
 from tidemill.foundation.home import Home
+from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
-from tidemill.recipes.push import PushedModel, push_model
+from tidemill.recipes.push import PushedModel, push_model, read_signature
 
 DRAWN = np.random.default_rng(3)
 ROWS = DRAWN.normal(size=(300, 4))
@@ -75,6 +76,46 @@ def test_an_onnx_file_is_live_under_its_name(home: Home, double: Path) -> None:
     assert list_deployments(home)[0].versions[0].version == 1
     again = push(home, double, "double", trust_code=False, by="tests")
     assert again.model.version == 1  # the same content
+
+
+def test_a_signature_may_be_given(home: Home, double: Path, tmp_path: Path) -> None:
+    """As JSON or a file of it; what the model does not answer so is refused."""
+    wide = '{"inputs": [{"name": "x", "type": "float64", "shape": [2]}], "outputs": [%s]}'
+    written = tmp_path / "signature.json"
+    written.write_text(wide % '{"name": "y", "type": "float64", "shape": [2]}')
+    given = read_signature(str(written))
+    assert given == read_signature(written.read_text())
+    push_model(home, double, "double", signature=given)
+    folder = Registry(home).fetch("double", 1)
+    assert read_manifest(folder).signature == given
+    other = read_signature(wide % '{"name": "z", "type": "float64"}')
+    with pytest.raises(InvalidModel, match="none of the model's"):
+        push_model(home, double, "other", signature=other)
+    with pytest.raises(InvalidInput, match="has a signature already"):
+        push_model(home, folder, "again", signature=given)
+
+
+def test_a_signature_that_is_none_is_told(tmp_path: Path) -> None:
+    """A path that is not there, JSON of something else, a file without an end."""
+    (tmp_path / "long.json").write_bytes(b" " * (1 << 20) + b"{}")
+    for told, kind, said in (
+        ("nope.json", NotFound, "cannot be read"),
+        ("x" * 5000, NotFound, "cannot be read"),
+        (str(tmp_path), NotFound, "cannot be read"),
+        ('{"inputs": []}', InvalidModel, "signature"),
+        (str(tmp_path / "long.json"), InvalidModel, "bytes"),
+    ):
+        with pytest.raises(kind, match=said):
+            read_signature(told)
+
+
+def test_an_estimator_takes_a_signature(home: Home, forest: Path) -> None:
+    """Columns that the file does not name get the names that clients send."""
+    columns = ", ".join(f'{{"name": "{name}", "type": "float64"}}' for name in "abcd")
+    outputs = '{"name": "label", "type": "int64"}'
+    given = read_signature(f'{{"inputs": [{columns}], "outputs": [{outputs}]}}')
+    pushed = push_model(home, forest, "forest", trust_code=True, signature=given)
+    assert (pushed.inputs, pushed.outputs) == (("a", "b", "c", "d"), ("label",))
 
 
 def test_a_push_need_not_go_live(home: Home, double: Path) -> None:

@@ -33,7 +33,8 @@ from tidemill.control.deployments import Terms, deploy
 from tidemill.control.rollout import build_live_table, push
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
-from tidemill.models.packaging import package_onnx, package_sklearn
+from tidemill.models.packagers.onnx import package_onnx
+from tidemill.models.packagers.sklearn import package_sklearn
 from tidemill.models.registry import Registry
 from tidemill.models.runtime import open_runtime
 from tidemill.models.signature import Array, Batch, Column, Signature

@@ -15,7 +15,7 @@ from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
 from tidemill.models.format import read_manifest, verify_model
-from tidemill.models.packaging import package_onnx
+from tidemill.models.packagers.onnx import package_onnx
 from tidemill.models.registry import Registry
 from tidemill.serving.live import (
     TABLES,

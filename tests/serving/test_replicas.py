@@ -28,7 +28,7 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.home import open_home
 from tidemill.foundation.settings import Settings
-from tidemill.models.packaging import package_onnx
+from tidemill.models.packagers.onnx import package_onnx
 from tidemill.models.registry import Registry
 from tidemill.models.signature import Batch
 from tidemill.serving.replicas import Replica

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper
 
 from tidemill.foundation.errors import Conflict, InvalidSettings, Refused
 from tidemill.foundation.settings import ServeSettings
-from tidemill.models.packaging import package_onnx
+from tidemill.models.packagers.onnx import package_onnx
 from tidemill.serving.listening import open_listener
 from tidemill.serving.plan import Deployment, Live, ServingPlan
 

@@ -30,7 +30,7 @@ from tidemill.foundation.errors import InvalidSettings
 from tidemill.foundation.home import open_home
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.settings import ServeSettings, Settings
-from tidemill.models.packaging import package_onnx
+from tidemill.models.packagers.onnx import package_onnx
 from tidemill.models.registry import Registry
 from tidemill.serving import tracing
 from tidemill.serving.plan import ServingPlan

@@ -13,7 +13,7 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from tidemill.models.packaging import infer_sklearn_signature, package_sklearn
+from tidemill.models.packagers.sklearn import infer_sklearn_signature, package_sklearn
 from tidemill.models.runtimes.sklearn import SklearnRuntime
 from tidemill_worker.estimators import EstimatorModel, describe_estimator, load_estimator
 from tidemill_worker.functions import Corrupted, InvalidInput, InvalidModel, NotTrusted

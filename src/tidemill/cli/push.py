@@ -12,6 +12,7 @@ from tidemill.cli.environment import print_environment
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session
 from tidemill.control import rollout
 from tidemill.foundation.errors import InvalidInput
+from tidemill.recipes.push import read_signature
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
     def push(
         name: Annotated[str, typer.Option(help="The model's name, and its application's.")],
         path: Annotated[
-            Path | None, typer.Argument(help="An ONNX file, a joblib file or a model folder.")
+            Path | None, typer.Argument(help="What a framework saved, or a model folder.")
         ] = None,
         remote: Annotated[
             str | None,
@@ -33,6 +34,10 @@ def register(app: typer.Typer) -> None:
         sample: Annotated[
             Path | None,
             typer.Option(help="Rows (CSV, Parquet, .npy) on which a compiled model must agree."),
+        ] = None,
+        signature: Annotated[
+            str | None,
+            typer.Option(help="What it takes and gives, as JSON or a file of it; else inferred."),
         ] = None,
         requirements: Annotated[
             Path | None,
@@ -60,6 +65,7 @@ def register(app: typer.Typer) -> None:
                     name,
                     trust_code=trust_code,
                     sample=sample,
+                    signature=None if signature is None else read_signature(signature),
                     requirements=requirements,
                     go_live=deploy,
                     by="cli",

@@ -12,6 +12,7 @@ from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
 from tidemill.models.environments import Say
+from tidemill.models.signature import Signature
 from tidemill.recipes.push import PushedModel, push_model
 from tidemill.recipes.recipe import Recipe, get_recipe
 from tidemill.recipes.remote import push_remote
@@ -132,6 +133,7 @@ def push(
     *,
     trust_code: bool,
     sample: Path | None = None,
+    signature: Signature | None = None,
     requirements: Path | None = None,
     go_live: bool = True,
     by: str,
@@ -144,6 +146,7 @@ def push(
         name,
         trust_code=trust_code,
         sample=sample,
+        signature=signature,
         requirements=requirements,
         say=say,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tidemill.foundation.errors import InvalidModel, NotTrusted
 from tidemill.models.format import ModelManifest, read_manifest, verify_model
@@ -36,10 +37,30 @@ class Runtime(Protocol):
         """Gives its memory back; closing twice does nothing."""
 
 
-_RUNTIMES: dict[str, Callable[[Path, ModelManifest, int], Runtime]] = {
-    "onnx": open_onnx,
-    "sklearn": open_sklearn,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opener:
+    """What opens the models of one framework.
+
+    Args:
+        trust: "code" if opening one runs code of its maker, whatever its manifest claims.
+        open: opens a verified model folder, so that one call uses so many threads.
+    """
+
+    trust: Literal["data", "code"]
+    open: Callable[[Path, ModelManifest, int], Runtime]
+
+
+RUNTIMES: dict[str, Opener] = {
+    "onnx": Opener(trust="data", open=open_onnx),
+    "sklearn": Opener(trust="code", open=open_sklearn),
 }
+"""What opens a model here, by the name of its runtime."""
+
+
+def runs_code(manifest: ModelManifest) -> bool:
+    """Says whether opening the model runs code of its maker."""
+    opener = RUNTIMES.get(manifest.runtime)
+    return manifest.trust == "code" or (opener is not None and opener.trust == "code")
 
 
 def open_runtime(folder: Path, *, trust_code: bool = False, threads: int = 1) -> Runtime:
@@ -67,16 +88,16 @@ def open_runtime(folder: Path, *, trust_code: bool = False, threads: int = 1) ->
             f"model {manifest.name!r} answers in another server and cannot be loaded here",
             remedy="Ask it through tidemill serve.",
         )
-    opener = _RUNTIMES.get(manifest.runtime)
+    opener = RUNTIMES.get(manifest.runtime)
     if opener is None:
         raise InvalidModel(
             f"model {manifest.name!r} needs the unknown runtime {manifest.runtime[:100]!r}",
-            remedy=f"Known runtimes: {', '.join(_RUNTIMES)}.",
+            remedy=f"Known runtimes: {', '.join(RUNTIMES)}.",
         )
     verify_model(folder, manifest)
-    if not trust_code and (manifest.trust == "code" or manifest.runtime != "onnx"):
+    if not trust_code and runs_code(manifest):
         raise NotTrusted(
             f"model {manifest.name!r} runs its maker's code when it is loaded",
             remedy="Push it again with --trust-code if you trust who made it.",
         )
-    return opener(folder, manifest, threads)
+    return opener.open(folder, manifest, threads)

@@ -6,7 +6,6 @@ Nothing of the model's is imported here: its environment's own interpreter does 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -30,6 +29,7 @@ from tidemill.models.format import (
     verify_model,
     write_model,
 )
+from tidemill.models.packaging import Given
 from tidemill.models.registry import Registry
 from tidemill.models.requirements import LOCK, lock_requirements, read_lock, read_requirements
 from tidemill.models.signature import Batch, Signature, check_batch
@@ -37,8 +37,6 @@ from tidemill.models.sources import Sources, find_sources
 from tidemill_worker.functions import CODE
 
 _ESTIMATORS = (".joblib", ".pkl", ".pickle")
-
-Rows = Callable[[Signature], Batch]
 
 
 def package_isolated(
@@ -49,7 +47,7 @@ def package_isolated(
     *,
     requirements: Path,
     trust_code: bool,
-    rows: Rows | None = None,
+    given: Given,
     say: Say = lambda _: None,
 ) -> Environment:
     """Makes ``work/model`` of a model, with the lock of its requirements, and tries it.
@@ -61,7 +59,7 @@ def package_isolated(
         work: an empty folder.
         requirements: a file that lists what it needs.
         trust_code: the caller vouches for the model and all that it requires.
-        rows: reads rows that it must answer, once its columns are known; a made-up row if None.
+        given: what else is known of it; without rows it must answer a made-up one.
         say: told what is done.
 
     Raises:
@@ -89,17 +87,18 @@ def package_isolated(
     if sources is None:
         runtime, entry, options = "sklearn", "model.joblib", {}
         shutil.copyfile(path, folder / entry)
-        said = try_in(environment, "describe", str(folder / entry))
+        described = [str(folder / entry)]
     else:
         runtime, entry, options = "python", _entry(sources), {"function": sources.reference}
         sources.copy(folder / CODE)
-        said = try_in(environment, "describe", str(folder / CODE), sources.reference)
+        described = [str(folder / CODE), sources.reference]
+    signature = given.signature or _described(environment, *described)
     manifest = write_model(
         folder,
         ModelManifest(
             name=name,
             runtime=runtime,
-            signature=Signature.from_json(msgspec.json.encode(said["signature"])),
+            signature=signature,
             entry=entry,
             trust="code",
             runtime_options=options,
@@ -109,7 +108,7 @@ def package_isolated(
     )
     say("trying it in its environment")
     latency = _measured(
-        environment, folder, manifest, None if rows is None else rows(manifest.signature)
+        environment, folder, manifest, None if given.rows is None else given.rows(signature)
     )
     write_model(folder, msgspec.structs.replace(manifest, latency=latency))
     return environment
@@ -152,6 +151,11 @@ def build_for(home: Home, name: str, version: int, *, say: Say = lambda _: None)
             remedy="It runs where Tidemill runs; nothing has to be built.",
         )
     return build_environment(environments_path(home.cache_path), lock, say=say, clock=home.clock)
+
+
+def _described(environment: Environment, *place: str) -> Signature:
+    said = try_in(environment, "describe", *place)
+    return Signature.from_json(msgspec.json.encode(said["signature"]))
 
 
 def _entry(sources: Sources) -> str:

@@ -8,23 +8,20 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tidemill.foundation.errors import InvalidInput, InvalidModel, ModelFailed, NotFound, NotTrusted
+from tidemill.foundation.errors import InvalidInput, InvalidModel, NotFound, NotTrusted
 from tidemill.foundation.home import Home
 from tidemill.models.environments import Environment, Say
 from tidemill.models.format import CompilationReport, read_manifest
-from tidemill.models.packaging import (
-    infer_sklearn_signature,
-    inspect_path,
-    package_onnx,
-    package_sklearn,
-)
-from tidemill.models.probing import probe_rows
+from tidemill.models.kinds import find_kind, is_model_folder
+from tidemill.models.packaging import Given
 from tidemill.models.registry import Registry
-from tidemill.models.runtimes.sklearn import load_estimator
+from tidemill.models.runtime import runs_code
 from tidemill.models.signature import Batch, Signature
 from tidemill.recipes.isolated import package_isolated, restore_environment
 from tidemill.recipes.table import read_rows
 from tidemill.training.examples import feature_batch
+
+_MAX_SIGNATURE_BYTES = 1 << 20
 
 
 class PushedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,17 +46,19 @@ def push_model(
     *,
     trust_code: bool = False,
     sample: Path | None = None,
+    signature: Signature | None = None,
     requirements: Path | None = None,
     say: Say = lambda _: None,
 ) -> PushedModel:
-    """Registers a model file, compiled where a sample shows that this changes no answer.
+    """Registers a model, compiled where a sample shows that this changes no answer.
 
     Args:
         home: the installation.
-        path: an ONNX file, a joblib file, or a model folder.
+        path: what a framework saved (see ``models/kinds.py``), or a model folder.
         name: the model's name.
         trust_code: the caller vouches for code that the file brings.
         sample: rows on which the compiled and the original model must agree; made up if None.
+        signature: what it takes and gives; inferred if None, where that is possible.
         requirements: a file of what its own environment is to hold: of a function or estimator.
         say: told what takes a while.
 
@@ -67,9 +66,15 @@ def push_model(
         InvalidModel: it is none of these, or cannot be used.
         NotTrusted: it brings code and nobody vouched for it.
     """
+    given = Given(
+        signature=signature,
+        rows=None if sample is None else lambda known: read_sample(sample, known),
+        clock=home.clock,
+    )
     environment: Environment | None = None
-    if requirements is not None:
-        with home.scratch("push") as work:
+    with home.scratch("push") as work:
+        if requirements is not None:
+            folder = work / "model"
             environment = package_isolated(
                 home,
                 path,
@@ -77,54 +82,66 @@ def push_model(
                 work,
                 requirements=requirements,
                 trust_code=trust_code,
-                rows=None if sample is None else lambda known: read_sample(sample, known),
+                given=given,
                 say=say,
             )
-            pushed = _register(home, work / "model", name, trust_code=True)
-            return msgspec.structs.replace(pushed, environment=environment)
-    kind = inspect_path(path)
-    if kind == "joblib" and not trust_code:
-        raise NotTrusted(
-            f"{path} is a joblib file, which runs code when it is loaded",
-            remedy="Push it with --trust-code if you trust who made it, or push ONNX.",
-        )
-    with home.scratch("push") as work:
-        folder = work / "model"
-        if kind == "onnx":
-            package_onnx(path, name, folder, clock=home.clock)
-        elif kind == "joblib":
-            _package_joblib(path, name, folder, sample, home)
-        else:
+        elif is_model_folder(path):
             folder = path
+            _check_nothing_given(path, given)
             if trust_code:
                 environment = restore_environment(home, folder, say=say)
+        else:
+            folder = work / "model"
+            _package(path, name, folder, given, trust_code=trust_code)
         pushed = _register(home, folder, name, trust_code=trust_code)
         return msgspec.structs.replace(pushed, environment=environment)
 
 
-def _package_joblib(path: Path, name: str, folder: Path, sample: Path | None, home: Home) -> None:
-    estimator = load_estimator(path, trust_code=True)
-    signature = infer_sklearn_signature(estimator)
-    rows = probe_rows(estimator, signature) if sample is None else read_sample(sample, signature)
+def read_signature(told: str) -> Signature:
+    """Reads a signature: JSON itself, or the path of a file that holds it.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidModel: it describes none.
+
+    Example:
+        >>> read_signature(
+        ...     '{"inputs": [{"name": "x", "type": "float32", "shape": [4]}],'
+        ...     ' "outputs": [{"name": "value", "type": "float32"}]}'
+        ... ).inputs[0].shape
+        (4,)
+    """
+    if told.lstrip().startswith("{"):
+        return Signature.from_json(told)
     try:
-        package_sklearn(
-            estimator,
-            name,
-            signature,
-            folder,
-            rows,
-            rows_from="probes" if sample is None else "evaluation",
-            stored=path,
-            clock=home.clock,
-        )
-    except InvalidModel:
-        raise
-    except (InvalidInput, ModelFailed) as error:
-        which = "made-up rows" if sample is None else f"the rows of {sample}"
-        raise InvalidModel(
-            f"{path} does not answer {which}: {error.what}",
-            remedy="Give rows that it takes, with --sample.",
+        with Path(told).open("rb") as file:
+            data = file.read(_MAX_SIGNATURE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise NotFound(
+            f"the signature's file {told[:200]!r} cannot be read: {error}",
+            remedy="Give a file, or the JSON itself.",
         ) from error
+    if len(data) > _MAX_SIGNATURE_BYTES:
+        raise InvalidModel(f"{told[:200]!r} has over {_MAX_SIGNATURE_BYTES} bytes: no signature")
+    return Signature.from_json(data)
+
+
+def _check_nothing_given(path: Path, given: Given) -> None:
+    if given.signature is not None:
+        raise InvalidInput(
+            f"{str(path)!r} is a model folder, which has a signature already",
+            remedy="Leave --signature out, or push the file that the folder was made of.",
+        )
+
+
+def _package(path: Path, name: str, folder: Path, given: Given, *, trust_code: bool) -> None:
+    kind = find_kind(path)
+    if kind.trust == "code" and not trust_code:
+        raise NotTrusted(
+            f"{path} is {kind.called}, which runs code when it is loaded",
+            remedy="Push it with --trust-code if you trust who made it, or push ONNX.",
+        )
+    kind.package(path, name, folder, given)
 
 
 def read_sample(path: Path, signature: Signature) -> Batch:
@@ -167,7 +184,7 @@ def _said(report: CompilationReport) -> str:
 
 def _register(home: Home, folder: Path, name: str, *, trust_code: bool) -> PushedModel:
     manifest = read_manifest(folder)
-    if manifest.trust == "code" and not trust_code:
+    if runs_code(manifest) and not trust_code:
         raise NotTrusted(
             f"model {name!r} runs code when it is loaded",
             remedy="Push it with --trust-code if you trust who made it.",

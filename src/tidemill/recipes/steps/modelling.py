@@ -8,7 +8,7 @@ import joblib
 import msgspec
 import pyarrow.parquet as pq
 
-from tidemill.models.packaging import package_sklearn
+from tidemill.models.packagers.sklearn import package_sklearn
 from tidemill.models.signature import Signature
 from tidemill.recipes.steps.examples import EVALUATION, TRAIN
 from tidemill.training.examples import feature_batch

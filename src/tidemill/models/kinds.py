@@ -1,0 +1,90 @@
+"""The kinds of files and folders that models come in, each with what makes a model folder of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tidemill.foundation.errors import InvalidModel
+from tidemill.models.format import MANIFEST
+from tidemill.models.packagers.onnx import package_onnx_file
+from tidemill.models.packagers.sklearn import package_pickle
+from tidemill.models.packaging import Packager
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One way in which models are saved.
+
+    Args:
+        name: a word for it.
+        called: the same for people, with an article.
+        trust: "code" if loading it runs code of its maker.
+        package: makes a model folder of it.
+        suffixes: what the names of its files end with, in small letters.
+        marker: if it is a folder: a file that every such folder holds.
+    """
+
+    name: str
+    called: str
+    trust: Literal["data", "code"]
+    package: Packager
+    suffixes: tuple[str, ...] = ()
+    marker: str | None = None
+
+
+KINDS = (
+    Kind(
+        name="onnx",
+        called="an ONNX file",
+        trust="data",
+        package=package_onnx_file,
+        suffixes=(".onnx",),
+    ),
+    Kind(
+        name="joblib",
+        called="a joblib or pickle file",
+        trust="code",
+        package=package_pickle,
+        suffixes=(".joblib", ".pkl", ".pickle"),
+    ),
+)
+
+
+def is_model_folder(path: Path) -> bool:
+    """Says whether a path is a folder that was packaged already."""
+    return (path / MANIFEST).is_file()
+
+
+def find_kind(path: Path) -> Kind:
+    """Says what kind of model lies at a path, by its name; nothing is loaded.
+
+    Raises:
+        InvalidModel: nothing is there, it is empty, or no model's name ends so.
+    """
+    if path.is_dir():
+        return _folder_kind(path)
+    if not path.is_file():
+        raise InvalidModel(f"there is no file {str(path)!r}", remedy="Check the path.")
+    for kind in KINDS:
+        if path.suffix.lower() in kind.suffixes:
+            if path.stat().st_size == 0:
+                raise InvalidModel(f"{str(path)!r} is empty", remedy="Save the model again.")
+            return kind
+    known = ", ".join(suffix for kind in KINDS for suffix in kind.suffixes)
+    raise InvalidModel(
+        f"{str(path)!r} does not look like a model",
+        remedy=f"Give a file that ends with one of {known}, or a model folder.",
+    )
+
+
+def _folder_kind(path: Path) -> Kind:
+    for kind in KINDS:
+        if kind.marker is not None and (path / kind.marker).is_file():
+            return kind
+    known = ", ".join([MANIFEST, *(kind.marker for kind in KINDS if kind.marker is not None)])
+    raise InvalidModel(
+        f"folder {str(path)!r} is no model folder: it has no {known}",
+        remedy="Give the model's file, or a folder that Tidemill packaged.",
+    )
