@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +44,17 @@ def parse_effort(name: str, description: str | None) -> tuple[Effort, argparse.N
 
 
 def add_effort_options(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--smoke``, ``--quick``, ``--brief`` and ``--soak``."""
+    """Adds ``--smoke``, ``--quick``, ``--brief``, ``--repeats`` and ``--soak``."""
     levels = parser.add_mutually_exclusive_group()
     levels.add_argument("--smoke", action="store_true", help="seconds: shows that it runs")
     levels.add_argument("--quick", action="store_true", help="at most five minutes in all")
     levels.add_argument("--brief", action="store_true", help="every claim, in about ten minutes")
+    parser.add_argument("--repeats", type=int, metavar="N", help="how often each is measured")
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="how long the soak lasts")
 
 
 def chosen_effort(options: argparse.Namespace) -> Effort:
     """Returns the effort that the options ask for."""
     name = next((each for each in ("smoke", "quick", "brief") if getattr(options, each)), "full")
-    effort = EFFORTS[name]
-    if options.soak is None:
-        return effort
-    return Effort(**{**vars(effort), "soak_s": options.soak})
+    given = {"repeats": options.repeats, "soak_s": options.soak}
+    return replace(EFFORTS[name], **{k: v for k, v in given.items() if v is not None})

@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         """Counts a connection that the server closed."""
-        self.waiting = False
+        self.waiting, self._transport = False, None
         if not self._load.stopping:
             self._load.lost += 1
 

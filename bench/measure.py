@@ -22,12 +22,20 @@ from bench.servers import ROOT, BenchmarkFailed, Server
 
 CHECKERS, CHECKED_RATE = 2, 2
 """So few that they are no load to speak of, even to a server that answers a hundred a second."""
+PATIENCE_S = 60.0
+"""A generator that has not ended so long after the load is ended by force."""
+ERRORS = 0.5
+"""A server that answers more of the questions with errors than this has failed."""
 FIGURES = ("rps", "p50_ms", "p99_ms", "cpu_us_per_request")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A running server and how to ask it; ``pausable`` if it rests while others are measured."""
+    """A running server and how to ask it.
+
+    ``pausable``: it rests while others are measured. ``expendable``: the comparison goes on
+    without it, if it fails.
+    """
 
     name: str
     server: Server
@@ -36,6 +44,7 @@ class Target:
     bodies: Path
     expected: Path | None
     pausable: bool = False
+    expendable: bool = False
     connections: tuple[int, ...] = (1, 8, 64, 256)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -51,7 +60,7 @@ def measure(target: Target, *, connections: int, seconds: float) -> dict[str, An
     """Loads the server and returns one run's figures.
 
     Raises:
-        BenchmarkFailed: an answer was wrong.
+        BenchmarkFailed: an answer was wrong, or hardly any came.
     """
     before = target.server.cpu_s()
     beside_wrk = shutil.which("wrk") is not None
@@ -62,6 +71,8 @@ def measure(target: Target, *, connections: int, seconds: float) -> dict[str, An
     cpu_s = target.server.cpu_s() - before
     if found["wrong"]:
         raise BenchmarkFailed(f"{target.name} answers wrongly under load: {found['example']}")
+    if target.server.ended is not None or found["errors"] >= ERRORS * max(1, found["requests"]):
+        raise BenchmarkFailed(_why(target, found))
     answered = found["requests"] + (found["checked"] if beside_wrk else 0)
     return {
         "target": target.name,
@@ -72,30 +83,6 @@ def measure(target: Target, *, connections: int, seconds: float) -> dict[str, An
         "processes": len(target.server.processes()),
         "load_average": os.getloadavg()[0],
     }
-
-
-def take_turns(
-    targets: Sequence[Target], *, repeats: int, seconds: float, say: Any
-) -> list[dict[str, Any]]:
-    """Measures every target in turn, so often; who rests is paused; another begins each time."""
-    runs = []
-    for repeat in range(repeats):
-        for connections in sorted({each for target in targets for each in target.connections}):
-            asked = [target for target in targets if connections in target.connections]
-            turn = repeat % len(asked)
-            for target in (*asked[turn:], *asked[:turn]):
-                if target.pausable:
-                    target.server.resume()
-                found = measure(target, connections=connections, seconds=seconds)
-                if target.pausable:
-                    target.server.pause()
-                runs.append({"repeat": repeat, **target.facts, **found})
-                say(
-                    f"  {repeat + 1}/{repeats} {connections:>4} connections "
-                    f"{found['rps']:>9,.0f}/s  p50 {found['p50_ms'] or 0:.2f} ms "
-                    f"{found['cpu_us_per_request']:>7,.0f} µs  {target.name}"
-                )
-    return runs
 
 
 def summarised(
@@ -126,6 +113,13 @@ def spread(group: Iterable[dict[str, Any]], name: str) -> dict[str, float] | Non
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+def _why(target: Target, found: dict[str, Any]) -> str:
+    ended = target.server.ended
+    what = "" if ended is None else f" and ended with {ended}"
+    counts = f"{found['errors']:,} errors beside {found['requests']:,} answers"
+    return f"{target.name} gave {counts}{what}\n{target.server.tail()}"
+
+
 def _tail(run: dict[str, Any]) -> float | None:
     return run["p99_ms"] / run["p50_ms"] if run["p50_ms"] else None
 
@@ -144,14 +138,15 @@ def _wrk(target: Target, *, connections: int, seconds: float) -> dict[str, Any]:
     script = str(ROOT / "bench" / "wrk.lua")
     duration = f"{max(1, round(seconds))}s"
     command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}", "--timeout", "10s", "-s", script]
-    done = subprocess.run(
-        [*command, target.url],
-        env=_environment(target),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    checked = json.loads(checker.communicate(timeout=60)[0] or '{"errors": 1, "checked": 0}')
+    try:
+        done = _ended([*command, target.url], target, seconds)
+        printed = checker.communicate(timeout=PATIENCE_S)[0]
+    except subprocess.TimeoutExpired as error:
+        raise BenchmarkFailed(f"the checked answers of {target.name} do not come") from error
+    finally:
+        checker.kill()
+        checker.wait()
+    checked = json.loads(printed or '{"errors": 1, "checked": 0}')
     line = next((each for each in done.stdout.splitlines() if each.startswith("WRK ")), None)
     if line is None:
         raise BenchmarkFailed(f"wrk failed: {done.stdout}{done.stderr}")
@@ -168,13 +163,26 @@ def _load(target: Target, *, connections: int, seconds: float, check_every: int)
     command = _load_command(
         target, connections=connections, seconds=seconds, check_every=check_every
     )
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=ROOT, env=_environment(target)
-    )
+    done = _ended(command, target, seconds)
     if done.returncode != 0:
-        raise BenchmarkFailed(f"the load generator failed: {done.stderr}")
+        raise BenchmarkFailed(f"the load generator failed: {done.stderr[-1000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def _ended(command: list[str], target: Target, seconds: float) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env=_environment(target),
+            timeout=seconds + PATIENCE_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchmarkFailed(f"the load on {target.name} does not end") from error
 
 
 def _environment(target: Target) -> dict[str, str]:

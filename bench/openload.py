@@ -187,9 +187,13 @@ async def drive(load: Load, host: str, port: int, connections: int) -> None:
 
 
 def result(load: Load, *, rate: float, seconds: float, slo_s: float) -> dict[str, Any]:
-    """Returns all that was found out; goodput is what was answered within the SLO."""
+    """Returns all that was found out; goodput is what was answered within the SLO.
+
+    Of all questions those are the slowest that were never answered: they count with ``WAIT_S``.
+    """
     answered, refused = np.array(load.answered_s), np.array(load.refused_s)
-    everything = np.concatenate([answered, refused])
+    never = np.full(load.lost + load.unsent, WAIT_S)
+    everything = np.concatenate([answered, refused, never])
     return {
         "rate": rate,
         "offered": len(load.due_s),

@@ -4,7 +4,8 @@
 
 In ``docs/benchmarks.md`` a table stands between ``<!-- results: NAME -->`` and
 ``<!-- end of results -->``; whatever is there is replaced by what ``bench/results`` holds. A
-benchmark without results here is left as it is.
+benchmark without results here is left as it is. Workloads that were served in several runs are put
+together, each in its newest run.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.openloop.sweep import sweep_table
-from bench.results import claims_table, newest_results, say
+from bench.results import all_results, claims_table, say
 from bench.servers import ROOT
+from bench.serving.merge import merge
+from bench.serving.names import WORKLOADS
 from bench.serving.tables import tables
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -35,27 +38,33 @@ def measured_on(results: dict[str, Any]) -> str:
     )
 
 
-def serving(results: dict[str, Any]) -> str:
-    """Returns what the serving benchmark found."""
-    peers = results["peers"]
-    newest = {name: _own_version(name, found) for name, found in peers.items()}
-    beside = ", ".join(newest.values())
-    left_out = results["left_out"]
+def serving(runs: list[dict[str, Any]]) -> str:
+    """Returns what the serving benchmark found, each workload in its newest run."""
+    merged = merge(runs, WORKLOADS)
+    several = len(merged.spoken) > 1
     reasons = [
-        f"- {name} was left out: {reason.splitlines()[0]}" for name, reason in left_out.items()
+        f"- {name} was left out: {reason.splitlines()[0]}"
+        for name, reason in merged.left_out.items()
     ]
-    turns = f"Medians of {results['repeats']} turns of {results['seconds']:g} s."
     parts = [
-        f"{measured_on(results)} Beside: {beside}. {turns}",
+        *(_told(run, workloads if several else []) for run, workloads in merged.spoken),
         "\n".join(reasons),
-        claims_table(results["claims"]),
-        tables(results["summary"]).rstrip(),
+        claims_table(merged.claims),
+        tables(merged.summary).rstrip(),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def openloop(results: dict[str, Any]) -> str:
+def _told(run: dict[str, Any], workloads: list[str]) -> str:
+    beside = ", ".join(_own_version(name, found) for name, found in run["peers"].items())
+    turns = f"Medians of {run['repeats']} turns of {run['seconds']:g} s."
+    of = f"{', '.join(f'`{name}`' for name in workloads)}: " if workloads else ""
+    return f"{of}{measured_on(run)} Beside: {beside}. {turns}"
+
+
+def openloop(runs: list[dict[str, Any]]) -> str:
     """Returns what the open-loop benchmark found."""
+    results = _newest(runs)
     generator = results["generator"]
     rate, cpu_us = generator["kept_up_rps"], generator["steps"][-1]["generator_cpu_us"]
     kept_up = (
@@ -71,12 +80,13 @@ def openloop(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def footprint(results: dict[str, Any]) -> str:
+def footprint(runs: list[dict[str, Any]]) -> str:
     """Returns what the footprint benchmark found."""
+    results = _newest(runs)
     return f"{measured_on(results)}\n\n{claims_table(results['claims'])}"
 
 
-WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {
+WRITERS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "serving": serving,
     "openloop": openloop,
     "footprint": footprint,
@@ -87,11 +97,11 @@ def filled(page: str) -> str:
     """Returns the page with the newest results between its markers."""
 
     def block(found: re.Match[str]) -> str:
-        results = newest_results(found[1])
-        if results is None:
+        runs = all_results(found[1])
+        if not runs:
             say(f"no results of {found[1]} in bench/results: left as it is")
             return found[0]
-        text = WRITERS[found[1]](results)
+        text = WRITERS[found[1]](runs)
         return f"<!-- results: {found[1]} -->\n\n{text}\n\n<!-- end of results -->"
 
     return _BLOCK.sub(block, page)
@@ -109,6 +119,11 @@ def main() -> None:
         return
     PAGE.write_text(page, encoding="utf-8")
     say(f"written to {PAGE}")
+
+
+def _newest(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the newest run, of those that came to their end first."""
+    return max(enumerate(runs), key=lambda each: (each[1]["finished"], each[0]))[1]
 
 
 def _own_version(name: str, versions: dict[str, str]) -> str:

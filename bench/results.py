@@ -69,21 +69,33 @@ def claims_table(claims: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_results(name: str, results: dict[str, Any]) -> Path:
-    """Writes the results as JSON into ``bench/results`` and returns the path."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    return path
+class Record:
+    """The results of one run, on disk from the first figure on.
+
+    A run that is cut short leaves what it had found; ``finished`` tells that it was not.
+    """
+
+    def __init__(self, benchmark: str, **facts: Any) -> None:
+        self.values: dict[str, Any] = {"benchmark": benchmark, **about(), **facts}
+        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        self.path = RESULTS / f"{benchmark}-{moment}-{os.getpid()}.json"
+
+    def write(self, **values: Any) -> None:
+        """Adds values, or replaces them, and writes all that there is."""
+        self.values |= values
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".part")
+        beside.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
+        beside.replace(self.path)
 
 
-def newest_results(name: str) -> dict[str, Any] | None:
-    """Returns the newest results of a benchmark on this machine; None if there are none."""
-    paths = sorted(RESULTS.glob(f"{name}-*.json"))
-    if not paths:
-        return None
-    results: dict[str, Any] = json.loads(paths[-1].read_text(encoding="utf-8"))
-    return results
+def all_results(benchmark: str) -> list[dict[str, Any]]:
+    """Returns what runs of a benchmark on this machine found, the newest last.
+
+    Not among them are those of the smoke level, whose figures mean nothing.
+    """
+    found = [json.loads(path.read_bytes()) for path in sorted(RESULTS.glob(f"{benchmark}-*.json"))]
+    return [each for each in found if each["effort"] != "smoke"]
 
 
 def say(text: str) -> None:

@@ -1,6 +1,6 @@
 """Runs the benchmarks one after the other.
 
-    python -m bench.run [--smoke | --quick | --brief] [--soak SECONDS] [NAME …]
+    python -m bench.run [--smoke | --quick | --brief] [--repeats N] [--soak SECONDS] [NAME …]
 
 Without a level everything is measured, each peer in every configuration. Results are written as
 JSON into ``bench/results``; ``python -m bench.report`` writes the tables of the docs from them.
@@ -55,11 +55,12 @@ def main() -> None:
     if missing:
         say(f"these peers are installed first, into {install.folder()}: {', '.join(missing)}")
     level = () if effort.name == "full" else (f"--{effort.name}",)
-    soak = () if options.soak is None else ("--soak", str(options.soak))
+    given = {"--repeats": options.repeats, "--soak": options.soak}
+    words = [word for k, v in given.items() if v is not None for word in (k, str(v))]
     failed = []
     for name in names:
         say(f"# {name}: {BENCHMARKS[name]}")
-        command = [sys.executable, "-m", f"bench.{name}", *level, *soak]
+        command = [sys.executable, "-m", f"bench.{name}", *level, *words]
         if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
             failed.append(name)
     if failed:

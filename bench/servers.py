@@ -121,8 +121,27 @@ class Server:
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left, timeout=STOP_S)
+        # Where the first process died by itself, its children are known by their group alone.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        psutil.wait_procs([*left, self.process], timeout=STOP_S)
         self._process = None
+
+    def restart(self) -> None:
+        """Ends what is left of it, starts it again and waits until it serves.
+
+        Raises:
+            BenchmarkFailed: it ended, or did not answer in time.
+        """
+        self.stop()
+        self.start()
+        self.wait()
+
+    @property
+    def ended(self) -> int | None:
+        """How the process that was started ended; None while it runs."""
+        code: int | None = self.process.poll()
+        return code
 
     def tail(self) -> str:
         """Returns the end of its log."""

@@ -13,14 +13,16 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench.effort import Effort, parse_effort
-from bench.measure import Target, check, take_turns
+from bench.measure import Target, check
 from bench.openloop.gains import gain_claims, model_alone
 from bench.openloop.sweep import (
     SLO_MS,
@@ -32,9 +34,10 @@ from bench.openloop.sweep import (
 )
 from bench.ours import Installation, infer_url
 from bench.peers.catalog import PEERS, Launch
-from bench.results import about, claims_table, say, write_results
+from bench.results import Record, claims_table, say
 from bench.servers import BenchmarkFailed, Server, free_port
 from bench.serving.work import Work, make_work, sum_graph
+from bench.turns import take_turns
 
 from tidemill.serving.plan import ServingPlan
 
@@ -49,7 +52,7 @@ LEARNED = 256
 """No batch is larger; how large each is, is learned."""
 ONE, MANY = "rf-batches-of-one", "rf-learned-batches"
 COMPILED, ORIGINAL = "rf", "rf not compiled"
-GAIN_CONNECTIONS = (256,)
+GAIN_CONNECTIONS, GAIN_REPEATS = (256,), 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,42 +81,61 @@ class Bench:
         )
 
 
-def run(effort: Effort) -> dict[str, Any]:
-    """Runs the benchmark and returns what is written as JSON."""
+def run(effort: Effort) -> Record:
+    """Runs the benchmark; what is found is on disk as it comes, and a part that fails is named."""
+    record = Record(
+        "openloop",
+        effort=effort.name,
+        seconds=effort.seconds,
+        repeats=effort.repeats,
+        claims=[],
+        sweeps=[],
+        runs=[],
+        failed={},
+        finished=False,
+    )
     with ExitStack() as stack:
         bench = _start(stack)
         for unhurried in (MANY, "rf", "lr", "mlp"):
             check(bench.target(unhurried, "rf" if unhurried == MANY else unhurried))
-        generator = generator_capacity(bench.floor, seconds=min(1.0, effort.seconds))
-        sweeps = [
-            sweep(subject, bench.floor, loads=LOADS[effort.name], seconds=effort.seconds)
-            for subject in _subjects(bench)
-        ]
-        runs, gains = _gains(bench, effort)
-    return {
-        "benchmark": "openloop",
-        "effort": effort.name,
-        **about(),
-        "seconds": effort.seconds,
-        "repeats": effort.repeats,
-        "generator": generator,
-        "claims": [each for found in sweeps for each in sweep_claims(found)] + gains,
-        "sweeps": sweeps,
-        "runs": runs,
-    }
+        seconds = min(1.0, effort.seconds)
+        record.write(generator=generator_capacity(bench.floor, seconds=seconds))
+        for subject in _subjects(bench):
+            _attempt(record, subject.name, partial(_sweep, subject, bench, effort, record))
+        _attempt(record, "gains of batching", partial(_gains, bench, effort, record))
+    record.write(finished=not record.values["failed"])
+    return record
 
 
 def main() -> None:
     """Runs the benchmark, prints tables and claims, and says where the figures are."""
     effort, _ = parse_effort("bench.openloop", __doc__)
     try:
-        results = run(effort)
+        record = run(effort)
     except BenchmarkFailed as error:
         sys.exit(f"bench.openloop: {error}")
-    for found in results["sweeps"]:
+    for found in record.values["sweeps"]:
         print(f"### {found['subject']}\n\n{sweep_table(found)}\n")
-    print(claims_table(results["claims"]))
-    say(f"written to {write_results('openloop', results)}")
+    print(claims_table(record.values["claims"]))
+    say(f"written to {record.path}")
+    if record.values["failed"]:
+        sys.exit(f"bench.openloop: failed: {', '.join(record.values['failed'])}")
+
+
+def _attempt(record: Record, what: str, act: Callable[[], None]) -> None:
+    try:
+        act()
+    except BenchmarkFailed as error:
+        say(f"{what} FAILED: {error}")
+        record.write(failed={**record.values["failed"], what: str(error)})
+
+
+def _sweep(subject: Subject, bench: Bench, effort: Effort, record: Record) -> None:
+    found = sweep(subject, bench.floor, loads=LOADS[effort.name], seconds=effort.seconds)
+    record.write(
+        sweeps=[*record.values["sweeps"], found],
+        claims=[*record.values["claims"], *sweep_claims(found)],
+    )
 
 
 def _start(stack: ExitStack) -> Bench:
@@ -185,14 +207,19 @@ def _subjects(bench: Bench) -> list[Subject]:
     ]
 
 
-def _gains(bench: Bench, effort: Effort) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _gains(bench: Bench, effort: Effort, record: Record) -> None:
     edge = {"edge-64": "rf", "edge-784": "mlp"}
     targets = [bench.target(ONE, "rf"), bench.target(MANY, "rf")]
     targets += [bench.target(name, name) for name in ("lr", "rf", "mlp")]
     targets += [bench.target("mlp", "mlp", form="v2-binary")]
     targets += [bench.target(name, work, checked=False) for name, work in edge.items()]
     targets += [bench.target("edge-784", "mlp", form="v2-binary", checked=False)]
-    runs = take_turns(targets, repeats=min(2, effort.repeats), seconds=effort.seconds, say=say)
+    runs: list[dict[str, Any]] = record.values["runs"]
+    for found in take_turns(
+        targets, repeats=min(GAIN_REPEATS, effort.repeats), seconds=effort.seconds
+    ):
+        runs.append(found)
+        record.write()
     rps = {
         target.name: statistics.median(
             each["rps"] for each in runs if each["target"] == target.name
@@ -209,7 +236,8 @@ def _gains(bench: Bench, effort: Effort) -> tuple[list[dict[str, Any]], list[dic
         "mlp": ("edge-784", alone["mlp"]),
         "mlp binary": ("edge-784 binary", alone["mlp"]),
     }
-    return runs, gain_claims(rps, pairs, one=ONE, many=MANY)
+    gains = gain_claims(rps, pairs, one=ONE, many=MANY)
+    record.write(alone_rps=alone, claims=[*record.values["claims"], *gains])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measure import Target, measure
+from bench.measure import PATIENCE_S, Target, measure
 from bench.results import claim, say
 from bench.servers import ROOT, BenchmarkFailed
 
@@ -81,14 +81,18 @@ def offer(target: Target, rate: float, *, seconds: float) -> dict[str, Any]:
         "slo-ms": SLO_MS,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.openload", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "REQUEST_HEADERS": target.server.headers},
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.openload", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, "REQUEST_HEADERS": target.server.headers},
+            timeout=seconds + PATIENCE_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchmarkFailed(f"the open-loop load on {target.name} does not end") from error
     if done.returncode != 0:
         raise BenchmarkFailed(f"the open-loop generator failed: {done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout)

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers import install, triton
@@ -36,7 +36,12 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """One configuration of a peer; ``best`` names the workloads that it is the quickest at."""
+    """One configuration of a peer; ``best`` names the workloads that it is the quickest at.
+
+    ``rests``: it is stopped by a signal while others are measured. Not so the floor and Triton,
+    which do nothing unasked; and Triton gives its Python backend up, if that cannot answer a check
+    of its health within a second.
+    """
 
     name: str
     requires: str | None
@@ -47,7 +52,7 @@ class Peer:
     best: tuple[str, ...] = ()
     workloads: tuple[str, ...] = ALL
     processes: str = "1"
-    settings: dict[str, str] = field(default_factory=dict)
+    rests: bool = True
 
     def server(self, launch: Launch, port: int) -> Server:
         """Returns the server, not yet started."""
@@ -78,9 +83,11 @@ def _fastapi(app: str, workers: int) -> Callable[[Launch, int], Server]:
     return start
 
 
-def _triton(delay_us: int) -> Callable[[Launch, int], Server]:
+def _triton(delay_us: int, backends: int = 1) -> Callable[[Launch, int], Server]:
     def start(launch: Launch, port: int) -> Server:
-        program = triton.lay_out(launch.folder, launch.workload, launch.columns, delay_us=delay_us)
+        program = triton.lay_out(
+            launch.folder, launch.workload, launch.columns, delay_us=delay_us, backends=backends
+        )
         options = {
             "model-repository": launch.folder / "repository",
             "backend-directory": launch.folder / "backends",
@@ -177,6 +184,7 @@ PEERS = (
         start=_floor,
         best=("sum",),
         workloads=("sum",),
+        rests=False,
     ),
     Peer(
         name="FastAPI",
@@ -214,6 +222,7 @@ PEERS = (
         start=_triton(0),
         best=ALL,
         processes="2 (server and backend)",
+        rests=False,
     ),
     Peer(
         name="Triton, delay 2 ms",
@@ -223,6 +232,17 @@ PEERS = (
         path=V2,
         start=_triton(2000),
         processes="2 (server and backend)",
+        rests=False,
+    ),
+    Peer(
+        name="Triton, 2 workers",
+        requires="triton",
+        format="v2",
+        body="v2",
+        path=V2,
+        start=_triton(0, backends=2),
+        processes="3 (server and backends)",
+        rests=False,
     ),
     Peer(
         name="Triton, binary",
@@ -234,6 +254,7 @@ PEERS = (
         best=("mlp",),
         workloads=("mlp",),
         processes="2 (server and backend)",
+        rests=False,
     ),
     Peer(
         name="MLServer",

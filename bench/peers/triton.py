@@ -23,7 +23,7 @@ _OUTPUTS = {
 }
 
 
-def lay_out(folder: Path, workload: str, columns: int, *, delay_us: int) -> Path:
+def lay_out(folder: Path, workload: str, columns: int, *, delay_us: int, backends: int = 1) -> Path:
     """Writes backend and repository into a folder and returns the server's program."""
     packages = next((install.folder() / "triton" / "lib").glob("python3.*/site-packages"))
     server = packages / "pytriton" / "tritonserver"
@@ -39,7 +39,7 @@ def lay_out(folder: Path, workload: str, columns: int, *, delay_us: int) -> Path
     version = folder / "repository" / "model" / "1"
     version.mkdir(parents=True)
     shutil.copy(_MODEL, version / "model.py")
-    config = _config(workload, columns, delay_us)
+    config = _config(workload, columns, delay_us, backends)
     (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
     return server / "bin" / "tritonserver"
 
@@ -50,7 +50,7 @@ def library_path() -> str:
     return f"{sysconfig.get_config_var('LIBDIR')}:{packages / 'nvidia_pytriton.libs'}"
 
 
-def _config(workload: str, columns: int, delay_us: int) -> str:
+def _config(workload: str, columns: int, delay_us: int, backends: int) -> str:
     kind = "FP32" if workload == "mlp" else "FP64"
     outputs = ", ".join(
         f'{{ name: "{name}" data_type: TYPE_{datatype} dims: [{width}] }}'
@@ -62,5 +62,5 @@ max_batch_size: 64
 input [{{ name: "x" data_type: TYPE_{kind} dims: [{columns}] }}]
 output [{outputs}]
 dynamic_batching {{ max_queue_delay_microseconds: {delay_us} }}
-instance_group [{{ count: 1 kind: KIND_CPU }}]
+instance_group [{{ count: {backends} kind: KIND_CPU }}]
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.results import claim
-from bench.serving.targets import BINARY, GATEWAY, ORIGINAL, WORKER
+from bench.serving.names import BINARY, GATEWAY, ORIGINAL, WORKER
 
 TRITON, FASTAPI, FLOOR = "Triton", "FastAPI", "the floor"
 OTHERS = ("MLServer", "LitServe", "BentoML", "Ray Serve")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.serving.targets import GATEWAY
+from bench.serving.names import GATEWAY
 
 _TITLES = {
     "sum": "`sum`: 10 floats, no model to speak of",

@@ -14,12 +14,11 @@ from bench.peers import install
 from bench.peers.catalog import PEERS, Launch, Peer
 from bench.results import say
 from bench.servers import BenchmarkFailed, Server, free_port
+from bench.serving.names import BINARY, GATEWAY, ORIGINAL, WORKER
 from bench.serving.work import Work
 
 from tidemill.serving.plan import ServingPlan
 
-GATEWAY, WORKER = "tidemill", "tidemill, worker"
-ORIGINAL, BINARY = "tidemill, not compiled", "tidemill, binary"
 CURVE = (1, 8, 64, 256)
 ASKED = {
     "smoke": {"sum": (1, 64, 256), "others": (64,), "peers": (64,)},
@@ -61,24 +60,25 @@ def peers(
     chosen = [peer for peer in PEERS if _wanted(peer, work, effort) and _installed(peer, refused)]
     started: dict[str, Server] = {}
     for number, peer in enumerate(chosen):
-        port, place = free_port(), folder / f"peer{number}"
+        place = folder / f"peer{number}"
         place.mkdir()
         launch = Launch(workload=work.name, columns=work.columns, model=work.model, folder=place)
-        started[peer.name] = peer.server(launch, port)
-        stack.callback(started[peer.name].stop)
-        started[peer.name].start()
+        try:
+            started[peer.name] = peer.server(launch, free_port())
+            stack.callback(started[peer.name].stop)
+            started[peer.name].start()
+        except (BenchmarkFailed, OSError) as error:
+            _refuse(refused, f"{peer.name} ({work.name})", str(error))
+            started.pop(peer.name, None)
     with ThreadPoolExecutor() as pool:
         reasons = dict(zip(started, pool.map(_reason, started.values()), strict=True))
     targets = []
-    for peer in chosen:
-        if reasons[peer.name] is not None:
-            _refuse(refused, f"{peer.name} ({work.name})", str(reasons[peer.name]))
-            continue
+    for peer in (each for each in chosen if each.name in started):
         target = _target(peer, work, started[peer.name], effort)
-        try:
-            check(target)
-        except BenchmarkFailed as error:
-            _refuse(refused, f"{peer.name} ({work.name})", str(error))
+        reason = reasons[peer.name] or _checked(target)
+        if reason is not None:
+            _refuse(refused, f"{peer.name} ({work.name})", reason)
+            target.server.stop()
             continue
         if target.pausable:
             target.server.pause()
@@ -136,6 +136,14 @@ def _reason(server: Server) -> str | None:
     return None
 
 
+def _checked(target: Target) -> str | None:
+    try:
+        check(target)
+    except BenchmarkFailed as error:
+        return str(error)
+    return None
+
+
 def _refuse(refused: dict[str, str], name: str, reason: str) -> None:
     say(f"LEFT OUT: {name}: {reason}")
     refused[name] = reason
@@ -150,7 +158,8 @@ def _target(peer: Peer, work: Work, server: Server, effort: Effort) -> Target:
         format=peer.format,
         bodies=work.bodies[peer.body],
         expected=work.expected,
-        pausable=not is_floor,
+        pausable=peer.rests,
+        expendable=not is_floor,
         connections=_asked(work, effort) if is_floor else ASKED[effort.name]["peers"],
     )
 

@@ -1,0 +1,91 @@
+"""What the report takes from several runs, and what a run that was cut short leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.openload import WAIT_S, Load, result
+from bench.serving.merge import merge
+
+from bench import results
+
+WORKLOADS = ("sum", "lr", "rf", "mlp")
+
+
+def spread(value: float) -> dict[str, float]:
+    """Returns a figure that was the same each time."""
+    return {"median": value, "min": value, "max": value}
+
+
+def run(rps: float, *workloads: str, finished: bool = True, every_peer: bool = True) -> Any:
+    """Returns a run in which ours and Triton were asked, ours so often a second."""
+    rows = [
+        {
+            "workload": name,
+            "target": target,
+            "connections": 64,
+            "rps": spread(value),
+            "cpu_us_per_request": spread(1.0),
+        }
+        for name in workloads
+        for target, value in (("tidemill", rps), ("Triton", 100.0))
+    ]
+    return {
+        "every_peer": every_peer,
+        "finished": list(workloads) if finished else [],
+        "summary": rows,
+        "left_out": {f"MLServer ({name})": f"of {rps}" for name in workloads},
+    }
+
+
+def found(merged: Any, claim: str) -> float | None:
+    """Returns what a claim found."""
+    value: float | None = {each["claim"]: each["found"] for each in merged.claims}[claim]
+    return value
+
+
+def test_each_workload_is_told_by_its_newest_run() -> None:
+    """Runs of single workloads make one table, and a claim is judged within one run."""
+    merged = merge([run(100, "lr", "rf"), run(700, "rf"), run(200, "lr")], WORKLOADS)
+    assert found(merged, "lr / Triton") == 2
+    assert found(merged, "rf compiled / Triton") == 7
+    assert found(merged, "mlp JSON / Triton JSON") is None
+    assert [names for _, names in merged.spoken] == [["lr"], ["rf"]]
+    assert merged.left_out == {"MLServer (lr)": "of 200", "MLServer (rf)": "of 700"}
+
+
+@pytest.mark.parametrize("lesser", [{"finished": False}, {"every_peer": False}])
+def test_a_run_that_says_less_does_not_hide_one_that_says_more(lesser: dict[str, bool]) -> None:
+    """One that was cut short, or had few peers, counts only where there is no other."""
+    merged = merge([run(100, "lr"), run(700, "lr", "rf", **lesser)], WORKLOADS)
+    assert found(merged, "lr / Triton") == 1
+    assert found(merged, "rf compiled / Triton") == 7
+
+
+def test_a_run_leaves_what_it_had_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each writing leaves a whole file; runs of the smoke level are not reported."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    record = results.Record("serving", effort="brief", runs=[])
+    record.values["runs"].append({"rps": 1})
+    record.write(summary=["one"])
+    written = json.loads(record.path.read_bytes())
+    assert written["runs"] == [{"rps": 1}]
+    assert written["summary"] == ["one"]
+    assert written["commit"]
+    assert [path.name for path in tmp_path.iterdir()] == [record.path.name]
+    assert results.all_results("serving") == [written]
+    record.write(effort="smoke")
+    assert results.all_results("serving") == []
+
+
+def test_questions_that_were_never_answered_are_the_slowest() -> None:
+    """A server that drops two of a hundred has no good p99."""
+    load = Load(requests=[], expected=[], read=lambda *_: {}, due_s=[0.0] * 100)
+    load.answered_s, load.lost, load.unsent = [0.001] * 98, 1, 1
+    told = result(load, rate=100, seconds=1.0, slo_s=0.02)
+    assert told["goodput_rps"] == 98
+    assert told["p99_ms"] == 1
+    assert told["all_p99_ms"] == 1000 * WAIT_S
