@@ -69,6 +69,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     require_keys: bool = False
     labels_per_minute: Positive = 60_000
     max_held_bytes: Positive = 256 << 20
+    cors_origins: str = ""
     tls_cert: str | None = None
     tls_key: str | None = None
 

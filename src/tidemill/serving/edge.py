@@ -18,6 +18,7 @@ from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.errors import InvalidInput, Overloaded, Refused, TidemillError
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
+from tidemill.serving.cors import Cors
 from tidemill.serving.exchange import Exchange, Head, Load, Routes, error_body
 from tidemill.serving.guard import Guard
 
@@ -30,7 +31,7 @@ _KNOWN_SIZES = frozenset(
             b"sec-fetch-site",
             b"authorization",
             b"x-api-key",
-            b"expect",
+            b"expect",  # and origin
             b"content-encoding",
             b"traceparent",
         ),
@@ -70,6 +71,7 @@ class Edge:
         clock: measures their time.
         instruments: count what is refused before it becomes a query.
         guard: lets clients in by their keys; without one, everybody.
+        cors: knows which web pages of other origins may ask; without it, none.
 
     ``protocol`` is the factory for ``loop.create_server``; ``start`` begins watching the time;
     ``drain`` lets requests end.
@@ -82,8 +84,11 @@ class Edge:
         clock: Clock = SYSTEM_CLOCK,
         instruments: Instruments | None = None,
         guard: Guard | None = None,
+        *,
+        cors: Cors | None = None,
     ) -> None:
         self.guard = guard
+        self.cors = cors
         self.load = Load()
         self.refused = (instruments or Instruments()).counter(
             "tidemill_refused", "Requests refused before they became a query.", ("kind",)
@@ -164,6 +169,7 @@ class _Connection(asyncio.Protocol):
         self._in_head = True
         self._arriving_bytes = 0
         self._unread = False
+        self._fault: tuple[int, str] | None = None
         self._overload: TidemillError | None = None
         self._told: tuple[Head, bytes] | None = None
         self._last_told = False
@@ -249,6 +255,7 @@ class _Connection(asyncio.Protocol):
         self._fields_bytes = 0
         self._arriving_bytes = 0
         self._unread = False
+        self._fault = None
         self._overload = None
         self._told = None
         self._reading_since = self._edge.clock.monotonic()
@@ -265,21 +272,20 @@ class _Connection(asyncio.Protocol):
         self._fields_bytes += size + len(value)
         if self._fields_bytes > self._limits.max_header_bytes:
             self._stop(431, self._head_text())
-        if size in _KNOWN_SIZES:
+        if size in _KNOWN_SIZES and self._in_head:  # a trailer comes too late to say anything
             self._take_header(head, name.lower(), value)
 
     def _take_header(self, head: Head, name: bytes, value: bytes) -> None:
         match name:
             case b"content-length":
                 if value.isdigit() and int(value) > self._limits.max_body_bytes:
-                    self._stop(413, self._body_text(int(value)))
+                    self._fault = (413, self._body_text(int(value)))
             case b"authorization" | b"x-api-key":
-                if self._in_head:  # a trailer comes too late to say who asks
-                    head.carry(value if name == b"authorization" else b"Bearer " + value)
+                head.carry(value if name == b"authorization" else b"Bearer " + value)
             case b"expect":
                 head.expects = value.lower() == b"100-continue"
                 if not head.expects:
-                    self._stop(417, "only 'Expect: 100-continue' is known.")
+                    self._fault = (417, "only 'Expect: 100-continue' is known.")
             case _:
                 head.take(name, value)
 
@@ -288,7 +294,11 @@ class _Connection(asyncio.Protocol):
             self._stop(400, "protocol upgrades are not supported. Ask for HTTP/1.1 only.")
         self._in_head = False
         self._head_bytes = 0
-        guard = self._edge.guard
+        cors, guard = self._edge.cors, self._edge.guard
+        if cors is not None:
+            cors.mark(self._head)
+        if self._fault is not None:
+            self._stop(*self._fault)
         self._unread = guard is not None and not guard.knows(self._head)
         if self._head.expects and not self._pipeline:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -420,7 +430,9 @@ class _Connection(asyncio.Protocol):
         self._reading_since = None
         self._drop_body()
         self._parser = httptools.HttpRequestParser(self)
-        refusal = Exchange(self, Head(), b"", self._last_active, closes=True)
+        head = Head()
+        head.answer_headers = self._head.answer_headers
+        refusal = Exchange(self, head, b"", self._last_active, closes=True)
         self._refusal = (status, message)
         self._edge.refused.of(f"http_{status}").value += 1
         self._pipeline.append(refusal)
@@ -477,7 +489,8 @@ def _check_head(head: Head) -> None:
         # It could not read the answer, but leave its rows and labels in the ledger.
         raise Refused(
             "a web page of another site may not ask",
-            remedy="Let your own server ask for the page, or serve both from one origin.",
+            remedy="Let your own server ask for the page, serve both from one origin, or name the "
+            "page's origin in serve.cors_origins.",
         )
     if head.bad_header is not None:
         raise InvalidInput(head.bad_header, remedy="Mend the header or leave it out.")

@@ -100,12 +100,14 @@ class Head:
 
     __slots__ = (
         "admitted_by",
+        "answer_headers",
         "authorization",
         "bad_header",
         "expects",
         "foreign",
         "header_length",
         "method",
+        "origin",
         "principal",
         "target",
         "traceparent",
@@ -119,6 +121,8 @@ class Head:
         self.foreign = False
         self.expects = False
         self.traceparent = b""
+        self.origin = b""
+        self.answer_headers = b""
         self.authorization = b""
         self.admitted_by: KeyTable | None = None
         self.principal: Principal | None = None
@@ -133,6 +137,10 @@ class Head:
                     self.bad_header = "Inference-Header-Content-Length is not a number of bytes"
             case b"sec-fetch-site":
                 self.foreign = value.lower() in _OTHER_SITES
+            case b"origin":
+                if self.origin:
+                    self.bad_header = "Origin was sent twice"
+                self.origin = value
             case b"traceparent":  # of two, neither
                 self.traceparent = b"twice" if self.traceparent else value
             case b"content-encoding" if value.lower() != b"identity":
@@ -181,11 +189,6 @@ class Exchange:
         """Whose key it came with, where keys are needed."""
         return self.head.principal
 
-    @property
-    def head_only(self) -> bool:
-        """Says whether the client wants no body."""
-        return self.head.method == b"HEAD"
-
     def answer(
         self,
         body: bytes,
@@ -199,19 +202,23 @@ class Exchange:
             return
         self._connection.load.nbytes -= self.nbytes
         self.body = b""
-        if status == 200 and content_type is _JSON and not (headers or self.closes):
-            self.out = _OK_JSON % (len(body), b"" if self.head_only else body)
+        head = self.head
+        sent = b"" if head.method == b"HEAD" else body
+        more = headers or self.closes or head.answer_headers
+        if status == 200 and content_type is _JSON and not more:
+            self.out = _OK_JSON % (len(body), sent)
             self._connection.flush()
             return
         extra = b"".join(b"%s: %s\r\n" % item for item in headers.items()) if headers else b""
-        self.out = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n%s" % (
+        self.out = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s%s\r\n%s" % (
             status,
             _REASONS[status],
             content_type,
             len(body),
             extra,
+            head.answer_headers,
             b"connection: close\r\n" if self.closes else b"",
-            b"" if self.head_only else body,
+            sent,
         )
         self._connection.flush()
 

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 from tidemill.foundation.settings import ServeSettings
+from tidemill.serving.cors import CorsRoutes, cors_of
 from tidemill.serving.edge import Edge, Limits
 from tidemill.serving.front import Inside
 from tidemill.serving.openapi import ApiDocument
@@ -35,12 +36,14 @@ class HttpFront:
             max_body_bytes=limits.max_body_bytes,
             max_header_bytes=limits.max_header_bytes,
         )
+        routes, cors = PathRoutes(inside.plane, inside.extensions, document), cors_of(inside.serve)
         self._edge = Edge(
-            PathRoutes(inside.plane, inside.extensions, document),
+            CorsRoutes(routes, cors) if cors is not None else routes,
             limits,
             inside.clock,
             inside.instruments,
             inside.guard,
+            cors=cors,
         )
         self._server: asyncio.Server | None = None
         self._following: asyncio.Task[None] | None = None
