@@ -118,7 +118,7 @@ def post(path: str, body: bytes, *headers: str, close: bool = True) -> bytes:
         (b"POST /now HTTP/1.1\r\ncontent-length: 99999999999999\r\n\r\n", 413, b"4096"),
         (post("/" + "a" * 5000, b""), 431, b"2048"),
         (post("/now", b"", "x: " + "a" * 5000), 431, b"2048"),
-        (post("/now", b"{}", "content-encoding: br"), 400, b"br"),
+        (post("/now", b"{}", "content-encoding: br"), 415, b"gzip or deflate"),
         (post("/now", b"{}", "inference-header-content-length: -1"), 400, b"not a number"),
         (post("/now", b"{}", "expect: the-unexpected"), 417, b"100-continue"),
         (b"\x16\x03\x01 not http at all\r\n\r\n", 400, b"not HTTP/1.1"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tidemill.foundation.clock import FakeClock
 from tidemill.serving import edge as edges
 from tidemill.serving.edge import Edge, Limits
+from tidemill.serving.encodings import CODINGS, FOLD_FROM_BYTES, fold
 from tidemill.serving.exchange import Exchange, Handler
 
 REQUESTS = (
@@ -27,6 +28,21 @@ REQUESTS = (
     b"POST /e HTTP/1.1\r\nsec-fetch-site: cross-site\r\ncontent-length: 1\r\n\r\nq",
     b"POST /f HTTP/1.1\r\ninference-header-content-length: 2\r\ncontent-length: 2\r\n\r\nqq",
     b"POST /f HTTP/1.1\r\ncontent-encoding: odd\r\ncontent-length: 2\r\n\r\nqq",
+    *(
+        b"POST /g HTTP/1.1\r\ncontent-encoding: %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (coding.encode(), len(body), body)
+        for coding in CODINGS
+        for body in (
+            fold(b"abc", coding),
+            fold(b"xyz", coding),
+            b"not at all",
+            fold(b"a" * 99, coding),
+        )
+    ),
+    b"GET /long HTTP/1.1\r\naccept-encoding: gzip\r\n\r\n",
+    b"POST /t HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nA: b\r\n\r\n".replace(
+        b"A: b", b"content-encoding: gzip"
+    ),
 )
 LAST = (
     b"GET /last HTTP/1.1\r\nconnection: close\r\n\r\n",
@@ -66,7 +82,8 @@ class Echo:
     def find(self, method: bytes, target: bytes) -> Handler:
         def answer(exchange: Exchange) -> None:
             said = [method.decode(), target.decode(), exchange.body.decode()]
-            exchange.answer(json.dumps([*said, exchange.header_length]).encode())
+            filler = "x" * FOLD_FROM_BYTES if target == b"/long" else ""
+            exchange.answer(json.dumps([*said, exchange.header_length, filler]).encode())
 
         return answer
 

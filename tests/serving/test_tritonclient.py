@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http as triton  # type: ignore[import-untyped]
+import tritonclient.http.aio as asynchronous  # type: ignore[import-untyped]
 from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
 
 from tidemill.models.signature import Array
@@ -101,6 +103,48 @@ def test_strings_come_back_in_binary(server: Any, official: triton.InferenceServ
     for output in answer.get_response()["outputs"]:
         assert "binary_data_size" in output["parameters"]
     assert text(answer.as_numpy("label")) == model.outputs["label"].tolist()
+
+
+@pytest.mark.parametrize("asked", ["gzip", "deflate", None])
+@pytest.mark.parametrize("sent", ["gzip", "deflate", None])
+def test_compressed_both_ways(
+    server: Any, official: triton.InferenceServerClient, sent: str | None, asked: str | None
+) -> None:
+    """Whatever of the two is compressed, and however, it is the same question and answer."""
+    model = server.models["digits"]
+    rows = np.concatenate([model.rows["x"]] * 5)
+    plain = official.infer("digits", [tensor("x", "FP64", rows)])
+    for binary in (True, False):
+        x = tensor("x", "FP64", rows, binary=binary)
+        outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in model.outputs]
+        answer = official.infer(
+            "digits",
+            [x],
+            outputs=outputs,
+            request_compression_algorithm=sent,
+            response_compression_algorithm=asked,
+        )
+        for name in model.outputs:
+            assert np.array_equal(answer.as_numpy(name), plain.as_numpy(name))
+
+
+def test_the_asynchronous_client_is_answered_compressed(server: Any) -> None:
+    """Aiohttp's client accepts both codings by itself, and unfolds what comes."""
+
+    async def main() -> None:
+        model = server.models["digits"]
+        rows = np.concatenate([model.rows["x"]] * 5)
+        async with asynchronous.InferenceServerClient(server.address) as client:
+            answer = await client.infer(
+                "digits",
+                [tensor("x", "FP64", rows)],
+                request_compression_algorithm="gzip",
+                response_compression_algorithm="deflate",
+            )
+        expected = np.concatenate([model.outputs["label"]] * 5)
+        assert np.array_equal(answer.as_numpy("label"), expected)
+
+    asyncio.run(main())
 
 
 def test_many_at_once(server: Any) -> None:

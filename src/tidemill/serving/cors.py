@@ -22,7 +22,8 @@ PREFLIGHT_S = 600
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
 _DEFAULT_PORT = re.compile(r"http://.*:80|https://.*:443")
 _ALLOWED_HEADERS = (
-    b"authorization, content-type, inference-header-content-length, traceparent, x-api-key"
+    b"authorization, content-encoding, content-type, inference-header-content-length, traceparent, "
+    b"x-api-key"
 )
 _SHOWN_HEADERS = b"allow, inference-header-content-length, retry-after, www-authenticate"
 _ASKED = b"access-control-request-method, access-control-request-headers"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httptools
@@ -19,7 +21,8 @@ from tidemill.foundation.errors import InvalidInput, Overloaded, Refused, Tidemi
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 from tidemill.serving.cors import Cors
-from tidemill.serving.exchange import Exchange, Head, Load, Routes, error_body
+from tidemill.serving.encodings import UNFOLD_AT_ONCE_BYTES, Unfolding
+from tidemill.serving.exchange import Exchange, Handler, Head, Load, Routes, error_body
 from tidemill.serving.guard import Guard
 
 _KNOWN_SIZES = frozenset(
@@ -33,12 +36,16 @@ _KNOWN_SIZES = frozenset(
             b"x-api-key",
             b"expect",  # and origin
             b"content-encoding",
+            b"accept-encoding",
             b"traceparent",
         ),
     )
 )
 MAX_PIPELINE = 64
 """Requests of one connection that may wait for their answers, at most."""
+
+CODERS = 2
+"""Threads that fold and unfold large bodies."""
 
 MAX_REMEMBERED_HEADS = 2048
 MAX_REMEMBERED_HEAD_BYTES = 1024
@@ -100,6 +107,7 @@ class Edge:
         self.heads: dict[bytes, tuple[Head, int]] = {}
         self.draining = False
         self.log = log("serving.edge")
+        self.coders = ThreadPoolExecutor(CODERS, "serving.edge")
         self._sweeper: asyncio.TimerHandle | None = None
 
     def protocol(self) -> asyncio.Protocol:
@@ -145,6 +153,7 @@ class Edge:
             connection.abort()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self.coders.shutdown(wait=False, cancel_futures=True)
 
     async def _emptied(self, until: float) -> None:
         """Waits until no connection is left, or until then."""
@@ -361,14 +370,61 @@ class _Connection(asyncio.Protocol):
             handler = self._edge.routes.find(head.method, head.target)
             if guard is not None and head.admitted_by is not guard.table:
                 guard.admit(head, self._edge.routes.access(handler))
-            handler(exchange)
-        except TidemillError as error:
+            if head.coding is None:
+                handler(exchange)
+            else:
+                self._unfold(exchange, head.coding, handler)
+        except Exception as error:  # noqa: BLE001 - one request's, whatever it is
+            self._failed(exchange, error)
+
+    def _failed(self, exchange: Exchange, error: BaseException) -> None:
+        if isinstance(error, TidemillError):
             self._edge.refused.of(type(error).__name__).value += 1
             exchange.fail(error)
-        except Exception as error:  # a bug costs one request, not the server
-            self._edge.refused.of("internal").value += 1
-            self._edge.log.exception("request.failed", error=repr(error))
-            exchange.answer(error_body("internal error; the log says more"), status=500)
+            return
+        # A bug costs one request, not the server.
+        self._edge.refused.of("internal").value += 1
+        self._edge.log.error("request.failed", error=repr(error), exc_info=error)
+        exchange.answer(error_body("internal error; the log says more"), status=500)
+
+    def _unfold(self, exchange: Exchange, coding: str, handler: Handler) -> None:
+        """Serves a request whose body is coded; what unfolds to much does so beside the loop."""
+        limit = self._limits.max_body_bytes
+        unfolding = Unfolding(coding, exchange.body, limit)
+
+        def serve(body: bytes | BaseException) -> None:
+            if isinstance(body, BaseException):
+                self._failed(exchange, body)
+                return
+            try:
+                exchange.hold(len(body))
+                self._check_load(None)
+                exchange.body = body
+                handler(exchange)
+            except Exception as error:  # noqa: BLE001 - one request's, whatever it is
+                self._failed(exchange, error)
+
+        body = unfolding.more(UNFOLD_AT_ONCE_BYTES)
+        if body is not None:
+            serve(body)
+            return
+        exchange.hold(exchange.nbytes + limit)  # the most that it may become
+        self._check_load(None)
+        self.beside(unfolding.rest, serve)
+
+    def beside(
+        self, work: Callable[[], bytes], then: Callable[[bytes | BaseException], None]
+    ) -> None:
+        """Does work on another thread, and then, on the loop's, something with what came of it."""
+        working = asyncio.get_running_loop().run_in_executor(self._edge.coders, work)
+
+        def done(future: asyncio.Future[bytes]) -> None:
+            if future.cancelled():
+                return  # the edge has ended
+            error = future.exception()
+            then(future.result() if error is None else error)
+
+        working.add_done_callback(done)
 
     # Answers, in order
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -23,6 +24,15 @@ from tidemill.foundation.errors import (
     Unavailable,
     WorkerLost,
 )
+from tidemill.serving.encodings import (
+    CODINGS,
+    FOLD_AT_ONCE_BYTES,
+    FOLD_FROM_BYTES,
+    Coding,
+    UnknownCoding,
+    fold,
+    preferred,
+)
 from tidemill.serving.keys import Access, KeyTable, Principal
 
 
@@ -36,6 +46,7 @@ class WrongMethod(InvalidInput):
 
 _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (TooLarge, 413),
+    (UnknownCoding, 415),
     (InvalidModel, 500),
     (WrongMethod, 405),
     (InvalidInput, 400),
@@ -60,6 +71,7 @@ _REASONS = {
     408: b"Request Timeout",
     409: b"Conflict",
     413: b"Content Too Large",
+    415: b"Unsupported Media Type",
     417: b"Expectation Failed",
     429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
@@ -69,6 +81,7 @@ _REASONS = {
 }
 _ERROR_HEADERS = {
     401: {b"www-authenticate": b'Bearer realm="tidemill"'},
+    415: {b"accept-encoding": ", ".join(CODINGS).encode()},
     429: {b"retry-after": b"60"},
     503: {b"retry-after": b"1"},
 }
@@ -94,15 +107,22 @@ class Connection(Protocol):
     def flush(self) -> None:
         """Sends the answers that are ready and have none before them that is not."""
 
+    def beside(
+        self, work: Callable[[], bytes], then: Callable[[bytes | BaseException], None]
+    ) -> None:
+        """Does work on another thread, and then, on the loop's, something with what came of it."""
+
 
 class Head:
     """What a request line and headers say, as far as anybody here needs it."""
 
     __slots__ = (
+        "accepts",
         "admitted_by",
         "answer_headers",
         "authorization",
         "bad_header",
+        "coding",
         "expects",
         "foreign",
         "header_length",
@@ -118,6 +138,8 @@ class Head:
         self.target = b""
         self.header_length: int | None = None
         self.bad_header: str | None = None
+        self.coding: str | None = None
+        self.accepts: Coding | None = None
         self.foreign = False
         self.expects = False
         self.traceparent = b""
@@ -143,9 +165,11 @@ class Head:
                 self.origin = value
             case b"traceparent":  # of two, neither
                 self.traceparent = b"twice" if self.traceparent else value
-            case b"content-encoding" if value.lower() != b"identity":
-                said = value[:20].decode("latin-1")
-                self.bad_header = f"content encoding {said!r} is not accepted"
+            case b"content-encoding" if value and value.lower() != b"identity":
+                said = value.lower().decode("latin-1")
+                self.coding = said if self.coding is None else f"{self.coding}, {said}"
+            case b"accept-encoding":
+                self.accepts = self.accepts or preferred(value)
 
     def carry(self, authorization: bytes) -> None:
         """Takes the key that the client sent; of two, nobody could say which one counts."""
@@ -161,7 +185,7 @@ class Exchange:
     but the guard writes on it what it found for these bytes.
     """
 
-    __slots__ = ("_connection", "arrived", "body", "closes", "head", "nbytes", "out")
+    __slots__ = ("_connection", "answered", "arrived", "body", "closes", "head", "nbytes", "out")
 
     def __init__(
         self, connection: Connection, head: Head, body: bytes, arrived: float, *, closes: bool
@@ -172,6 +196,7 @@ class Exchange:
         self.nbytes = len(body)
         self.arrived = arrived
         self.closes = closes
+        self.answered = False
         self.out: bytes | None = None
 
     @property
@@ -198,10 +223,41 @@ class Exchange:
         status: int = 200,
     ) -> None:
         """Gives the answer; it is sent once the ones before it are. A second one is ignored."""
-        if self.out is not None:
+        if self.answered:
             return
+        self.answered = True
         self._connection.load.nbytes -= self.nbytes
         self.body = b""
+        if self.head.accepts is not None and len(body) >= FOLD_FROM_BYTES and status == 200:
+            self._fold(body, self.head.accepts, content_type, headers or {})
+        else:
+            self._put(body, content_type, headers, status)
+
+    def _fold(
+        self, body: bytes, coding: Coding, content_type: bytes, headers: Mapping[bytes, bytes]
+    ) -> None:
+        """Gives the answer in the coding that the client likes; a large one is folded elsewhere."""
+
+        def put(folded: bytes | BaseException) -> None:
+            if isinstance(folded, BaseException):
+                self._put(body, content_type, headers, 200)
+            else:
+                self._put(
+                    folded, content_type, {**headers, b"content-encoding": coding.encode()}, 200
+                )
+
+        if len(body) <= FOLD_AT_ONCE_BYTES:
+            put(fold(body, coding))
+        else:
+            self._connection.beside(partial(fold, body, coding), put)
+
+    def _put(
+        self,
+        body: bytes,
+        content_type: bytes,
+        headers: Mapping[bytes, bytes] | None,
+        status: int,
+    ) -> None:
         head = self.head
         sent = b"" if head.method == b"HEAD" else body
         more = headers or self.closes or head.answer_headers
@@ -221,6 +277,11 @@ class Exchange:
             sent,
         )
         self._connection.flush()
+
+    def hold(self, nbytes: int) -> None:
+        """Says that the request now holds so many bytes."""
+        self._connection.load.nbytes += nbytes - self.nbytes
+        self.nbytes = nbytes
 
     def fail(self, error: TidemillError) -> None:
         """Answers with a typed error."""
