@@ -204,7 +204,7 @@ def test_the_usual_answer_is_the_answer(
 
 @settings(deadline=None)
 @given(
-    st.sampled_from(sorted({*TYPES, "FP16"})),
+    st.sampled_from(sorted({*TYPES, "FP16", "BF16"})),
     st.sampled_from(sorted(set(TYPES.values()))),
     st.lists(st.tuples(st.binary(max_size=24), st.booleans()), min_size=1, max_size=5),
 )
@@ -214,7 +214,7 @@ def test_a_known_binary_request_is_read_as_an_unknown_one(
     """Bytes too few or too many, infinities and numbers that are none: each as it is in full."""
     signature = Signature((Column("x", column, (3,)),), Y)
     reader = InferReader(signature)
-    size = 3 * tensors.DATATYPES[datatype].itemsize
+    size = 3 * (2 if datatype == "BF16" else tensors.DATATYPES[datatype].itemsize)
     tensor = {"name": "x", "shape": [1, 3], "datatype": datatype}
     tensor["parameters"] = {"binary_data_size": size}
     head = json.dumps({"inputs": [tensor]}).encode()

@@ -51,6 +51,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How the server listens and how long it waits."""
 
     host: str = "127.0.0.1"
+    server_name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] = "tidemill"
     port: Port = 8080
     admin_port: Port = 8081
     gateways: Positive = 1

@@ -94,6 +94,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         lineage: the run, snapshots and sources that it comes from.
         metrics: how good it was found to be.
         requirements: the distributions, with versions, that it was made with.
+        classes: what a classifier's classes are called, in the order of its probabilities.
         created_at: when, in ISO 8601.
     """
 
@@ -110,6 +111,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     lineage: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     requirements: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     created_at: str = ""
 
     @property

@@ -21,6 +21,7 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Column
 from tidemill.serving import wire
 from tidemill.serving.answer_writer import AnswerWriter
+from tidemill.serving.classification import classified
 from tidemill.serving.exchange import Caller, Exchange
 from tidemill.serving.guard import Guard
 from tidemill.serving.labels import judge, refusal
@@ -28,9 +29,9 @@ from tidemill.serving.processor import Application, Processor
 from tidemill.serving.query import Query
 from tidemill.serving.templates import InferReader
 
-SERVER_NAME = "tidemill"
 EXTENSIONS = [
     "binary_tensor_data",
+    "classification",
     "model_configuration",
     "model_repository",
     "parameters",
@@ -72,6 +73,7 @@ class DataPlane:
         collect: returns the metrics of all gateways, rendered.
         guard: counts the labels that each key sends.
         max_label_age_s: how long after its prediction a label may come.
+        server_name: what the server calls itself.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class DataPlane:
         collect: Callable[[], Awaitable[bytes]],
         guard: Guard | None = None,
         max_label_age_s: float = math.inf,
+        server_name: str = "tidemill",
     ) -> None:
+        self._server_name = server_name
         self._processor = processor
         self._ledger = ledger
         self._clock = clock
@@ -154,6 +158,12 @@ class DataPlane:
             return
         asked: wire.Asked = query.request
         application: Application = query.state
+        if asked.classes:
+            try:
+                query = classified(query, asked.classes, application.classes_of(query.version))
+            except Exception as error:  # noqa: BLE001 - an exchange must end
+                exchange.fail(unwritable(query, error))
+                return
         if query.row_sources is None:
             self._infer_plainly(query, exchange, application.name)
             return
@@ -272,7 +282,9 @@ class DataPlane:
 
     def server(self, exchange: Caller) -> None:
         """Describes the server."""
-        _json(exchange, {"name": SERVER_NAME, "version": __version__, "extensions": EXTENSIONS})
+        _json(
+            exchange, {"name": self._server_name, "version": __version__, "extensions": EXTENSIONS}
+        )
 
     def live(self, exchange: Caller) -> None:
         """Says that the process answers."""

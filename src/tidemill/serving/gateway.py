@@ -116,6 +116,7 @@ class Gateway:
             collect=self._collect,
             guard=self._guard,
             max_label_age_s=hello.ledger.max_label_age_days * 86_400.0,
+            server_name=hello.serve.server_name,
         )
         extensions = Extensions(
             self._processor,

@@ -192,6 +192,7 @@ class Loader:
             identity=_identity_of(deployment, version),
             signature=manifest.signature,
             platform=manifest.runtime,
+            classes=manifest.classes,
             table=table,
             key=key,
             cache=Cache(plan.cache_bytes, plan.cache_ttl_s),

@@ -92,6 +92,10 @@ class Application:
             raise InvalidInput("the timeout is not positive", remedy="Leave it out or raise it.")
         return min(self.slo_s, timeout_s)
 
+    def classes_of(self, number: int) -> tuple[str, ...]:
+        """Returns what a version calls its classes; nothing if that is not known."""
+        return next((each.classes for each in self.versions if each.version == number), ())
+
     def live_version(self, number: int) -> LiveVersion:
         """Returns the version that a client insists on.
 

@@ -65,7 +65,7 @@ class InferReader:
         if header_length is None:
             start, stop = _numbers(body)
             around = body[:start], body[stop:]
-        else:  # all that follows the JSON is the tensor, if there is just one
+        else:  # all that follows the JSON, if there is any, is the tensor, if there is just one
             start, stop = header_length, len(body)
             around = body[:start], b""
         template = self._templates.get(around)
@@ -77,10 +77,10 @@ class InferReader:
             if array is not None:
                 return template.asked, {template.column.name: array}, template.shape[0]
         request, inputs, n = wire.read_infer(body, header_length, self._signature)
-        asked = wire.Asked(request, self._signature.outputs)
+        asked = wire.Asked(request, self._signature.outputs, n)
         if template is None:
             self._unknown += 1
-            if self._unknown % LEARN_EVERY == 1 and start:
+            if self._unknown % LEARN_EVERY == 1 and (start or header_length == 0):
                 self._learn(around, asked, binary=header_length is not None)
         request.inputs = []  # a query that waits holds its arrays, no more
         return asked, inputs, n
@@ -93,9 +93,9 @@ class InferReader:
         tensor, column = inputs[0], self._signature.inputs[0]
         if len(self._signature.inputs) != 1 or tensor.name != column.name:
             return
-        dtype, shape = DATATYPES[tensor.datatype], (tensor.shape[0], *column.shape)
-        numbers = packer(dtype, math.prod(shape))
-        if numbers is None or (binary and tensor.data is not None):
+        dtype, shape = DATATYPES.get(tensor.datatype), (tensor.shape[0], *column.shape)
+        numbers = None if dtype is None else packer(dtype, math.prod(shape))
+        if dtype is None or numbers is None or (binary and tensor.data is not None):
             return
         if not binary and not _stands_around(before, after):
             return

@@ -46,6 +46,12 @@ DATATYPES: dict[str, np.dtype[Any]] = {
 }
 """Datatypes of the protocol and what holds them here; BYTES is UTF-8 text."""
 
+BF16 = "BF16"
+"""The upper half of an FP32: no type of NumPy's, so it becomes one when it comes in."""
+
+ONLY_BINARY = frozenset({"FP16", BF16})
+"""Datatypes that have no form in JSON, nor contents in gRPC."""
+
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 
 _BECOMES = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "O"}
@@ -85,6 +91,11 @@ def datatype_of(column: Column) -> str:
         'FP64'
     """
     return _NAMES[column.dtype]
+
+
+def dtype_of(datatype: str) -> np.dtype[Any] | None:
+    """Returns what holds a datatype here; None if it is unknown."""
+    return DATATYPES["FP32"] if datatype == BF16 else DATATYPES.get(datatype)
 
 
 def check_shape(shape: list[int], column: Column) -> Shape:
@@ -135,8 +146,8 @@ def check_datatype(datatype: str, column: Column) -> np.dtype[Any]:
     Raises:
         InvalidInput: the datatype is unknown, or of another kind than the column.
     """
-    dtype = DATATYPES.get(datatype)
-    if dtype is None or dtype.kind not in _BECOMES[column.dtype.kind]:
+    dtype = dtype_of(datatype)
+    if dtype is None or not takes_datatype(dtype, column):
         raise InvalidInput(
             f"input {column.name!r} has datatype {show(datatype)}",
             remedy=f"The model expects {datatype_of(column)}.",
@@ -151,8 +162,19 @@ def datatypes_for(column: Column) -> list[str]:
         >>> datatypes_for(Column("x", "string"))
         ['BYTES']
     """
-    kinds = _BECOMES[column.dtype.kind]
-    return [name for name, dtype in DATATYPES.items() if dtype.kind in kinds]
+    return [name for name, dtype in DATATYPES.items() if takes_datatype(dtype, column)]
+
+
+def takes_datatype(dtype: np.dtype[Any], column: Column, *, whole: bool = False) -> bool:
+    """Says whether a column takes what a datatype holds.
+
+    Args:
+        dtype: of the tensor.
+        column: whom it is for.
+        whole: whether an integer may come as a float without a fraction.
+    """
+    kind = column.dtype.kind
+    return dtype.kind in _BECOMES[kind] or (whole and dtype.kind == "f" and kind in "iu")
 
 
 def from_json(values: Any, dtype: np.dtype[Any], shape: Shape, column: Column) -> Array:
@@ -234,6 +256,43 @@ def from_bytes(data: bytes, dtype: np.dtype[Any], shape: Shape, column: Column) 
     if dtype.kind == "f":
         _check_finite(array, shape, column, array)
     return fit(array, shape, column)
+
+
+def widened(data: bytes, shape: Shape, column: Column) -> bytes:
+    """Returns a binary tensor of BF16 as one of FP32, which holds each of its values.
+
+    Raises:
+        InvalidInput: the bytes are not what the shape holds.
+    """
+    count = math.prod(shape)
+    if len(data) != 2 * count:
+        raise InvalidInput(
+            f"input {column.name!r} has {len(data)} bytes, its shape {list(shape)} holds "
+            f"{2 * count}",
+            remedy=f"Send {BF16} values, 2 bytes each, little-endian.",
+        )
+    return (np.frombuffer(data, "<u2").astype("<u4") << 16).astype("<u4", copy=False).tobytes()
+
+
+def fit_column(array: Array, column: Column) -> Array:
+    """Returns one column of a matrix (n,) as the scalar column's own array.
+
+    A matrix has one datatype: what has no fraction in it is taken for an integer.
+
+    Raises:
+        InvalidInput: a value does not fit the column; its row is named.
+    """
+    if array.dtype.kind != "f" or column.dtype.kind not in "iu":
+        return fit(array, array.shape, column)
+    bounds = np.iinfo(column.dtype)
+    # The upper bound itself may be no float: what is below the one above it is inside.
+    wide = array.astype(np.float64, copy=False)
+    inside = (wide >= float(bounds.min)) & (wide < float(bounds.max) + 1.0)
+    wrong = ~(inside & (np.trunc(wide) == wide))
+    if wrong.any():
+        at = int(np.flatnonzero(wrong)[0])
+        _refuse(column, str(array[at]), at, array.shape)
+    return array.astype(column.dtype)
 
 
 def fit(array: Array, shape: Shape, column: Column) -> Array:

@@ -30,6 +30,7 @@ class LiveVersion:
         identity: equal for two assignments of the same files, table, key and plan.
         signature: its inputs and outputs.
         platform: the name of its runtime.
+        classes: what its classes are called, in the order of their probabilities, if it is known.
         table: its table, if it has one.
         key: the encoder of the table's key.
         cache: its answers given before.
@@ -45,6 +46,7 @@ class LiveVersion:
         identity: tuple[object, ...],
         signature: Signature,
         platform: str,
+        classes: tuple[str, ...] = (),
         table: Table | None,
         key: KeyEncoder | None,
         cache: Cache,
@@ -57,6 +59,7 @@ class LiveVersion:
         self.identity = identity
         self.signature = signature
         self.platform = platform
+        self.classes = classes
         self.version = assignment.live.version
         self.table = table
         self.key = key

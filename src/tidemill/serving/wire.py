@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import orjson
 
 from tidemill.foundation.errors import InvalidInput, TooLarge
-from tidemill.models.signature import Array, Batch, Column, Signature
+from tidemill.models.signature import Batch, Column, Signature
+from tidemill.serving.classification import Classified, read_count
+from tidemill.serving.inputs import (
+    InputTensor,
+    cut_tensors,
+    raw_input,
+    read_tensors,
+    refuse_names,
+    refuse_regions,
+)
 from tidemill.serving.query import DEFAULT_PRIORITY, FIRST_PRIORITY, LAST_PRIORITY
 from tidemill.serving.tensors import (
     MAX_ROWS,
-    check_datatype,
     check_rows,
-    check_shape,
     datatype_of,
-    from_bytes,
-    from_json,
     from_rows,
     show,
     to_bytes,
@@ -32,16 +36,6 @@ from tidemill.serving.tensors import (
 
 _PREDICTION_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,6})?")
 _MAX_NUMBER = sys.float_info.max
-
-
-class InputTensor(msgspec.Struct, gc=False):
-    """One input of a v2 request, as it was sent."""
-
-    name: str
-    shape: list[int]
-    datatype: str
-    parameters: dict[str, Any] | None = None
-    data: Any = None
 
 
 class RequestedOutput(msgspec.Struct, gc=False):
@@ -64,13 +58,28 @@ class Asked:
     """What a v2 request asks for beside its inputs, checked; requests alike may share one.
 
     ``writer`` is for whoever writes the answers: what was made for one serves the next.
+
+    Args:
+        request: what was asked.
+        columns: what the model gives.
+        n: the rows of the request, and of every other that shares this.
     """
 
-    __slots__ = ("event_time", "priority", "request", "timeout_s", "wanted", "writer")
+    __slots__ = ("classes", "event_time", "priority", "request", "timeout_s", "wanted", "writer")
 
-    def __init__(self, request: InferRequest, columns: tuple[Column, ...]) -> None:
+    def __init__(self, request: InferRequest, columns: tuple[Column, ...], n: int = 1) -> None:
         self.request = request
         self.wanted = tuple(wanted_outputs(request, columns))
+        self.classes: tuple[Classified, ...] = ()
+        if request.outputs:
+            self.classes = classes_of(request.outputs, columns)
+            if self.classes:
+                columns_of = {each.of: each.column for each in self.classes}
+                self.wanted = tuple(
+                    (columns_of.get(column.name, column), binary) for column, binary in self.wanted
+                )
+            for each in self.classes:
+                each.check(n)
         self.timeout_s = self.event_time = None
         self.priority = DEFAULT_PRIORITY
         self.writer: Any = None
@@ -110,51 +119,23 @@ def read_infer(
 
     Args:
         body: the request's body.
-        header_length: the bytes of JSON before the binary tensors; None if all of it is JSON.
+        header_length: the bytes of JSON before the binary tensors; None if all of it is JSON, 0 if
+            none is and the body is the one input's only row.
         signature: what the application's model takes and gives.
 
     Raises:
         InvalidInput: it is not a request for this signature; the tensor and remedy are named.
     """
-    json_bytes, blob = _cut_binary(body, header_length)
-    request = decode_infer(json_bytes)
-    sent = _by_name(request.inputs, signature)
-    blobs = _cut_tensors(request.inputs, blob)
-    inputs, n = _arrays(sent, blobs, signature)
+    if header_length == 0:
+        tensor, blob = raw_input(body, signature)
+        request = InferRequest(inputs=[tensor], parameters={"binary_data_output": True})
+        blobs = {tensor.name: blob}
+    else:
+        json_bytes, blob = _cut_binary(body, header_length)
+        request = decode_infer(json_bytes)
+        blobs = cut_tensors(request.inputs, blob)
+    inputs, n = read_tensors(request.inputs, blobs, signature)
     return request, inputs, n
-
-
-def read_tensors(
-    sent: list[InputTensor], blobs: dict[str, bytes], signature: Signature
-) -> tuple[Batch, int]:
-    """Returns the tensors of a request as arrays (n, …), and n.
-
-    Args:
-        sent: the tensors.
-        blobs: by name, the bytes of those that came in binary.
-        signature: what the application's model takes.
-
-    Raises:
-        InvalidInput: they are not for this signature; the tensor and remedy are named.
-    """
-    return _arrays(_by_name(sent, signature), blobs, signature)
-
-
-def _arrays(
-    sent: dict[str, InputTensor], blobs: dict[str, bytes], signature: Signature
-) -> tuple[Batch, int]:
-    n = -1
-    arrays: Batch = {}
-    for column in signature.inputs:
-        array = _read_tensor(sent[column.name], blobs.get(column.name), column)
-        if n not in (-1, len(array)):
-            raise InvalidInput(
-                f"input {column.name!r} has {len(array)} rows, the ones before it {n}",
-                remedy="Send the same number of rows in every input.",
-            )
-        n = len(array)
-        arrays[column.name] = array
-    return arrays, check_rows(n)
 
 
 def decode_infer(json_bytes: bytes) -> InferRequest:
@@ -268,6 +249,20 @@ def refuse_sequences(parameters: dict[str, Any]) -> None:
         )
 
 
+def classes_of(
+    outputs: list[RequestedOutput], columns: tuple[Column, ...]
+) -> tuple[Classified, ...]:
+    """Returns the outputs of which a request wants the best classes.
+
+    Raises:
+        InvalidInput: it asks for no number of them, or of an output that has none.
+    """
+    counts = {output.name: read_count(output.parameters) for output in outputs}
+    return tuple(
+        Classified(column, counts[column.name]) for column in columns if counts.get(column.name)
+    )
+
+
 def wanted_outputs(request: InferRequest, columns: tuple[Column, ...]) -> list[tuple[Column, bool]]:
     """Returns the outputs that a request asks for, in its order, and which of them in binary.
 
@@ -289,6 +284,7 @@ def wanted_outputs(request: InferRequest, columns: tuple[Column, ...]) -> list[t
             raise InvalidInput(
                 f"output {output.name!r} already exists in request", remedy="Ask for it once."
             )
+        refuse_regions("output", output.name, output.parameters)
         binary = _flag(output.parameters, "binary_data", default=default)
         wanted[output.name] = (known[output.name], binary)
     return list(wanted.values())
@@ -376,92 +372,10 @@ def _cut_binary(body: bytes, header_length: int | None) -> tuple[bytes, bytes]:
     return body[:header_length], body[header_length:]
 
 
-def _cut_tensors(sent: list[InputTensor], blob: bytes) -> dict[str, bytes]:
-    """Returns the bytes of each binary tensor by name; they lie in the inputs' order."""
-    blobs: dict[str, bytes] = {}
-    offset = 0
-    for tensor in sent:
-        size = _binary_size(tensor)
-        if size is None:
-            continue
-        if offset + size > len(blob):
-            raise InvalidInput(
-                f"input {tensor.name!r} claims {show(size)} bytes, {len(blob) - offset} are left",
-                remedy="Send as many bytes as binary_data_size says, in the inputs' order.",
-            )
-        blobs[tensor.name] = blob[offset : offset + size]
-        offset += size
-    if offset != len(blob):
-        raise InvalidInput(
-            f"{len(blob) - offset} bytes follow the last binary tensor",
-            remedy="Make the binary_data_size values add up to the bytes sent.",
-        )
-    return blobs
-
-
-def _by_name(sent: list[InputTensor], signature: Signature) -> dict[str, InputTensor]:
-    known = {tensor.name: tensor for tensor in sent}
-    if len(known) != len(sent):
-        counts = Counter(tensor.name for tensor in sent)  # one pass: there may be very many
-        twice = next(name for name, count in counts.items() if count > 1)
-        raise InvalidInput(
-            f"input {show(twice)} already exists in request", remedy="Send each input once."
-        )
-    columns = signature.inputs
-    if len(known) != len(columns) or not all(column.name in known for column in columns):
-        _refuse_names("input", set(known), {column.name for column in columns})
-    return known
-
-
-def _refuse_names(kind: str, sent: set[str], expected: set[str]) -> NoReturn:
-    missing, unknown = sorted(expected - sent), sorted(sent - expected)
-    said = []
-    if missing:
-        said.append(f"{kind} {', '.join(map(show, missing[:5]))} is missing")
-    if unknown:
-        said.append(f"{kind} {', '.join(map(show, unknown[:5]))} is not known")
-    names = ", ".join(sorted(expected)[:50])
-    raise InvalidInput(" and ".join(said), remedy=f"The model expects: {names}.")
-
-
-def _binary_size(tensor: InputTensor) -> int | None:
-    size = None if tensor.parameters is None else tensor.parameters.get("binary_data_size")
-    if size is None:
-        return None
-    if type(size) is not int or size < 0:
-        raise InvalidInput(
-            f"input {tensor.name!r} has binary_data_size {show(size)}",
-            remedy="Send a number of bytes, 0 or more.",
-        )
-    if tensor.data is not None:
-        raise InvalidInput(
-            f"input {tensor.name!r} has both data and binary_data_size",
-            remedy="Send one of them.",
-        )
-    return size
-
-
-def _read_tensor(tensor: InputTensor, blob: bytes | None, column: Column) -> Array:
-    dtype = check_datatype(tensor.datatype, column)
-    shape = check_shape(tensor.shape, column)
-    if blob is not None:
-        return from_bytes(blob, dtype, shape, column)
-    if tensor.data is None:
-        raise InvalidInput(
-            f"input {tensor.name!r} has neither data nor binary_data_size",
-            remedy="Send one of them.",
-        )
-    if tensor.datatype == "FP16":
-        raise InvalidInput(
-            f"input {tensor.name!r} is FP16 in JSON", remedy="FP16 has no JSON form: send binary."
-        )
-    return from_json(tensor.data, dtype, shape, column)
-
-
 def _row_values(index: int, row: Any, names: list[str], known: set[str]) -> list[Any]:
     if isinstance(row, dict):
         if row.keys() != known:
-            _refuse_names(f"column (row {index})", set(row), known)
+            refuse_names(f"column (row {index})", set(row), known)
         return [row[name] for name in names]
     if len(names) == 1:
         return [row]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock, iso
 from tidemill.foundation.errors import InvalidInput, InvalidModel, ModelFailed, Unavailable
@@ -30,6 +31,7 @@ from tidemill_worker.estimators import describe_estimator
 from tidemill_worker.functions import InvalidModel as DescriptionError
 
 _ESTIMATOR = "model.joblib"
+_MAX_CLASSES = 10_000
 
 
 def package_pickle(path: Path, name: str, folder: Path, given: Given) -> ModelManifest:
@@ -110,6 +112,7 @@ def package_sklearn(
         lineage=dict(lineage or {}),
         metrics=dict(metrics or {}),
         requirements=made_with("scikit-learn", "joblib", "numpy", "pandas"),
+        classes=_classes(estimator),
         created_at=iso(clock.now()),
     )
     return write_served(
@@ -121,6 +124,14 @@ def package_sklearn(
         compiled_with=("skl2onnx", "scikit-learn"),
         clock=clock,
     )
+
+
+def _classes(estimator: Any) -> tuple[str, ...]:
+    """Returns what a fitted classifier calls its classes; none if it has very many of them."""
+    classes = getattr(estimator, "classes_", None)
+    if not isinstance(classes, np.ndarray) or classes.ndim != 1 or len(classes) > _MAX_CLASSES:
+        return ()
+    return tuple(str(each) for each in classes.tolist())
 
 
 def infer_sklearn_signature(estimator: Any) -> Signature:

@@ -9,9 +9,11 @@ import numpy as np
 from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import Array, Batch, Signature
 from tidemill.serving import wire
+from tidemill.serving.classification import classified
+from tidemill.serving.inputs import InputTensor, read_tensors, refuse_regions
 from tidemill.serving.query import Query
 from tidemill.serving.rpc.schema import messages
-from tidemill.serving.tensors import DATATYPES, datatype_of, show, to_bytes
+from tidemill.serving.tensors import DATATYPES, ONLY_BINARY, datatype_of, show, to_bytes
 
 _MESSAGES = messages("inference.proto")
 _Request, _Response = _MESSAGES["ModelInferRequest"], _MESSAGES["ModelInferResponse"]
@@ -27,7 +29,7 @@ CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-"""Where the elements of each datatype stand that are not sent raw; FP16 always is."""
+"""Where the elements of each datatype stand that are not sent raw; FP16 and BF16 always are."""
 
 FINAL = "triton_enable_empty_final_response"
 """A client of a stream wants to be told which answer to a request is the last one."""
@@ -73,20 +75,18 @@ def read_infer(message: Any, signature: Signature) -> tuple[Asked, Batch, int]:
             wire.RequestedOutput(name=each.name, parameters=_parameters(each.parameters))
             for each in message.outputs
         ]
-        for output in request.outputs:
-            _refuse_regions("output", output.name, output.parameters)
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise InvalidInput(
             f"raw_input_contents has {len(raw)} tensors, the request {len(message.inputs)} inputs",
             remedy="Send all inputs raw, in their order, or each in its contents.",
         )
-    sent: list[wire.InputTensor] = []
+    sent: list[InputTensor] = []
     blobs: dict[str, bytes] = {}
     for at, each in enumerate(message.inputs):
         if each.parameters:
-            _refuse_regions("input", each.name, _parameters(each.parameters))
-        tensor = wire.InputTensor(name=each.name, shape=list(each.shape), datatype=each.datatype)
+            refuse_regions("input", each.name, _parameters(each.parameters))
+        tensor = InputTensor(name=each.name, shape=list(each.shape), datatype=each.datatype)
         sent.append(tensor)
         if not raw:
             _take_contents(each, tensor, blobs)
@@ -97,14 +97,16 @@ def read_infer(message: Any, signature: Signature) -> tuple[Asked, Batch, int]:
             )
         else:
             blobs[each.name] = raw[at]
-    arrays, n = wire.read_tensors(sent, blobs, signature)
-    return Asked(wire.Asked(request, signature.outputs)), arrays, n
+    arrays, n = read_tensors(sent, blobs, signature)
+    return Asked(wire.Asked(request, signature.outputs, n)), arrays, n
 
 
 def write_infer(query: Query, *, stream: bool) -> bytes:
     """Writes the answer to a query as a message, of a stream if it came by one."""
     form: Asked = query.request
     application = query.state
+    if form.asked.classes:
+        query = classified(query, form.asked.classes, application.classes_of(query.version))
     whole = _StreamResponse() if stream else _Response()
     response = whole.infer_response if stream else whole
     response.model_name = application.name
@@ -150,21 +152,13 @@ def _parameters(sent: Any) -> dict[str, Any] | None:
     return found
 
 
-def _refuse_regions(kind: str, name: str, parameters: dict[str, Any] | None) -> None:
-    if parameters and "shared_memory_region" in parameters:
-        raise InvalidInput(
-            f"{kind} {show(name)} is in shared memory, which is not taken here",
-            remedy="Send tensors in the request.",
-        )
-
-
-def _take_contents(sent: Any, tensor: wire.InputTensor, blobs: dict[str, bytes]) -> None:
+def _take_contents(sent: Any, tensor: InputTensor, blobs: dict[str, bytes]) -> None:
     """Takes a tensor's elements from the one field that its datatype has."""
     name, datatype = tensor.name, tensor.datatype
     field = CONTENTS.get(datatype)
     filled = [each.name for each, _ in sent.contents.ListFields()]
     if field is None:
-        if datatype in DATATYPES:
+        if datatype in ONLY_BINARY:
             raise InvalidInput(
                 f"input {show(name)} is {datatype}, which has no contents",
                 remedy="Send it in raw_input_contents.",
