@@ -35,11 +35,10 @@ class Classified:
     __slots__ = ("column", "of", "width")
 
     def __init__(self, column: Column, count: int) -> None:
-        datatype = datatype_of(column)
-        if datatype not in _COUNTED:
+        if not has_classes(column):
             raise InvalidInput(
                 f"class result not available for output {column.name!r} due to unsupported type "
-                f"{datatype!r}",
+                f"{datatype_of(column)!r}",
                 remedy="Ask for the output as it is.",
             )
         self.of = column.name
@@ -98,6 +97,11 @@ def _best(rows: Array, count: int) -> Array:
     # Backwards and back: of equal values, the one that came first stays first.
     order = count - 1 - values[:, ::-1].argsort(axis=1, kind="stable")[:, ::-1]
     return np.take_along_axis(chosen, order, axis=1)
+
+
+def has_classes(column: Column) -> bool:
+    """Says whether a client may ask for an output's best classes."""
+    return datatype_of(column) in _COUNTED
 
 
 def read_count(parameters: dict[str, object] | None) -> int:

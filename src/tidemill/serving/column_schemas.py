@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from tidemill.models.signature import Column, Signature
-from tidemill.serving.tensors import MAX_ROWS, datatype_of, datatypes_for
+from tidemill.serving.classification import has_classes
+from tidemill.serving.tensors import (
+    DATATYPES,
+    MAX_ROWS,
+    ONLY_BINARY,
+    datatype_of,
+    takes_datatype,
+)
 
 Schema = dict[str, Any]
 
@@ -25,6 +32,7 @@ def infer_request(signature: Signature) -> Schema:
     The inputs are shown in order, and may come in any. No schema can say that data fills its shape.
     """
     inputs = [_input_tensor(column) for column in signature.inputs]
+    matrix = _matrix(signature.inputs)
     outputs = {"enum": [column.name for column in signature.outputs]}
     return {
         "type": "object",
@@ -43,7 +51,7 @@ def infer_request(signature: Signature) -> Schema:
                     "binary_data_output": {"type": "boolean"},
                 },
             },
-            "inputs": _exactly(inputs),
+            "inputs": _any_of([_exactly(inputs), *([_exactly([matrix])] if matrix else [])]),
             "outputs": {
                 "type": ["array", "null"],
                 "items": {
@@ -53,7 +61,10 @@ def infer_request(signature: Signature) -> Schema:
                         "name": outputs,
                         "parameters": {
                             "type": ["object", "null"],
-                            "properties": {"binary_data": {"type": "boolean"}},
+                            "properties": {
+                                "binary_data": {"type": "boolean"},
+                                "classification": {"type": "integer", "minimum": 0},
+                            },
                         },
                     },
                 },
@@ -72,6 +83,7 @@ def infer_answer(name: str, signature: Signature, general: Schema) -> Schema:
         general: the schema of any application's answer.
     """
     outputs = [_output_tensor(column) for column in signature.outputs]
+    outputs += [_classes(column) for column in signature.outputs if has_classes(column)]
     properties = {
         **general["properties"],
         "model_name": {"const": name},
@@ -144,13 +156,56 @@ def _input_tensor(column: Column) -> Schema:
         "properties": {
             "name": {"const": column.name},
             "shape": shape,
-            "datatype": {"enum": [each for each in datatypes_for(column) if each != "FP16"]},
+            "datatype": {"enum": _datatypes_for([column])},
             "data": {
                 "description": "Row by row, in one list or nested as the shape is.",
                 "anyOf": [{"type": "array", "items": _scalar(column)}, _nested(column)],
             },
         },
     }
+
+
+def _matrix(columns: tuple[Column, ...]) -> Schema | None:
+    """All columns side by side, if they are scalars of kinds that go together."""
+    datatypes = _datatypes_for(list(columns), whole=True)
+    if len(columns) == 1 or not datatypes or any(column.shape for column in columns):
+        return None
+    row = _exactly([_scalar(column) for column in columns])
+    return {
+        "type": "object",
+        "required": ["name", "shape", "datatype", "data"],
+        "properties": {
+            "name": {"type": "string", "not": {"enum": [column.name for column in columns]}},
+            "shape": _exactly([_ROWS, {"const": len(columns)}]),
+            "datatype": {"enum": datatypes},
+            "data": {
+                "description": "Row by row, in one list or nested as the shape is.",
+                "anyOf": [
+                    {"type": "array", "items": {"type": ["number", "string", "boolean"]}},
+                    {"type": "array", "items": row},
+                ],
+            },
+        },
+    }
+
+
+def _datatypes_for(columns: list[Column], *, whole: bool = False) -> list[str]:
+    """Returns the datatypes of the tensors in JSON that each of the columns takes."""
+    return [
+        name
+        for name, dtype in DATATYPES.items()
+        if name not in ONLY_BINARY
+        and all(takes_datatype(dtype, column, whole=whole) for column in columns)
+    ]
+
+
+def _classes(column: Column) -> Schema:
+    """An output of which the best classes were asked for."""
+    most = math.prod(column.shape)
+    fixed: list[Schema] = [_ROWS, {"type": "integer", "minimum": 1, "maximum": most}]
+    schema = _output_tensor(Column(column.name, "string"))
+    schema["properties"]["shape"] = _exactly(fixed)
+    return schema
 
 
 def _output_tensor(column: Column) -> Schema:

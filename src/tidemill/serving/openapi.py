@@ -37,6 +37,7 @@ _WHY = {
     408: "The request took too long to arrive.",
     409: "Somebody else changed it meanwhile.",
     413: "More was sent than is allowed.",
+    415: "The body has another content encoding than gzip or deflate.",
     417: "Only `Expect: 100-continue` is known.",
     429: "The key has sent more labels than it may in a minute.",
     431: "The request line and headers are too large.",
@@ -44,7 +45,7 @@ _WHY = {
     503: "Not ready, or overloaded: retry in a moment.",
     504: "There was no answer within the deadline.",
 }
-_ANYWHERE = (400, 408, 413, 417, 431, 500, 503)
+_ANYWHERE = (400, 408, 413, 415, 417, 431, 500, 503)
 _TEXT = {
     "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"},
     "version": {"type": "string", "pattern": "^[0-9]{1,9}$"},
@@ -156,7 +157,8 @@ def _words(limits: Mapping[str, int], others: int) -> str:
     said = (
         "The `model` of the protocols is an application. A request has at most "
         f"{limits['max_body_bytes']} bytes of body and {limits['max_header_bytes']} of request "
-        "line and headers. Every refusal says why in `error`."
+        "line and headers. It may come with `Content-Encoding: gzip` or `deflate`, which counts as "
+        "what it unfolds to; `Accept-Encoding` asks for either. Every refusal says why in `error`."
     )
     if others:
         said += f" {others} more applications answer at the general paths, and are not shown apart."
@@ -235,7 +237,8 @@ def _add_binary(described: dict[str, Any]) -> None:
     """Tells of tensors in binary after the JSON, in the request and in the answer."""
     bytes_follow = {_BINARY: {"schema": {"type": "string", "format": "binary"}}}
     length = {
-        "description": "The bytes of JSON; those of the binary tensors follow.",
+        "description": "The bytes of JSON; those of the binary tensors follow. In a request, 0 "
+        "says that the body is one row of the model's one input.",
         "schema": {"type": "integer", "minimum": 0, "maximum": 10**11 - 1},
     }
     described["parameters"] = [

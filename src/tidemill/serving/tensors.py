@@ -155,16 +155,6 @@ def check_datatype(datatype: str, column: Column) -> np.dtype[Any]:
     return dtype
 
 
-def datatypes_for(column: Column) -> list[str]:
-    """Returns the datatypes of the tensors that a column takes; see ``check_datatype``.
-
-    Example:
-        >>> datatypes_for(Column("x", "string"))
-        ['BYTES']
-    """
-    return [name for name, dtype in DATATYPES.items() if takes_datatype(dtype, column)]
-
-
 def takes_datatype(dtype: np.dtype[Any], column: Column, *, whole: bool = False) -> bool:
     """Says whether a column takes what a datatype holds.
 
