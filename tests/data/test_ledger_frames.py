@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,10 +14,10 @@ from tidemill.data.ledger_frames import (
     HEADER_BYTES,
     MAGIC,
     LabelFrame,
-    PredictionEncoder,
     PredictionFrame,
     decode,
     encode_labels,
+    encode_predictions,
     frame,
     per_row,
     scan,
@@ -43,6 +45,14 @@ def columns(draw: st.DrawFn, n: int) -> dict[str, np.ndarray]:
     return made
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A batch that several predictions were part of."""
+
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
 @st.composite
 def records(draw: st.DrawFn) -> PredictionRecord:
     n = draw(st.sampled_from([1, 1, 1, 2, 40]))
@@ -52,7 +62,8 @@ def records(draw: st.DrawFn) -> PredictionRecord:
         event_time=draw(st.none() | st.floats(0, 2e9)),
         application=draw(st.text(max_size=5)),
         version=draw(st.integers(0, 1000)),
-        source=draw(st.sampled_from(["model", ["table"] * n])),
+        source="model",
+        row_sources=draw(st.sampled_from([None, ["table"] * n])),
         n=n,
         inputs=draw(columns(n)),
         outputs=draw(columns(n)),
@@ -63,26 +74,51 @@ def records(draw: st.DrawFn) -> PredictionRecord:
 @settings(deadline=None, max_examples=60)
 def test_every_value_comes_back(batch: list[PredictionRecord]) -> None:
     """What is encoded, in any mixture of shapes and types, is decoded value for value."""
-    encoder = PredictionEncoder()
-    for _ in range(2):  # the second time with its memory of shapes
-        stored = decode(encoder.encode(batch))
-        assert isinstance(stored, PredictionFrame)
-        for record, found in zip(batch, stored.records, strict=True):
-            assert (found.request_id, found.time, found.n) == (
-                record.request_id,
-                record.time,
-                record.n,
-            )
-            assert (found.application, found.source) == (record.application, record.source)
-            layout = stored.layouts[found.layout]
-            middle = layout.index(None)
-            for names, columns_, values in (
-                (layout[:middle], record.inputs, found.inputs),
-                (layout[middle + 1 :], record.outputs, found.outputs),
-            ):
-                assert names == tuple(columns_)
-                for column, value in zip(columns_.values(), values, strict=True):
-                    assert np.array_equal(np.array(per_row(value, record.n)), column)
+    _assert_comes_back(batch)
+
+
+@given(st.lists(st.sampled_from([1, 1, 2, 40]), min_size=1, max_size=5), st.data())
+@settings(deadline=None, max_examples=60)
+def test_a_batch_that_is_shared_is_kept_as_its_rows(sizes: list[int], data: st.DataObject) -> None:
+    """What is taken out of a batch is what each prediction had of it by itself."""
+    rows = sum(sizes)
+    batch = Batch(data.draw(columns(rows)), data.draw(columns(rows)))
+    shared, start = [], 0
+    for n in sizes:
+        part = data.draw(records())
+        ins, outs = (
+            {k: v[start : start + n] for k, v in c.items()} for c in (batch.inputs, batch.outputs)
+        )
+        part = msgspec.structs.replace(
+            part, n=n, inputs=ins, outputs=outs, row_sources=None, answers=batch, start=start
+        )
+        shared.append(part)
+        start += n
+    alone = [msgspec.structs.replace(part, answers=None, start=0) for part in shared]
+    assert encode_predictions(shared) == encode_predictions(alone)
+    _assert_comes_back(shared)
+
+
+def _assert_comes_back(batch: list[PredictionRecord]) -> None:
+    stored = decode(encode_predictions(batch))
+    assert isinstance(stored, PredictionFrame)
+    for record, found in zip(batch, stored.records, strict=True):
+        assert (found.request_id, found.time, found.n) == (
+            record.request_id,
+            record.time,
+            record.n,
+        )
+        assert found.application == record.application
+        assert found.source == (record.row_sources or record.source)
+        layout = stored.layouts[found.layout]
+        middle = layout.index(None)
+        for names, columns_, values in (
+            (layout[:middle], record.inputs, found.inputs),
+            (layout[middle + 1 :], record.outputs, found.outputs),
+        ):
+            assert names == tuple(columns_)
+            for column, value in zip(columns_.values(), values, strict=True):
+                assert np.array_equal(np.array(per_row(value, record.n)), column)
 
 
 def test_one_layout_serves_all_records_that_share_it() -> None:
@@ -97,7 +133,7 @@ def test_one_layout_serves_all_records_that_share_it() -> None:
         inputs={"a long name of a column": np.array([1])},
         outputs={"label": np.array([1])},
     )
-    payload = PredictionEncoder().encode([one] * 100)
+    payload = encode_predictions([one] * 100)
     assert payload.count(b"a long name of a column") == 1
 
 
@@ -132,7 +168,7 @@ def test_what_cannot_be_kept_is_refused_with_a_reason() -> None:
             outputs={},
         )
         with pytest.raises(InvalidInput, match="cannot be kept in the ledger"):
-            PredictionEncoder().encode([record])
+            encode_predictions([record])
     label = LabelRecord(
         prediction_id="a", application="b", label=1 << 80, observed_at=0.0, received_at=0.0
     )

@@ -71,7 +71,7 @@ def test_a_request_is_a_row_for_each_prediction(tmp_path: Path) -> None:
         request_id=bytes(15) + b"\x07",
         event_time=3.5,
         n=12,
-        source=["table", *["model"] * 11],
+        row_sources=["table", *["model"] * 11],
         inputs={
             "carrier": np.array([f"A{k}" for k in range(12)], dtype=object),
             "distance": np.arange(12, dtype=np.int32),

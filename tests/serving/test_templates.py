@@ -15,7 +15,7 @@ from tidemill.foundation.errors import InvalidInput, TidemillError
 from tidemill.models.signature import Batch, Column, Signature
 from tidemill.serving import templates, tensors, wire
 from tidemill.serving.answer_writer import AnswerWriter
-from tidemill.serving.query import Answers, Query
+from tidemill.serving.query import Answers, Packed, Query
 from tidemill.serving.templates import LEARN_EVERY, InferReader
 
 Y = (Column("y", "int64"),)
@@ -33,6 +33,8 @@ def outcome(read: Any) -> Any:
         asked, inputs, n = read()
     except TidemillError as error:
         return type(error).__name__, str(error)
+    if isinstance(inputs, Packed):
+        inputs = inputs.arrays()
     described = {name: (a.dtype, a.shape, a.tobytes()) for name, a in inputs.items()}
     said = asked.request.id, asked.timeout_s, asked.event_time, asked.priority, asked.wanted
     return said, described, n
@@ -98,10 +100,12 @@ def test_numbers_are_parsed_alone_once_the_text_around_is_known(
     """The second request of a kind is read without the decoder; of another kind, with it."""
     signature = Signature((Column("x", "float32", (3,)),), Y)
     reader = InferReader(signature)
-    reader.read(body_of("[1,2,3]"), None)
+    reader.read(body_of("[1,2,3]", datatype="FP32"), None)
     monkeypatch.setattr(wire, "read_infer", lambda *_: pytest.fail("read in full"))
-    asked, inputs, n = reader.read(body_of("[-1e3, 0.5,\n7]"), None)
+    asked, inputs, n = reader.read(body_of("[-1e3, 0.5,\n7]", datatype="FP32"), None)
     assert (asked.request.inputs, n) == ([], 1)
+    assert isinstance(inputs, Packed)
+    inputs = inputs.arrays()
     assert inputs["x"].dtype == np.float32
     assert inputs["x"].tolist() == [[-1000.0, 0.5, 7.0]]
     with pytest.raises(pytest.fail.Exception):
@@ -195,8 +199,8 @@ def test_the_usual_answer_is_the_answer(
     writer = AnswerWriter(model, asked.wanted)
     query = answered(rows, n, version)
     assert writer.write(query, client_id) == long
-    shared = Answers(whole)
-    query.answer_from(shared, start)
+    query = answered({}, n, version)
+    query._outputs, query.answers, query.start = None, Answers({}, whole), start
     assert writer.write(query, client_id) == long
     assert writer.write(query, client_id) == long
     assert all(np.shares_memory(query.outputs[name], whole[name]) for name in ("p", "k"))

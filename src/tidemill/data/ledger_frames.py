@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.data.ledger_records import LabelRecord, PredictionRecord, Problem
+from tidemill.data.ledger_records import Columns, LabelRecord, Prediction, Problem, Shared
 from tidemill.foundation.errors import InvalidInput, InvalidSettings, TooLarge
 
 SCHEMA_VERSION = 1
@@ -37,11 +37,7 @@ MAX_PAYLOAD_BYTES = 1 << 28
 _SCHEMA = struct.Struct("<I")
 _FRAME = struct.Struct("<II")
 _SMALL = 32
-_LAYOUTS_KNOWN = 1024
 _AS_LISTS = frozenset("OUSMm")
-
-_item = np.ndarray.item
-_tolist = np.ndarray.tolist
 
 Layout = tuple[str | None, ...]
 
@@ -75,76 +71,81 @@ def _plain(value: Any) -> Any:
 _encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 
 
-class PredictionEncoder:
-    """Turns prediction records into payloads; remembers the shapes of what it has seen.
+class _Rows:
+    """Columns of one batch, turned once into what is stored of any of its rows.
 
-    What is remembered makes it faster and never changes the result. One thread at a time.
+    ``single`` holds that for each row alone; None if a row is too large to be stored as a list.
     """
 
-    def __init__(self) -> None:
-        self._shapes: dict[Layout, tuple[bool, bool]] = {}
+    __slots__ = ("_columns", "_lists", "single")
 
-    def encode(self, records: Sequence[PredictionRecord]) -> bytes:
-        """Returns the payload of one frame.
+    def __init__(self, columns: Columns) -> None:
+        self._columns = arrays = [*columns.values()]
+        self._lists: list[list[Any]] = []
+        self.single: list[tuple[Any, ...]] | None = None
+        if all(c.size <= _SMALL * len(c) or c.dtype.kind in _AS_LISTS for c in arrays):
+            self._lists = lists = [column.tolist() for column in arrays]
+            scalar = all(column.ndim == 1 for column in arrays)
+            self.single = [*zip(*(lists if scalar else map(zip, lists)), strict=True)]
 
-        Raises:
-            InvalidInput: a record holds something else than arrays of numbers and strings.
-        """
-        try:
-            return self._encode(records)
-        except (TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise InvalidInput(
-                f"a prediction cannot be kept in the ledger: {error}",
-                remedy="Give NumPy arrays of numbers, booleans or strings.",
-            ) from error
+    def of(self, start: int, stop: int) -> Sequence[Any]:
+        """Returns the stored columns of the rows from ``start`` up to ``stop``."""
+        if self.single is None:
+            return [_stored(column[start:stop]) for column in self._columns]
+        return [values[start:stop] for values in self._lists]
 
-    def _encode(self, records: Sequence[PredictionRecord]) -> bytes:
-        # Hot: once per event-loop turn, about 1 µs a record. Loops beat comprehension calls here.
-        layouts: dict[Layout, int] = {}
-        last: Layout | None = None
-        layout, scalar, small = 0, False, False
-        rows: list[Any] = []
-        for r in records:
-            inputs, outputs = r.inputs, r.outputs
-            names = (*inputs, None, *outputs)
-            if names != last:
-                layout = layouts.setdefault(names, len(layouts))
-                scalar, small = self._shapes.get(names) or self._learn(names, r)
-                last = names
-            one = r.n == 1
-            if one and scalar:
-                try:
-                    ins = [*map(_item, inputs.values())]
-                except ValueError:  # another application's columns have these names
-                    ins = _values(inputs)
-            else:
-                ins = _values(inputs)
-            outs = [*map(_tolist, outputs.values())] if one and small else _values(outputs)
-            rows.append(
-                (
-                    r.request_id,
-                    r.time,
-                    r.event_time,
-                    r.application,
-                    r.version,
-                    r.source,
-                    r.n,
-                    layout,
-                    ins,
-                    outs,
-                )
+
+_NO_ROWS = _Rows({})
+
+
+def encode_predictions(predictions: Sequence[Prediction]) -> bytes:
+    """Returns the payload of one frame of predictions.
+
+    Raises:
+        InvalidInput: a prediction holds something else than arrays of numbers and strings.
+    """
+    try:
+        return _encoded(predictions)
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise InvalidInput(
+            f"a prediction cannot be kept in the ledger: {error}",
+            remedy="Give NumPy arrays of numbers, booleans or strings.",
+        ) from error
+
+
+def _encoded(predictions: Sequence[Prediction]) -> bytes:
+    # Hot: once per event-loop turn, half a microsecond for each of a batch's queries.
+    layouts: dict[Layout, int] = {}
+    shared: Shared | None = None
+    layout, inputs, outputs = 0, _NO_ROWS, _NO_ROWS
+    ones = answered = _NO_ROWS.single
+    rows: list[Any] = []
+    for each in predictions:
+        n, start, answers = each.n, each.start, each.answers
+        batch: Prediction | Shared = answers or each
+        if answers is None:
+            start = 0
+        if answers is None or answers is not shared:  # those of one batch follow one another
+            shared = answers
+            names = (*batch.inputs, None, *batch.outputs)
+            layout = layouts.setdefault(names, len(layouts))
+            inputs, outputs = _Rows(batch.inputs), _Rows(batch.outputs)
+            ones, answered = inputs.single, outputs.single
+        rows.append(
+            (
+                each.request_id,
+                each.time,
+                each.event_time,
+                each.application,
+                each.version,
+                each.row_sources or each.source,
+                n,
+                layout,
+                ones[start] if ones and n == 1 else inputs.of(start, start + n),
+                answered[start] if answered and n == 1 else outputs.of(start, start + n),
             )
-        return _encoder.encode((0, list(layouts), rows))
-
-    def _learn(self, names: Layout, record: PredictionRecord) -> tuple[bool, bool]:
-        if len(self._shapes) >= _LAYOUTS_KNOWN:
-            self._shapes.clear()
-        known = (
-            all(column.ndim == 1 for column in record.inputs.values()),
-            all(column.size <= _SMALL * record.n for column in record.outputs.values()),
         )
-        self._shapes[names] = known
-        return known
+    return _encoder.encode((0, list(layouts), rows))
 
 
 def encode_labels(records: Sequence[LabelRecord]) -> bytes:
@@ -162,13 +163,10 @@ def encode_labels(records: Sequence[LabelRecord]) -> bytes:
         ) from error
 
 
-def _values(columns: Mapping[str, NDArray[Any]]) -> list[Any]:
-    return [
-        column.tolist()
-        if column.size <= _SMALL or column.dtype.kind in _AS_LISTS
-        else {"d": column.dtype.str, "s": column.shape, "b": column.tobytes()}
-        for column in columns.values()
-    ]
+def _stored(column: NDArray[Any]) -> Any:
+    if column.size <= _SMALL or column.dtype.kind in _AS_LISTS:
+        return column.tolist()
+    return {"d": column.dtype.str, "s": column.shape, "b": column.tobytes()}
 
 
 class StoredPrediction(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -3,40 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from numpy.typing import NDArray
 
 from tidemill.foundation.errors import Corrupted
 
+Columns = Mapping[str, NDArray[Any]]
 
-class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+
+class Shared(Protocol):
+    """A batch that several predictions were part of: one array per column, (rows, …)."""
+
+    @property
+    def inputs(self) -> Columns:
+        """What was asked."""
+
+    @property
+    def outputs(self) -> Columns:
+        """What was answered."""
+
+
+class Prediction(Protocol):
     """One answered query: what was asked, what was answered, by whom and when.
 
-    Args:
-        request_id: the 16 bytes of an id, or their 32 hexadecimal digits.
-        time: when it was answered, seconds since the epoch.
-        application: what the client queried.
-        version: the model version whose answer it is; 0 for a default.
-        source: where the answer came from, for all rows or for each row.
-        n: the number of rows.
-        inputs: one array per input column, (n, …).
-        outputs: one array per output column, (n, …).
-        event_time: the moment that the query is about, if not ``time``.
-
-    The arrays are encoded when the record is appended, so they may be reused after that.
+    It is encoded when it is appended, so that all of it may be reused after that.
     """
+
+    @property
+    def request_id(self) -> bytes | str:
+        """The 16 bytes of an id, or their 32 hexadecimal digits."""
+
+    @property
+    def time(self) -> float:
+        """When it was answered, seconds since the epoch."""
+
+    @property
+    def event_time(self) -> float | None:
+        """The moment that the query is about, if not ``time``."""
+
+    @property
+    def application(self) -> str:
+        """What the client queried."""
+
+    @property
+    def version(self) -> int:
+        """The model version whose answer it is; 0 for a default."""
+
+    @property
+    def source(self) -> str:
+        """Where the answer came from."""
+
+    @property
+    def row_sources(self) -> Sequence[str] | None:
+        """Where each row came from, if not all from one source."""
+
+    @property
+    def n(self) -> int:
+        """The number of rows."""
+
+    @property
+    def answers(self) -> Shared | None:
+        """The batch that it was part of, with its n rows from ``start`` on, if it is known."""
+
+    @property
+    def start(self) -> int:
+        """Where its rows begin in ``answers``."""
+
+    @property
+    def inputs(self) -> Columns:
+        """One array per input column, (n, …)."""
+
+    @property
+    def outputs(self) -> Columns:
+        """One array per output column, (n, …)."""
+
+
+class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A ``Prediction`` as a plain record."""
 
     request_id: bytes | str
     time: float
     application: str
     version: int
-    source: str | Sequence[str]
+    source: str
     n: int
-    inputs: Mapping[str, NDArray[Any]]
-    outputs: Mapping[str, NDArray[Any]]
+    inputs: Columns
+    outputs: Columns
     event_time: float | None = None
+    row_sources: Sequence[str] | None = None
+    answers: Shared | None = None
+    start: int = 0
 
 
 class LabelRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

@@ -29,7 +29,7 @@ from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.batching import ServiceTime, ample_s, can_meet, cut, worth_sending
 from tidemill.serving.flight import BatchObserver, Flight
-from tidemill.serving.query import DEFAULT_PRIORITY, Answers, Query
+from tidemill.serving.query import DEFAULT_PRIORITY, Answers, Packed, Query
 from tidemill.serving.replicas.replica import Replica
 
 MAX_ATTEMPTS = 2
@@ -118,8 +118,13 @@ class Batcher:
             and self.queued_bytes + query.nbytes <= self._max_queue_bytes
             and len(self._out) <= len(self._replicas)
             and query.deadline - query.arrived >= self._ample_s
+            and query.priority == DEFAULT_PRIORITY
+            and not self._ranked
+            and (not self._queue or self._queue[-1].deadline <= query.deadline)
         ):
-            self._put(query)
+            self._queue.append(query)
+            self.queued_rows += query.n
+            self.queued_bytes += query.nbytes
             if not self._scheduled:
                 self.wake()
             return
@@ -201,11 +206,13 @@ class Batcher:
     def _pop(self, count: int) -> list[Query]:
         popped = self._queue[:count]
         del self._queue[:count]
+        if not self._queue:
+            self.queued_rows = self.queued_bytes = 0
+            self._ranked = False
+            return popped
         for query in popped:
             self.queued_rows -= query.n
             self.queued_bytes -= query.nbytes
-        if not self._queue:
-            self._ranked = False
         return popped
 
     def wake(self) -> None:
@@ -251,15 +258,14 @@ class Batcher:
 
     def _send(self, replica: Replica, queries: list[Query]) -> None:
         now = self._clock.monotonic()
-        rows, waited_s = 0, 0.0
-        for query in queries:
-            rows += query.n
-            waited_s += now - query.arrived
+        rows = sum([query.n for query in queries])
+        waited_s = now * len(queries) - sum([query.arrived for query in queries])
         flight = Flight(queries, rows, replica, now)
         self._out.append(flight)
         self._observer.sent(flight, waited_s)
         try:
-            replica.submit(_join(queries), partial(self._landed, flight))
+            flight.inputs = inputs = _join(queries)
+            replica.submit(inputs, partial(self._landed, flight))
         except Exception as error:
             if flight not in self._out:
                 raise
@@ -294,11 +300,11 @@ class Batcher:
         self._observer.landed(flight, now)
 
     def _deal(self, flight: Flight, outputs: Batch) -> None:
-        answers, start = Answers(outputs), 0
+        answers, start, finish = Answers(flight.inputs, outputs), 0, self._finish
         for query in flight.queries:
             if not query.ended:
-                query.answer_from(answers, start)
-                self._finish(query)
+                query.answers, query.start = answers, start
+                finish(query)
             start += query.n
 
     def _again(self, flight: Flight, error: TidemillError) -> None:
@@ -389,8 +395,12 @@ class Batcher:
 def _join(queries: list[Query]) -> Batch:
     if len(queries) == 1:
         return queries[0].inputs
-    first = queries[0].inputs
-    return {name: np.concatenate([query.inputs[name] for query in queries]) for name in first}
+    packed = [each.asked for each in queries if isinstance(each.asked, Packed)]
+    if len(packed) == len(queries):
+        rows = sum([each.n for each in packed])
+        return Packed(packed[0].column, b"".join([each.data for each in packed]), rows).arrays()
+    batch = [query.inputs for query in queries]
+    return {name: np.concatenate([inputs[name] for inputs in batch]) for name in batch[0]}
 
 
 def _together(queries: list[Query]) -> int:
@@ -398,9 +408,9 @@ def _together(queries: list[Query]) -> int:
 
     It may be what the replica died of, and must not take others with it a second time.
     """
-    if queries[0].attempts:
-        return 1
-    return next((at for at, query in enumerate(queries) if query.attempts), len(queries))
+    if not sum([query.attempts for query in queries]):
+        return len(queries)
+    return next(at for at, query in enumerate(queries) if query.attempts) or 1
 
 
 def _wrong_rows(outputs: Batch, rows: int) -> ModelFailed | None:

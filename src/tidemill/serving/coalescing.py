@@ -44,7 +44,7 @@ class Coalescing:
         leader, followers = known
         if leader.deadline > query.deadline or len(followers) >= MAX_FOLLOWERS:
             return False
-        query.inputs = leader.inputs  # equal: one copy is enough while they wait
+        query.asked = leader.asked  # equal: one copy is enough while they wait
         followers.append(query)
         return True
 

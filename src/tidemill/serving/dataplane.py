@@ -26,7 +26,7 @@ from tidemill.serving.exchange import Caller, Exchange
 from tidemill.serving.guard import Guard
 from tidemill.serving.labels import judge, refusal
 from tidemill.serving.processor import Application, Processor
-from tidemill.serving.query import Query
+from tidemill.serving.query import DEFAULT_PRIORITY, Query
 from tidemill.serving.templates import InferReader
 
 EXTENSIONS = [
@@ -117,17 +117,18 @@ class DataPlane:
         exchange.body = b""  # a query that waits holds its arrays, no more
         arrived = exchange.arrived
         query = Query(
-            inputs=inputs,
-            n=n,
-            arrived=arrived,
-            deadline=arrived + application.allowed_s(asked.timeout_s),
-            done=self._inferred,
+            inputs,
+            n,
+            arrived,
+            arrived + application.allowed_s(asked.timeout_s),
+            self._inferred,
             context=exchange,
             request=asked,
             event_time=asked.event_time,
         )
         query.nbytes = len(body)
-        query.priority = asked.priority
+        if asked.priority != DEFAULT_PRIORITY:
+            query.priority = asked.priority
         self._processor.submit(application, query, version)
 
     def predict(self, exchange: Exchange, name: str) -> None:

@@ -365,9 +365,9 @@ class _Connection(asyncio.Protocol):
         if len(self._pipeline) >= MAX_PIPELINE:
             self._set_reading()
         try:
-            self._check_load(overload)
-            _check_head(head)
-            handler = self._edge.routes.find(head.method, head.target)
+            if overload is not None or self.load.nbytes > self._limits.max_held_bytes:
+                self._check_load(overload)
+            handler = head.handler or self._find(head)
             if guard is not None and head.admitted_by is not guard.table:
                 guard.admit(head, self._edge.routes.access(handler))
             if head.coding is None:
@@ -425,6 +425,11 @@ class _Connection(asyncio.Protocol):
             then(future.result() if error is None else error)
 
         working.add_done_callback(done)
+
+    def _find(self, head: Head) -> Handler:
+        _check_head(head)
+        head.handler = handler = self._edge.routes.find(head.method, head.target)
+        return handler
 
     # Answers, in order
 

@@ -125,6 +125,7 @@ class Head:
         "coding",
         "expects",
         "foreign",
+        "handler",
         "header_length",
         "method",
         "origin",
@@ -146,6 +147,7 @@ class Head:
         self.origin = b""
         self.answer_headers = b""
         self.authorization = b""
+        self.handler: Handler | None = None
         self.admitted_by: KeyTable | None = None
         self.principal: Principal | None = None
 
@@ -182,7 +184,7 @@ class Exchange:
     """One request and its one answer.
 
     ``head`` may be shared with other requests that began with the same bytes: nobody changes it,
-    but the guard writes on it what it found for these bytes.
+    but what was found for these bytes is written on it, by the edge and the guard.
     """
 
     __slots__ = ("_connection", "answered", "arrived", "body", "closes", "head", "nbytes", "out")

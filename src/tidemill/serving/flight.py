@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
+from tidemill.models.signature import Batch
 from tidemill.serving.query import Notes, Query
 from tidemill.serving.replicas.replica import Replica
 
@@ -15,7 +16,7 @@ _numbers = itertools.count(1)
 class Flight:
     """Who is in a batch, which replica has it, since when."""
 
-    __slots__ = ("notes", "queries", "replica", "rows", "started")
+    __slots__ = ("inputs", "notes", "queries", "replica", "rows", "started")
 
     def __init__(
         self, queries: Sequence[Query], rows: int, replica: Replica, started: float
@@ -24,6 +25,7 @@ class Flight:
         self.rows = rows
         self.replica = replica
         self.started = started
+        self.inputs: Batch = {}
         self.notes: Notes | None = None
 
     def note(self) -> Notes:

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidemill.data.ledger import SECRET_BYTES, LedgerWriter, PredictionIds, PredictionRecord
+from tidemill.data.ledger import SECRET_BYTES, LedgerWriter, PredictionIds
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     DeadlineExceeded,
@@ -238,12 +238,16 @@ class Processor:
         """
         chosen = application.only if version is None else application.live_version(version)
         query.state = application
+        query.application = application.name
         query.request_id = self.ids.next(query.arrived)
         try:
             if chosen is None:
                 chosen = self._select(application, query)
             query.version = chosen.version
-            self._answer(chosen, query)
+            if chosen.table is None and not chosen.keyed:
+                chosen.batcher.offer(query)
+            else:
+                self._answer(chosen, query)
         except TidemillError as error:
             query.error, query.refused = error, True
             self._end(query)
@@ -353,7 +357,8 @@ class Processor:
         if query.ended:
             return
         query.ended = True
-        self._default(query)
+        if query.error is not None:
+            self._default(query)
         self._ended.append(query)
         if not self._flushing:
             self._flushing = True
@@ -392,8 +397,10 @@ class Processor:
         if not answered:
             return
         now = self._clock.now()
+        for query in answered:
+            query.time = now
         try:
-            self._ledger.append_predictions([_record(query, now) for query in answered])
+            self._ledger.append_predictions(answered)
         except InvalidInput as error:  # nothing was written; only whose fault it is has to pay
             if len(answered) > 1:
                 for query in answered:
@@ -427,18 +434,3 @@ class Processor:
 def _what(error: Exception) -> str:
     """Returns what happened, without the remedy, which is for somebody else."""
     return error.what if isinstance(error, TidemillError) else str(error)
-
-
-def _record(query: Query, now: float) -> PredictionRecord:
-    application: Application = query.state
-    return PredictionRecord(
-        request_id=query.request_id,
-        time=now,
-        event_time=query.event_time,
-        application=application.name,
-        version=query.version,
-        source=query.row_sources or query.source,
-        n=query.n,
-        inputs=query.inputs,
-        outputs=query.outputs,
-    )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
+
 from tidemill.foundation.errors import TidemillError
-from tidemill.models.signature import Batch
+from tidemill.models.signature import Batch, Column
 
 Source = Literal["table", "cache", "model", "default"]
 
@@ -27,27 +29,53 @@ class Notes:
         self.returned: float | None = None
 
 
-class Answers:
-    """The outputs of a whole batch, shared by the queries that were in it.
+class Packed:
+    """The rows of a query's one input as bytes, an array only for whoever needs one.
 
-    ``texts`` holds each output's rows as whoever writes answers wants them, made once for all.
+    Args:
+        column: the input.
+        data: its elements, of the column's own type, row by row.
+        n: the number of rows.
     """
 
-    __slots__ = ("arrays", "texts")
+    __slots__ = ("column", "data", "n")
 
-    def __init__(self, arrays: Batch) -> None:
-        self.arrays = arrays
+    def __init__(self, column: Column, data: bytes, n: int) -> None:
+        self.column = column
+        self.data = data
+        self.n = n
+
+    def arrays(self) -> Batch:
+        """Returns the input as an array (n, …)."""
+        column = self.column
+        array = np.frombuffer(self.data, column.dtype)
+        return {column.name: array.reshape((self.n, *column.shape))}
+
+
+class Answers:
+    """A whole batch, asked and answered, shared by the queries that were in it.
+
+    ``texts`` holds each output's rows as whoever writes answers wants them, and ``written`` what
+    each of these has made of them: once for all.
+    """
+
+    __slots__ = ("inputs", "outputs", "texts", "written")
+
+    def __init__(self, inputs: Batch, outputs: Batch) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
         self.texts: dict[str, list[bytes]] = {}
+        self.written: dict[Any, Any] = {}
 
 
 class Query:
     """What a client asked of an application, and, once ``done`` is called, how it ended.
 
-    It ends exactly once: with ``outputs`` and a ``source``, or with an ``error``. ``priority`` is
-    the level that the client asked for.
+    It ends exactly once: with ``outputs`` and a ``source``, or with an ``error``. It is what the
+    ledger keeps of itself: a ``Prediction``.
 
     Args:
-        inputs: checked arrays, (n, …) each, one per input of the signature.
+        inputs: checked arrays, (n, …) each, one per input of the signature; or one input, packed.
         n: the number of rows.
         arrived: when it arrived, in seconds on the monotonic clock.
         deadline: when an answer is worth nothing any more, on the same clock.
@@ -57,47 +85,41 @@ class Query:
         event_time: the moment that the query is about (seconds since the epoch), if not now.
     """
 
-    __slots__ = (
-        "_outputs",
-        "answers",
-        "arrived",
-        "attempts",
-        "cache_key",
-        "context",
-        "deadline",
-        "done",
-        "ended",
-        "error",
-        "event_time",
-        "inputs",
-        "n",
-        "nbytes",
-        "notes",
-        "priority",
-        "refused",
-        "request",
-        "request_id",
-        "row_sources",
-        "source",
-        "start",
-        "state",
-        "table_rows",
-        "version",
-    )
+    # What every query begins with stands here, not in each: a query is made for every request,
+    # and most of it never changes. Hence no slots.
+    priority = DEFAULT_PRIORITY
+    request_id = ""
+    application = ""
+    version = 0
+    time = 0.0
+    source: Source = "model"
+    row_sources: list[Source] | None = None
+    answers: Answers | None = None
+    start = 0
+    error: TidemillError | None = None
+    ended = False
+    refused = False
+    attempts = 0
+    nbytes = 0
+    notes: Notes | None = None
+    cache_key: bytes | None = None
+    table_rows: list[Batch | None] | None = None
+    state: Any = None
+    _outputs: Batch | None = None
 
     def __init__(
         self,
-        *,
-        inputs: Batch,
+        inputs: Batch | Packed,
         n: int,
         arrived: float,
         deadline: float,
         done: Callable[[Query], None],
+        *,
         context: Any = None,
         request: Any = None,
         event_time: float | None = None,
     ) -> None:
-        self.inputs = inputs
+        self.asked = inputs
         self.n = n
         self.arrived = arrived
         self.deadline = deadline
@@ -105,23 +127,14 @@ class Query:
         self.context = context
         self.request = request
         self.event_time = event_time
-        self.priority = DEFAULT_PRIORITY
-        self.request_id = ""
-        self.version = 0
-        self.source: Source = "model"
-        self.row_sources: list[Source] | None = None
-        self.answers: Answers | None = None
-        self.start = 0
-        self._outputs: Batch | None = None
-        self.error: TidemillError | None = None
-        self.ended = False
-        self.refused = False
-        self.attempts = 0
-        self.nbytes = 0
-        self.notes: Notes | None = None
-        self.cache_key: bytes | None = None
-        self.table_rows: list[Batch | None] | None = None
-        self.state: Any = None
+
+    @property
+    def inputs(self) -> Batch:
+        """What was asked: arrays (n, …), one per input."""
+        asked = self.asked
+        if isinstance(asked, Packed):
+            asked = self.asked = asked.arrays()
+        return asked
 
     @property
     def outputs(self) -> Batch:
@@ -130,7 +143,7 @@ class Query:
             if self.answers is None:
                 return {}
             start, stop = self.start, self.start + self.n
-            arrays = self.answers.arrays
+            arrays = self.answers.outputs
             self._outputs = {name: array[start:stop] for name, array in arrays.items()}
         return self._outputs
 
@@ -141,7 +154,3 @@ class Query:
     def answer_as(self, other: Query) -> None:
         """Makes the answer to an equal query its own."""
         self.answers, self.start, self._outputs = other.answers, other.start, other._outputs
-
-    def answer_from(self, answers: Answers, start: int) -> None:
-        """Makes the rows from ``start`` on of a batch's outputs its own."""
-        self.answers, self.start, self._outputs = answers, start, None

@@ -18,6 +18,7 @@ import orjson
 from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.serving import wire
+from tidemill.serving.query import Packed
 from tidemill.serving.tensors import DATATYPES, fit, packer
 
 MAX_TEMPLATES = 256
@@ -30,9 +31,9 @@ LEARN_EVERY = 16
 _DEEPEST = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Template:
-    """A request of one tensor, all but its numbers."""
+    """A request of one tensor, all but its numbers; ``whole`` if they need no conversion."""
 
     asked: wire.Asked
     column: Column
@@ -40,6 +41,10 @@ class _Template:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     nbytes: int
+    n: int
+    whole: bool
+    before: bytes
+    after: bytes
 
 
 class InferReader:
@@ -52,16 +57,29 @@ class InferReader:
     def __init__(self, signature: Signature) -> None:
         self._signature = signature
         self._templates: dict[tuple[bytes, bytes], _Template] = {}
+        self._last: _Template | None = None
         self._unknown = 0
 
-    def read(self, body: bytes, header_length: int | None) -> tuple[wire.Asked, Batch, int]:
-        """Returns what the request asks for, its inputs as arrays (n, …), and n.
+    def read(
+        self, body: bytes, header_length: int | None
+    ) -> tuple[wire.Asked, Batch | Packed, int]:
+        """Returns what the request asks for, its inputs, and n.
 
         What it asks for may be shared by requests that are alike, and holds no inputs.
 
         Raises:
             InvalidInput: as ``wire.read_infer``.
         """
+        last = self._last
+        if (
+            last is not None
+            and header_length is None
+            and body.startswith(last.before)
+            and body.endswith(last.after)
+        ):  # if no more than numbers is in between, this is what would be looked up
+            found = _read(last, body, len(last.before), len(body) - len(last.after))
+            if found is not None:
+                return last.asked, found, last.n
         if header_length is None:
             start, stop = _numbers(body)
             around = body[:start], body[stop:]
@@ -71,11 +89,12 @@ class InferReader:
         template = self._templates.get(around)
         if template is not None:
             if header_length is None:
-                array = _read(template, body[start:stop])
+                found = _read(template, body, start, stop)
+                self._last = template
             else:
-                array = _view(template, body, start)
-            if array is not None:
-                return template.asked, {template.column.name: array}, template.shape[0]
+                found = _view(template, body, start)
+            if found is not None:
+                return template.asked, found, template.n
         request, inputs, n = wire.read_infer(body, header_length, self._signature)
         asked = wire.Asked(request, self._signature.outputs, n)
         if template is None:
@@ -102,7 +121,18 @@ class InferReader:
         if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()  # the useful ones come back
         nbytes = math.prod(shape) * dtype.itemsize
-        self._templates[around] = _Template(asked, column, numbers, dtype, shape, nbytes)
+        self._templates[around] = _Template(
+            asked=asked,
+            column=column,
+            numbers=numbers,
+            dtype=dtype,
+            shape=shape,
+            nbytes=nbytes,
+            n=shape[0],
+            whole=dtype == column.dtype,
+            before=before,
+            after=after,
+        )
 
 
 def _numbers(body: bytes) -> tuple[int, int]:
@@ -137,19 +167,22 @@ def _stands_around(before: bytes, after: bytes) -> bool:
     return bool(data == [1, 2])
 
 
-def _read(template: _Template, numbers: bytes) -> Array | None:
-    """Returns the tensor, or None if the text is not plainly as many numbers of its type."""
+def _read(template: _Template, body: bytes, start: int, stop: int) -> Batch | Packed | None:
+    """Returns the input, or None if the text is not plainly as many numbers of its type."""
+    numbers = body[start - 1 : stop + 1]  # with the brackets of their list
     if b"u" in numbers or b"s" in numbers:  # true and false would pass for 1 and 0
         return None
     try:
-        data = template.numbers.pack(*orjson.loads(b"[%b]" % numbers))
-    except (ValueError, struct.error, OverflowError):
+        data = template.numbers.pack(*orjson.loads(numbers))
+    except (TypeError, ValueError, struct.error, OverflowError):
         return None
+    if template.whole:
+        return Packed(template.column, data, template.n)
     return _shaped(template, np.frombuffer(data, template.dtype))
 
 
-def _view(template: _Template, body: bytes, start: int) -> Array | None:
-    """Returns the binary tensor, or None if it has another size or is not finite."""
+def _view(template: _Template, body: bytes, start: int) -> Batch | None:
+    """Returns the input of a binary tensor, or None if it has another size or is not finite."""
     if len(body) - start != template.nbytes:
         return None
     array = np.frombuffer(body[start:], template.dtype)  # a copy is aligned, a view may not be
@@ -158,7 +191,8 @@ def _view(template: _Template, body: bytes, start: int) -> Array | None:
     return _shaped(template, array)
 
 
-def _shaped(template: _Template, array: Array) -> Array:
-    if template.dtype == template.column.dtype:
-        return array.reshape(template.shape)
-    return fit(array, template.shape, template.column)
+def _shaped(template: _Template, array: Array) -> Batch:
+    column = template.column
+    if template.whole:
+        return {column.name: array.reshape(template.shape)}
+    return {column.name: fit(array, template.shape, column)}

@@ -15,7 +15,7 @@ from tidemill.serving.cache import Cache
 from tidemill.serving.coalescing import Coalescing
 from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import Deployment, VersionAssignment
-from tidemill.serving.query import Query
+from tidemill.serving.query import Packed, Query
 from tidemill.serving.tensors import from_rows
 from tidemill.tables.answer import decode_answer
 from tidemill.tables.key import KeyEncoder
@@ -105,7 +105,7 @@ class LiveVersion:
 
     def from_cache(self, query: Query) -> bool:
         """Answers the query from the cache, if the very same input was answered before."""
-        query.cache_key = _cache_key(query.inputs)
+        query.cache_key = _cache_key(query.asked)
         if not self.caches:
             return False
         began = self._clock.monotonic()
@@ -235,8 +235,10 @@ def _output_array(cell: Any, column: Column) -> Array:
     return np.array([cell], column.dtype).reshape((1, *column.shape))
 
 
-def _cache_key(inputs: Batch) -> bytes:
+def _cache_key(inputs: Batch | Packed) -> bytes:
     """Returns the whole input as bytes: equal bytes, equal inputs (one signature's columns)."""
+    if isinstance(inputs, Packed):
+        return inputs.n.to_bytes(4, "little") + inputs.data
     parts: list[bytes] = []
     for array in inputs.values():
         if array.dtype == object:
