@@ -228,15 +228,28 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose clients may load and unload; ``add`` is registered, and not live.
+    """A server whose clients may load and unload, with the models that Triton's examples ask.
 
-    ``simple`` adds and subtracts INT32 (1, 16), ``simple_string`` the same in text.
+    Seven models are registered, as in the examples' repository. ``add`` is not live.
+
+    ``simple``            adds and subtracts INT32 (1, 16); ``simple_int8`` and ``simple_string``
+                          do the same in other types
+    ``simple_identity``   gives text (1, 16) back, ``custom_identity_int32`` numbers
+    ``scores``            gives FP32 (1, 3) back
     """
     folder = tmp_path_factory.mktemp("controlled")
     with open_home(Settings(home=folder / "home")) as home:
         _add(home, folder, live=False)
         _simple(home, folder)
-        with _running(home, folder, TIDEMILL_SERVE_MODEL_CONTROL="explicit") as server:
+        _identity(home, folder, "simple_identity", TensorProto.STRING, 16)
+        _identity(home, folder, "custom_identity_int32", TensorProto.INT32, 16)
+        _identity(home, folder, "scores", TensorProto.FLOAT, 3)
+        environment = {
+            "TIDEMILL_SERVE_MODEL_CONTROL": "explicit",
+            "TIDEMILL_SERVE_GRPC_PORT": "0",
+            "TIDEMILL_SERVE_SERVER_NAME": "triton",
+        }
+        with _running(home, folder, **environment) as server:
             yield server
 
 
@@ -344,7 +357,11 @@ def _add(home: Home, folder: Path, *, live: bool = True) -> None:
 
 def _simple(home: Home, folder: Path) -> None:
     """The models that Triton's examples ask: a sum and a difference, of numbers and of text."""
-    for name, kind in (("simple", TensorProto.INT32), ("simple_string", TensorProto.STRING)):
+    for name, kind in (
+        ("simple", TensorProto.INT32),
+        ("simple_int8", TensorProto.INT8),
+        ("simple_string", TensorProto.STRING),
+    ):
         inputs, outputs = ("INPUT0", "INPUT1"), ("OUTPUT0", "OUTPUT1")
         text = kind == TensorProto.STRING
         cast_in: list[Any] = []
@@ -373,11 +390,25 @@ def _simple(home: Home, folder: Path) -> None:
             [helper.make_tensor_value_info(each, kind, ["n", 16]) for each in outputs],
             constants if text else [],
         )
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-        onnx.save(made, folder / f"{name}.onnx")
-        package_onnx(folder / f"{name}.onnx", name, folder / name)
-        Registry(home).register(folder / name, name, blessed=True)
-        _live(home, name, slo_ms=5000.0)
+        _onnx(home, folder, name, graph)
+
+
+def _identity(home: Home, folder: Path, name: str, kind: int, size: int) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["INPUT0"], ["OUTPUT0"])],
+        name,
+        [helper.make_tensor_value_info("INPUT0", kind, ["n", size])],
+        [helper.make_tensor_value_info("OUTPUT0", kind, ["n", size])],
+    )
+    _onnx(home, folder, name, graph)
+
+
+def _onnx(home: Home, folder: Path, name: str, graph: Any) -> None:
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(made, folder / f"{name}.onnx")
+    package_onnx(folder / f"{name}.onnx", name, folder / name)
+    Registry(home).register(folder / name, name, blessed=True)
+    _live(home, name, slo_ms=5000.0)
 
 
 def _slow(home: Home, folder: Path) -> None:

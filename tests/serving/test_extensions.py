@@ -189,7 +189,7 @@ def test_a_key_needs_the_right_scope(launch: Callable[..., Any]) -> None:
             ("GET", "/v2/models/add/config"): (401, 200, 403, 403),
             ("POST", "/v2/repository/index"): (401, 403, 200, 403),
             ("POST", "/v2/repository/models/add/load"): (401, 403, 200, 403),
-            ("POST", "/v2/systemsharedmemory/unregister"): (401, 403, 403, 403),
+            ("POST", "/v2/systemsharedmemory/unregister"): (401, 403, 501, 501),
         }
         for (method, path), statuses in wanted.items():
             for name, status in zip(("", "q", "o", "e"), statuses, strict=True):
@@ -227,9 +227,9 @@ def test_shared_memory_is_refused(client: httpx.Client) -> None:
     """Clients are told why, in every operation of it."""
     for path in ("/v2/systemsharedmemory/region/a/register", "/v2/cudasharedmemory/unregister"):
         answer = client.post(path, json={})
-        assert answer.status_code == 403
+        assert answer.status_code == 501
         assert "shared memory" in answer.json()["error"]
-    assert client.get("/v2/systemsharedmemory/status").status_code == 403
+    assert client.get("/v2/systemsharedmemory/status").status_code == 501
 
 
 def test_errors_travel_whole() -> None:

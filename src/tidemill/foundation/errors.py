@@ -11,6 +11,7 @@
     │   ├── DataRefused     the data gate
     │   ├── NotBlessed      the model gate
     │   ├── NotTrusted      code that nobody vouched for
+    │   ├── NotOffered      the protocol knows it, this server does not do it
     │   ├── Unauthenticated no key, or one that does not count
     │   └── NotPermitted    a key that may not do this
     ├── NotReady            wait, then retry
@@ -95,6 +96,10 @@ class NotBlessed(Refused):
 
 class NotTrusted(Refused):
     """A model brings code that nobody vouched for."""
+
+
+class NotOffered(Refused):
+    """The protocol knows it, and this server does not do it."""
 
 
 class Unauthenticated(Refused):

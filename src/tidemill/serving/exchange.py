@@ -14,6 +14,7 @@ from tidemill.foundation.errors import (
     InvalidInput,
     InvalidModel,
     NotFound,
+    NotOffered,
     NotReady,
     Overloaded,
     QuotaExceeded,
@@ -53,6 +54,7 @@ _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (NotFound, 404),
     (Conflict, 409),
     (Unauthenticated, 401),
+    (NotOffered, 501),
     (Refused, 403),
     (NotReady, 503),
     (QuotaExceeded, 429),
@@ -76,6 +78,7 @@ _REASONS = {
     429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
+    501: b"Not Implemented",
     503: b"Service Unavailable",
     504: b"Gateway Timeout",
 }

@@ -8,7 +8,14 @@ from typing import Any
 
 import msgspec
 
-from tidemill.foundation.errors import InvalidInput, NotReady, Refused, TidemillError, Unavailable
+from tidemill.foundation.errors import (
+    InvalidInput,
+    NotOffered,
+    NotReady,
+    Refused,
+    TidemillError,
+    Unavailable,
+)
 from tidemill.serving.exchange import Caller
 from tidemill.serving.model_control import IndexRequest, read_load
 from tidemill.serving.processor import Application, Processor
@@ -124,7 +131,7 @@ class Extensions:
 
     def shared_memory(self, caller: Caller, **_: Any) -> None:  # noqa: ARG002 - never answered
         """Refuses client shared memory."""
-        raise Refused(
+        raise NotOffered(
             "shared memory of clients is not taken: it would let a client change what was checked",
             remedy="Send tensors in the request, in binary.",
         )

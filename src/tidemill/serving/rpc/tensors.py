@@ -75,6 +75,9 @@ def read_infer(message: Any, signature: Signature) -> tuple[Asked, Batch, int]:
             wire.RequestedOutput(name=each.name, parameters=_parameters(each.parameters))
             for each in message.outputs
         ]
+    for each in message.inputs:
+        if each.parameters:
+            refuse_regions("input", each.name, _parameters(each.parameters))
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise InvalidInput(
@@ -84,8 +87,6 @@ def read_infer(message: Any, signature: Signature) -> tuple[Asked, Batch, int]:
     sent: list[InputTensor] = []
     blobs: dict[str, bytes] = {}
     for at, each in enumerate(message.inputs):
-        if each.parameters:
-            refuse_regions("input", each.name, _parameters(each.parameters))
         tensor = InputTensor(name=each.name, shape=list(each.shape), datatype=each.datatype)
         sent.append(tensor)
         if not raw:
