@@ -23,9 +23,9 @@ BENCHMARKS = {
     "footprint": "starting, resting, memory, a soak, a useless cache",
 }
 MINUTES = {
-    "serving": {"smoke": 2.5, "quick": 3, "brief": 6, "full": 50},
-    "openloop": {"smoke": 1.5, "quick": 2, "brief": 3, "full": 5},
-    "footprint": {"smoke": 1, "quick": 1.5, "brief": 2.5, "full": 10},
+    "serving": {"smoke": 2.5, "quick": 3, "brief": 6.5, "full": 31},
+    "openloop": {"smoke": 2, "quick": 3, "brief": 4, "full": 5.5},
+    "footprint": {"smoke": 1.5, "quick": 2, "brief": 3, "full": 10},
 }
 INSTALL_MINUTES = 0.5
 MATTER_MOST = ("serving",)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bench.results import claim
-from bench.serving.names import BINARY, GATEWAY, ORIGINAL, WORKER
+from bench.serving.names import AT, BINARY, GATEWAY, ORIGINAL, WORKER
 
 TRITON, FASTAPI, FLOOR = "Triton", "FastAPI", "the floor"
 OTHERS = ("MLServer", "LitServe", "BentoML", "Ray Serve")
-AT = 64
-"""Throughput is compared at so many connections."""
 
 
 def claims(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,19 +14,22 @@ from bench.peers import install
 from bench.peers.catalog import PEERS, Launch, Peer
 from bench.results import say
 from bench.servers import BenchmarkFailed, Server, free_port
-from bench.serving.names import BINARY, GATEWAY, ORIGINAL, WORKER
+from bench.serving.names import AT, BINARY, GATEWAY, ORIGINAL, WORKER
 from bench.serving.work import Work
 
 from tidemill.serving.plan import ServingPlan
 
-CURVE = (1, 8, 64, 256)
+CURVE, ONCE = (1, 8, 64, 256), (AT,)
 ASKED = {
-    "smoke": {"sum": (1, 64, 256), "others": (64,), "peers": (64,)},
-    "quick": {"sum": (1, 64, 256), "others": (64,), "peers": (64,)},
-    "brief": {"sum": CURVE, "others": (1, 64), "peers": (64,)},
+    "smoke": {"sum": (1, 64, 256), "others": ONCE, "peers": ONCE},
+    "quick": {"sum": (1, 64, 256), "others": ONCE, "peers": ONCE},
+    "brief": {"sum": CURVE, "others": (1, 64), "peers": ONCE},
     "full": {"sum": CURVE, "others": CURVE, "peers": CURVE},
 }
-"""How many connections ask ours and the floor in ``sum``, ours in the others, and the peers."""
+"""How many connections ask ours and the floor in ``sum``, ours in the others, and the peers.
+
+A peer in a configuration that is not its best is asked where throughput is compared, at ``AT``.
+"""
 
 
 def ours(work: Work, folder: Path, stack: ExitStack, effort: Effort) -> list[Target]:
@@ -160,8 +163,12 @@ def _target(peer: Peer, work: Work, server: Server, effort: Effort) -> Target:
         expected=work.expected,
         pausable=peer.rests,
         expendable=not is_floor,
-        connections=_asked(work, effort) if is_floor else ASKED[effort.name]["peers"],
+        connections=_asked(work, effort) if is_floor else _peers_asked(peer, work, effort),
     )
+
+
+def _peers_asked(peer: Peer, work: Work, effort: Effort) -> tuple[int, ...]:
+    return ASKED[effort.name]["peers"] if work.name in peer.best else ONCE
 
 
 def _asked(work: Work, effort: Effort) -> tuple[int, ...]:
