@@ -11,6 +11,7 @@ connection, so that it is seen whole or not at all.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,6 @@ from typing import Generic, Self, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
-from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.errors import (
     Corrupted,
     InvalidInput,
@@ -42,8 +42,6 @@ _WRITERS = 8403257
 _UNWRITABLE = ("disk is full", "disk I/O error", "readonly database", "No space left on device")
 _DAMAGED = ("file is not a database", "database disk image is malformed")
 
-_SETTLED_NS = 100_000_000  # far more than a tick of the clock that files' times are taken from
-
 _meta = sa.MetaData()
 _schema = sa.Table(
     "tidemill_schema",
@@ -61,7 +59,6 @@ class Store:
     Args:
         url: a SQLAlchemy URL, ``sqlite:///PATH`` or ``postgresql+psycopg://…``.
         wait_s: how long a writer waits for its turn.
-        clock: tells how long ago a commit was.
 
     Example:
         >>> with Store("sqlite://") as store, store.read() as conn:
@@ -69,11 +66,11 @@ class Store:
         1
     """
 
-    def __init__(self, url: str, *, wait_s: float = 30.0, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, url: str, *, wait_s: float = 30.0) -> None:
         self._url = url
         self._wait_s = wait_s
-        self._clock = clock
         self._engine: Engine | None = None
+        self._witness: sa.PoolProxiedConnection | None = None
         self._known: set[int] = set()
         self._lock = threading.RLock()
 
@@ -111,30 +108,35 @@ class Store:
         with self._explained(), _writing(self._ready(tables)) as conn:
             yield conn
 
-    def stamp(self) -> tuple[int, ...] | None:
-        """Returns what changes with every commit, without asking the database.
+    def stamp(self) -> int | None:
+        """Returns what changes with every commit that can be seen; asking costs microseconds.
 
-        None where that cannot be told: for PostgreSQL, and for a moment after each commit, as two
-        of them may bear the same time.
+        None where that cannot be told: for PostgreSQL, in memory, and before anything was read.
         """
-        found: list[int] = []
-        for path in self._files:
-            with suppress(OSError):
-                stat = path.stat()
-                found += (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        settled = self._clock.now() * 1e9 - max(found[2::3], default=0) > _SETTLED_NS
-        return tuple(found) if found and settled else None
+        if not self._in_a_file:
+            return None
+        with self._lock, suppress(sqlite3.Error, sa.exc.SQLAlchemyError):
+            if self._engine is None:
+                return None
+            if self._witness is None:
+                # It never writes: SQLite tells a connection of the commits of all others.
+                self._witness = self._engine.raw_connection()
+            asked = self._witness.cursor()
+            asked.execute("PRAGMA data_version")
+            return int(asked.fetchall()[0][0])
+        return None
 
     @cached_property
-    def _files(self) -> tuple[Path, ...]:
+    def _in_a_file(self) -> bool:
         url = make_url(self._url)
-        if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
-            return ()
-        return Path(str(url.database)), Path(f"{url.database}-wal")
+        return url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
 
     def close(self) -> None:
         """Gives every connection back."""
         with self._lock:
+            if self._witness is not None:
+                self._witness.close()
+                self._witness = None
             if self._engine is not None:
                 self._engine.dispose()
                 self._engine = None
@@ -205,7 +207,7 @@ class Remembered(Generic[T]):
         self._store = store
         self._tables = tables
         self._query = query
-        self._stamp: tuple[int, ...] | None = None
+        self._stamp: int | None = None
         self._found: tuple[T] | None = None
 
     def read(self) -> T:
