@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a worker; returns 0 when it was asked to stop, 1 when the model cannot be loaded."""
     options = _parser().parse_args(arguments)
     process.set_threads(options.threads)
+    process.show_device(options.device)
     process.limit()
     if options.parent is not None:
         process.die_with_parent(options.parent)
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, required=True, help="the model's folder")
     parser.add_argument("--trust-code", action="store_true", help="the model may bring code")
     parser.add_argument("--threads", type=int, default=1, help="threads of numeric libraries")
+    parser.add_argument("--device", default="cpu", help="where it runs: cpu, cuda or cuda:N")
     parser.add_argument("--overrun-s", type=float, default=30.0, help="longest batch allowed")
     parser.add_argument("--parent", type=int, help="process to die with")
     return parser
@@ -65,9 +67,17 @@ def _own_stdout() -> int:
 
 
 def _load(options: argparse.Namespace) -> Any:
+    from tidemill_worker.devices import check_device  # noqa: PLC0415 - after the threads are set
+
+    check_device(options.device)
     module, _, function = options.loader.partition(":")
     loader = getattr(importlib.import_module(module), function)
-    return loader(options.folder, trust_code=options.trust_code, threads=options.threads)
+    return loader(
+        options.folder,
+        trust_code=options.trust_code,
+        threads=options.threads,
+        device=options.device,
+    )
 
 
 def _warm_up(runtime: Any) -> None:

@@ -27,13 +27,14 @@ class _Manifest(msgspec.Struct, frozen=True):
     files: dict[str, str]
 
 
-def open_model(folder: Path, *, trust_code: bool, threads: int) -> Any:
+def open_model(folder: Path, *, trust_code: bool, threads: int, device: str = "cpu") -> Any:
     """Loads the model of a folder once the folder holds exactly its files, unchanged.
 
     Args:
         folder: a model folder.
         trust_code: somebody vouched for the code.
         threads: how many one call may use.
+        device: the only GPU that the function's libraries see, if it is none of "cpu".
 
     Raises:
         Corrupted: a file is missing, changed, a link, or not the model's.
@@ -42,9 +43,12 @@ def open_model(folder: Path, *, trust_code: bool, threads: int) -> Any:
     """
     told = verify(folder)
     if told.runtime != "sklearn":
+        # What the function does with a device is its own business: it was shown the right one.
         return open_function(folder, trust_code=trust_code, threads=threads)
     if not trust_code:
         raise NotTrusted(f"model {told.name!r} runs its maker's code when it is loaded")
+    if device != "cpu":
+        raise InvalidModel(f"model {told.name!r} is an estimator, and runs on the CPU alone")
     estimator = load_estimator((folder / told.entry).read_bytes())
     return EstimatorModel(with_threads(estimator, threads), told.signature)
 

@@ -1,4 +1,4 @@
-"""What a process that runs a model's code is allowed, set before any of that code is loaded."""
+"""What a process that runs a model's code is given, set before any of that code is loaded."""
 
 from __future__ import annotations
 
@@ -19,11 +19,40 @@ _THREADS = (
     "NUMEXPR_NUM_THREADS",
 )
 _MAX_FILES = 1024
+_SHOWN = "CUDA_VISIBLE_DEVICES"
 
 
 def set_threads(threads: int) -> None:
     """Bounds the threads of numeric libraries; must come before they are imported."""
     os.environ.update(dict.fromkeys(_THREADS, str(threads)))
+
+
+def show_device(device: str) -> None:
+    """Makes a GPU the only one that CUDA's libraries see; must come before they are loaded.
+
+    Args:
+        device: "cpu", which changes nothing; "cuda", the first one; or "cuda:N".
+    """
+    if device != "cpu":
+        os.environ[_SHOWN] = visible_device(device, os.environ.get(_SHOWN))
+
+
+def visible_device(device: str, shown: str | None) -> str:
+    """Returns what ``CUDA_VISIBLE_DEVICES`` must be for a device; empty if it is none of those.
+
+    Args:
+        device: "cuda", the first one; or "cuda:N".
+        shown: what the variable is: N counts among the devices that it lists.
+
+    Example:
+        >>> visible_device("cuda:1", None), visible_device("cuda:1", "2,5")
+        ('1', '5')
+    """
+    number = int(device.partition(":")[2] or 0)
+    if shown is None:
+        return str(number)
+    names = [name.strip() for name in shown.split(",")]
+    return names[number] if number < len(names) else ""
 
 
 def die_with_parent(parent: int) -> None:

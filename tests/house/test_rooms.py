@@ -26,11 +26,21 @@ ROOMS = [path for path in SOURCES if path.name == "__init__.py"]
 MAY_READ_THE_ENVIRONMENT = {
     "tidemill/foundation/settings.py": "it is where settings come from",
     "tidemill/foundation/environment.py": "it decides what a child process inherits",
-    "tidemill_worker/process.py": "it sets thread counts before NumPy is imported",
+    "tidemill_worker/process.py": "it sets what libraries read once: threads, and the GPU to use",
 }
 MAY_READ_THE_CLOCK = {"tidemill/foundation/clock.py": "it is the clock"}
 EMPTY_WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
-HEAVY = ("sklearn", "onnxruntime", "onnx", "skl2onnx", "pandas", "duckdb", "scipy", "altair")
+HEAVY = (
+    "sklearn",
+    "onnxruntime",
+    "onnx",
+    "skl2onnx",
+    "pandas",
+    "duckdb",
+    "scipy",
+    "altair",
+    "torch",
+)
 
 
 def name_of(path: Path) -> str:

@@ -54,7 +54,7 @@ class Runtime:
         return {"y": x}
     def close(self): pass
 
-def open_slow(folder, *, trust_code, threads): return Runtime()
+def open_slow(folder, *, trust_code, threads, device): return Runtime()
 """
 
 

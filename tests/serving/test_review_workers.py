@@ -16,7 +16,7 @@ from tidemill.serving.worker_process import WorkerKey
 LOADER = """
 from types import SimpleNamespace
 
-def open_nothing(folder, *, trust_code, threads):
+def open_nothing(folder, *, trust_code, threads, device):
     return SimpleNamespace(
         signature=SimpleNamespace(inputs=[]), predict=lambda batch: batch, close=lambda: None
     )

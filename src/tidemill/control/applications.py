@@ -348,7 +348,8 @@ def _plan(name: str, plan: ServingPlan, said: Mapping[str, Any]) -> ServingPlan:
     try:
         return msgspec.convert({**msgspec.to_builtins(plan), **given}, ServingPlan)
     except msgspec.ValidationError as error:
-        where = str(error).replace("$.", f"applications.{name}.plan.")
+        path, why = f"applications.{name}.plan", str(error)
+        where = why.replace("$.", f"{path}.") if "$." in why else f"{path}: {why}"
         raise InvalidInput(where, remedy="Correct it.") from error
 
 

@@ -16,6 +16,7 @@ from tidemill.foundation.names import check_name
 from tidemill.models import registry
 from tidemill.models.signature import Signature
 from tidemill.serving import live
+from tidemill.serving.placement import decide_placement
 from tidemill.serving.plan import Deployment, Live, ServingPlan
 from tidemill.serving.selection import check_weights
 from tidemill.serving.version import check_default, signature_of
@@ -130,7 +131,7 @@ def check_change(conn: sa.Connection, deployment: Deployment) -> None:
         )
     _check_plan(deployment)
     signature = signature_of(
-        deployment, [_check_version(conn, each) for each in deployment.versions]
+        deployment, [_check_version(conn, each, deployment.plan) for each in deployment.versions]
     )
     check_weights(deployment, signature)
     check_default(deployment, signature)
@@ -141,14 +142,15 @@ def _same(one: Live, other: Live | None) -> bool:
     return other is not None and (one.model, one.version) == (other.model, other.version)
 
 
-def _check_version(conn: sa.Connection, version: Live) -> Signature:
-    """Returns a version's signature, once it and its table may be served."""
+def _check_version(conn: sa.Connection, version: Live, plan: ServingPlan) -> Signature:
+    """Returns a version's signature, once it and its table may be served as planned."""
     if not 0 < version.version < 1 << 31:
         raise NotFound(
             f"model {version.model!r} has no version {version.version}",
             remedy="tidemill models lists them.",
         )
     found = registry.get_version(conn, version.model, version.version)
+    decide_placement(plan, found.manifest)
     if version.weight > 0.0:
         registry.check_blessed(found, "live")
     if version.table is not None:

@@ -11,7 +11,17 @@ _NEEDED = frozenset(
         *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "MALLOC_ARENA_MAX"),
     }
 )
-_NEEDED_PREFIXES = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_", "ORT_")
+_NEEDED_PREFIXES = (
+    "LC_",
+    "PYTHON",
+    "OMP_",
+    "OPENBLAS_",
+    "MKL_",
+    "CUDA_",
+    "NVIDIA_",
+    "ORT_",
+    "PYTORCH_",
+)
 
 _FOR_INSTALLERS = frozenset(
     {

@@ -44,14 +44,16 @@ class Opener:
     Args:
         trust: "code" if opening one runs code of its maker, whatever its manifest claims.
         open: opens a verified model folder, so that one call uses so many threads.
+        open_on: the same, on a GPU that is the only one this process sees; None if it can't be.
     """
 
     trust: Literal["data", "code"]
     open: Callable[[Path, ModelManifest, int], Runtime]
+    open_on: Callable[[Path, ModelManifest, int, str], Runtime] | None = None
 
 
 RUNTIMES: dict[str, Opener] = {
-    "onnx": Opener(trust="data", open=open_onnx),
+    "onnx": Opener(trust="data", open=open_onnx, open_on=open_onnx),
     "sklearn": Opener(trust="code", open=open_sklearn),
 }
 """What opens a model here, by the name of its runtime."""
@@ -63,19 +65,22 @@ def runs_code(manifest: ModelManifest) -> bool:
     return manifest.trust == "code" or (opener is not None and opener.trust == "code")
 
 
-def open_runtime(folder: Path, *, trust_code: bool = False, threads: int = 1) -> Runtime:
+def open_runtime(
+    folder: Path, *, trust_code: bool = False, threads: int = 1, device: str = "cpu"
+) -> Runtime:
     """Loads the model in the folder once every file's sha256 matches; the caller closes it.
 
     Args:
         folder: a model folder.
         trust_code: somebody vouched for the code that loading the model runs.
         threads: how many threads one call may use.
+        device: "cpu", or the GPU that is the only one this process sees.
 
     Raises:
-        InvalidModel: it is no model folder, or nothing here can load it.
+        InvalidModel: it is no model folder, or nothing here can load it, or not on the device.
         Corrupted: a file is not what was written.
         NotTrusted: the model brings code and nobody vouched for it.
-        Unavailable: the framework that loads it is not installed.
+        Unavailable: the framework that loads it is not installed, or cannot use the device.
     """
     manifest = read_manifest(folder)
     if LOCK in manifest.files:
@@ -100,4 +105,11 @@ def open_runtime(folder: Path, *, trust_code: bool = False, threads: int = 1) ->
             f"model {manifest.name!r} runs its maker's code when it is loaded",
             remedy="Push it again with --trust-code if you trust who made it.",
         )
-    return opener.open(folder, manifest, threads)
+    if device == "cpu":
+        return opener.open(folder, manifest, threads)
+    if opener.open_on is None:
+        raise InvalidModel(
+            f"model {manifest.name!r} ({manifest.runtime}) cannot be opened on {device!r}",
+            remedy='Set device = "cpu" in the plan.',
+        )
+    return opener.open_on(folder, manifest, threads, device)

@@ -76,6 +76,7 @@ def place(source: DeploymentSource, deployment: Deployment, settings: ServeSetti
                 trust_code=resolved.trust_code,
                 threads=deployment.plan.threads,
                 python=None if resolved.python is None else str(resolved.python),
+                devices=deployment.plan.devices,
             )
         placed = PlacedVersion(live=live, resolved=resolved, worker=worker, remote=remote)
         versions.append(placed)

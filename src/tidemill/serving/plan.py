@@ -7,11 +7,17 @@ and hands it to the gateways.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from tidemill.models.signature import Signature
+
+CPU = "cpu"
+"""The device of a plan that names none."""
+
+_DEVICES = re.compile(r"cpu|cuda|cuda:[0-9]{1,3}(,cuda:[0-9]{1,3}){0,63}")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -22,6 +28,12 @@ class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ``placement`` says where the model runs: in the gateway process (compiled models that take
     microseconds), in worker processes, or ``auto``: in the gateway if a batch of one was measured
     below ``inline_below_ms``.
+
+    ``device`` is where its workers compute: ``cpu``, ``cuda`` (the first GPU), ``cuda:N``, or
+    several GPUs, ``cuda:0,cuda:1``, over which the replicas are spread.
+
+    Raises:
+        ValueError: the device is none of these.
     """
 
     placement: Literal["auto", "gateway", "worker"] = "auto"
@@ -34,6 +46,24 @@ class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     coalesce: bool = True
     inline_below_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.5
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    device: str = CPU
+
+    def __post_init__(self) -> None:
+        if not _DEVICES.fullmatch(self.device):
+            raise ValueError(
+                f"device is {self.device[:100]!r}; "
+                "known are cpu, cuda, cuda:N and several GPUs, as cuda:0,cuda:1"
+            )
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices, one by one.
+
+        Example:
+            >>> ServingPlan(device="cuda:0,cuda:1").devices
+            ('cuda:0', 'cuda:1')
+        """
+        return tuple(self.device.split(","))
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,6 +16,7 @@ from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.logs import log
 from tidemill.serving.backoff import Deaths
 from tidemill.serving.log_ring import LogRing
+from tidemill.serving.placement import spread
 from tidemill.serving.worker_process import LOADER, WorkerKey, WorkerProcess
 
 
@@ -73,8 +74,9 @@ class WorkerPool:
         missing = count - len(group.workers)
         if missing <= 0 or self._clock.monotonic() < group.wait_until:
             return
+        devices = spread(key.devices, [worker.device for worker in group.workers], missing)
         started = await asyncio.gather(
-            *(self._start(group, key) for _ in range(missing)), return_exceptions=True
+            *(self._start(group, key, device) for device in devices), return_exceptions=True
         )
         for outcome in started:
             if isinstance(outcome, BaseException):
@@ -114,6 +116,7 @@ class WorkerPool:
                 "version": key.version,
                 "pid": worker.pid,
                 "socket": str(worker.socket),
+                "device": worker.device,
                 "restarts": group.deaths.total,
             }
             for key, group in self._groups.items()
@@ -128,12 +131,13 @@ class WorkerPool:
             counts[of] = counts.get(of, 0) + group.deaths.total
         return counts
 
-    async def _start(self, group: _Group, key: WorkerKey) -> None:
+    async def _start(self, group: _Group, key: WorkerKey, device: str) -> None:
         name = f"worker-{next(self._names)}"
         worker = WorkerProcess(
             key,
             self._folder / f"{name}.sock",
             loader=self._loader,
+            device=device,
             heard=partial(self._heard, key, name),
         )
         await worker.start(self._lost)

@@ -16,6 +16,7 @@ from tidemill.foundation import errors
 from tidemill.foundation.errors import InvalidModel, TidemillError, Unavailable
 from tidemill.serving.children import Child
 from tidemill.serving.hearing import Heard
+from tidemill.serving.plan import CPU
 
 LOADER = "tidemill.models.runtime:open_runtime"
 _LOADER_OF_ITS_OWN = "tidemill_worker.loading:open_model"
@@ -27,7 +28,8 @@ _STOP_GRACE_S = 3.0
 class WorkerKey:
     """What a worker serves; workers with equal keys can stand in for each other.
 
-    ``python`` is the interpreter of the model's own environment, if it has one.
+    ``python`` is the interpreter of the model's own environment, if it has one. Each is on one of
+    the ``devices``.
     """
 
     application: str
@@ -37,6 +39,7 @@ class WorkerKey:
     trust_code: bool
     threads: int
     python: str | None = None
+    devices: tuple[str, ...] = (CPU,)
 
 
 class _Announcement(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,20 +58,29 @@ class WorkerProcess:
         socket: where it listens.
         loader: "module:function" that opens the model inside the worker; a model in an environment
             of its own is opened by what is there of the worker's.
+        device: where it computes, one of the key's.
         heard: told each line that it says on standard error.
     """
 
     def __init__(
-        self, key: WorkerKey, socket: Path, *, loader: str = LOADER, heard: Heard | None = None
+        self,
+        key: WorkerKey,
+        socket: Path,
+        *,
+        loader: str = LOADER,
+        device: str = CPU,
+        heard: Heard | None = None,
     ) -> None:
         self.key = key
         self.socket = socket
+        self.device = device
         command = [sys.executable, "-P"]
         if key.python is not None:
             command, loader = [key.python, "-I"], _LOADER_OF_ITS_OWN
         command += ["-m", "tidemill_worker"]
         command += ["--socket", str(socket), "--loader", loader, "--folder", key.folder]
         command += ["--threads", str(key.threads), "--parent", str(os.getpid())]
+        command += ["--device", device]
         if key.trust_code:
             command.append("--trust-code")
         self._child = Child(command, pipe=True, heard=heard)

@@ -21,20 +21,23 @@ TYPES = {
 """Column types by the names that ONNX Runtime gives them."""
 
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+_CUDA = "CUDAExecutionProvider"
 _EXTERNAL = 1  # TensorProto.EXTERNAL
 
 
-def open_onnx(folder: Path, manifest: ModelManifest, threads: int) -> OnnxRuntime:
-    """Loads the entry of a verified model folder.
+def open_onnx(
+    folder: Path, manifest: ModelManifest, threads: int, device: str = "cpu"
+) -> OnnxRuntime:
+    """Loads the entry of a verified model folder; what the GPU cannot do is done on the CPU.
 
     Raises:
         InvalidModel: it is not ONNX, refers to other files or to operators that are not
             ONNX Runtime's own, or does not fit the signature.
         Corrupted: the entry is not what was written.
-        Unavailable: ONNX Runtime is not installed.
+        Unavailable: ONNX Runtime is not installed, or cannot use the device.
     """
     data = read_verified(folder, manifest, manifest.entry)
-    return OnnxRuntime(open_session(data, threads=threads), manifest.signature)
+    return OnnxRuntime(open_session(data, threads=threads, device=device), manifest.signature)
 
 
 class OnnxRuntime:
@@ -91,12 +94,17 @@ class OnnxRuntime:
         self._session = None
 
 
-def open_session(data: bytes, *, threads: int = 1) -> Any:
+def open_session(data: bytes, *, threads: int = 1, device: str = "cpu") -> Any:
     """Returns a session on the graph, which stands by itself.
+
+    Args:
+        data: the graph.
+        threads: of one call.
+        device: "cpu", or the GPU that is the only one this process sees.
 
     Raises:
         InvalidModel: the bytes are not ONNX, or refer to other files or foreign operators.
-        Unavailable: ONNX Runtime is not installed.
+        Unavailable: ONNX Runtime is not installed, or cannot use the device.
     """
     try:
         import onnx  # noqa: PLC0415
@@ -117,12 +125,29 @@ def open_session(data: bytes, *, threads: int = 1) -> Any:
     # Spinning threads would take the processor from the gateway that shares it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    providers = ["CPUExecutionProvider"]
+    if device != "cpu":
+        providers.insert(0, _CUDA)
+        _check_provider(ort.get_available_providers(), device)
     try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(data, options, providers=providers)
     except Exception as error:
         raise InvalidModel(
             f"ONNX Runtime {ort.__version__} cannot load the model: {str(error)[:500]}"
         ) from error
+    if device != "cpu":
+        # A provider that cannot start is left out with a warning, and the CPU does its work.
+        _check_provider(session.get_providers(), device)
+    return session
+
+
+def _check_provider(providers: list[str], device: str) -> None:
+    if _CUDA not in providers:
+        raise Unavailable(
+            f"ONNX Runtime cannot use {device!r} here: it offers {', '.join(providers)}",
+            remedy="Install onnxruntime-gpu in place of onnxruntime, with the CUDA that it needs; "
+            "or push a PyTorch model with --no-compile.",
+        )
 
 
 def _check_stands_alone(model: Any) -> None:
