@@ -7,7 +7,7 @@ GROUND := pyproject.toml constraints.txt scripts/setup.sh
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: .venv/.all ## train, serve, query and retrain on real flights, in a few minutes
+demo: .venv/.demo ## train, serve, query and retrain on real flights, in a few minutes
 	@echo "Using the environment in .venv." >&2
 	@$(BIN)/tidemill demo $(ARGS)
 
@@ -34,8 +34,8 @@ clean: ## remove the environment, caches and build outputs; data in .tidemill st
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.all: $(GROUND)
-	@scripts/setup.sh all
+.venv/.demo: $(GROUND)
+	@scripts/setup.sh demo
 
 .venv/.test: $(GROUND)
 	@scripts/setup.sh test,check

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with Tidemill and the named extras: scripts/setup.sh all | test,check
+# Makes .venv with Tidemill and the named extras: scripts/setup.sh demo | test,check
 # 'make' calls it when pyproject.toml, constraints.txt or this file changed; calling it again is safe.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,7 +26,7 @@ make_venv() {
     if "$python" -c 'import ensurepip' 2>/dev/null; then
         "$python" -m venv .venv
     elif command -v uv >/dev/null; then
-        uv venv --quiet --python "$(command -v "$python")" .venv
+        uv venv --quiet --seed --python "$(command -v "$python")" .venv
     else
         say "This Python cannot make virtual environments: install the Debian package python3-venv."
         exit 1
@@ -38,6 +38,14 @@ find_uv() {
     command -v uv && return
     [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --constraint constraints.txt uv || return
     echo .venv/bin/uv
+}
+
+# PyTorch comes in several builds of one version, and the one with CUDA weighs gigabytes: which one
+# is taken is the business of pip's own configuration, which uv does not read. Once there, it stays.
+install_torch() {
+    local pin
+    pin=$(grep '^torch==' constraints.txt || echo torch)
+    .venv/bin/python -m pip install --quiet --compile --constraint constraints.txt "$pin"
 }
 
 install_tidemill() {
@@ -58,11 +66,12 @@ if ! .venv/bin/python -c '' 2>/dev/null; then
     make_venv
 fi
 say "Installing Tidemill with [$extras] into .venv, in the versions of constraints.txt;"
-say "the first time this takes about a minute ..."
+say "the first time this takes a minute or two ..."
+case ,$extras, in *,torch,* | *,all,* | *,test,*) install_torch ;; esac
 install_tidemill
 # Some environments forbid writing bytecode later, and every start would then compile anew.
 .venv/bin/python -m compileall -q src
-touch .venv/.all
+case $extras in *demo* | *all* | *test*) touch .venv/.demo ;; esac
 case $extras in *test*) touch .venv/.test ;; esac
 case $extras in *bench*) touch .venv/.bench ;; esac
 say "Done: .venv/bin/tidemill is ready."

@@ -1,5 +1,7 @@
 """Models that the tests of this room share; fitted and packaged once."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,3 +133,110 @@ def flights_rows() -> tuple[pd.DataFrame, Batch, Any]:
     """3000 flights as a data frame and as a batch, and whether they were late."""
     frame, batch = flights(3000)
     return frame, batch, late(batch)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What PyTorch saved, rows for it, and what it answers itself; it may not say its columns."""
+
+    path: Path
+    rows: Batch
+    own: Callable[[Batch], Batch]
+    signature: Signature | None = None
+
+
+NETWORK = Signature(
+    (Column("x", "float32", (16,)), Column("kind", "int64")),
+    (Column("label", "int64"), Column("probabilities", "float32", (3,))),
+)
+
+
+def make_network() -> Any:
+    """Returns a network of numbers and a word's index, with a dropout that must be off."""
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kinds = torch.nn.Embedding(5, 16)
+            self.wide = torch.nn.Linear(16, 256)
+            self.drop = torch.nn.Dropout(0.5)
+            self.out = torch.nn.Linear(256, 3)
+
+        def forward(self, x: torch.Tensor, kind: torch.Tensor) -> dict[str, torch.Tensor]:
+            hidden = self.drop(torch.relu(self.wide(x + self.kinds(kind))))
+            scores = self.out(hidden)
+            return {"label": scores.argmax(1), "probabilities": torch.softmax(scores, 1)}
+
+    torch.manual_seed(3)
+    return Net()
+
+
+def asked(module: Any) -> Callable[[Batch], Batch]:
+    """Returns what asks a module itself, with its dropout off."""
+    import torch
+
+    def own(rows: Batch) -> Batch:
+        with torch.inference_mode():
+            answer = module(torch.tensor(rows["x"]), torch.tensor(rows["kind"]))
+        return {name: tensor.numpy() for name, tensor in answer.items()}
+
+    return own
+
+
+def network_rows(n: int = 200) -> Batch:
+    """Returns rows for the network."""
+    random = np.random.default_rng(5)
+    return {
+        "x": random.normal(size=(n, 16)).astype(np.float32),
+        "kind": random.integers(0, 5, n),
+    }
+
+
+@pytest.fixture(scope="session")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    """The network as TorchScript, saved by somebody who forgot to turn its dropout off."""
+    import torch
+
+    net = make_network()
+    path = tmp_path_factory.mktemp("script") / "net.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript's age
+        torch.jit.save(torch.jit.script(net), path)
+    return Network(path, network_rows(), asked(net.eval()), NETWORK)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    """The network as an exported program, which says its columns itself."""
+    net = make_network().eval()
+    path = tmp_path_factory.mktemp("exported") / "net.pt2"
+    export(net, path)
+    return Network(path, network_rows(), asked(net))
+
+
+def export(module: Any, path: Path, **options: Any) -> None:
+    """Saves the network as an exported program with an open batch, unless told otherwise."""
+    import torch
+
+    rows = network_rows(3)
+    batch = torch.export.Dim("batch")
+    told: dict[str, Any] = {"dynamic_shapes": {"x": {0: batch}, "kind": {0: batch}}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of its own next release
+        program = torch.export.export(
+            module, (torch.tensor(rows["x"]), torch.tensor(rows["kind"])), **(told | options)
+        )
+        torch.export.save(program, path)
+
+
+@pytest.fixture(scope="session")
+def make_net() -> Any:
+    """The maker of untrained networks."""
+    return make_network
+
+
+@pytest.fixture(scope="session")
+def export_net() -> Any:
+    """What saves a network as an exported program."""
+    return export

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from tidemill.models.format import MANIFEST, ORIGINAL, ModelManifest, read_manifest, write_model
+from tidemill.models.packagers.torch import package_torch
+from tidemill.models.packaging import Given
 from tidemill.models.runtime import RUNTIMES, Opener, Runtime, open_runtime, runs_code
 from tidemill.models.runtimes.sklearn import SklearnRuntime
 from tidemill.models.signature import Batch, Column, Signature, check_batch
@@ -152,6 +154,29 @@ def function(request: pytest.FixtureRequest, folder: Path) -> Subject:
     )
 
 
+def network(kind: str, *, compiles: bool = False) -> Maker:
+    """A network of ``conftest.py``, as PyTorch saved it, or compiled."""
+
+    def make(request: pytest.FixtureRequest, folder: Path) -> Subject:
+        found = request.getfixturevalue(kind)
+        package_torch(
+            found.path,
+            "network",
+            folder / "model",
+            Given(signature=found.signature, compiles=compiles),
+        )
+        return Subject(
+            folder=folder / "model",
+            rows=found.rows,
+            own=found.own,
+            library="onnxruntime" if compiles else "torch",
+            extra="onnx" if compiles else "torch",
+            parallel=True,
+        )
+
+    return make
+
+
 SUBJECTS: dict[str, Maker] = {
     "onnx-digits": compiled("digits"),
     "onnx-delays": compiled("delays"),
@@ -160,6 +185,10 @@ SUBJECTS: dict[str, Maker] = {
     "sklearn-delays": estimator("delays"),
     "sklearn-minutes": estimator("minutes"),
     "sklearn-scaled": estimator("scaled"),
+    "torch-script": network("script"),
+    "torch-exported": network("exported"),
+    "onnx-from-script": network("script", compiles=True),
+    "onnx-from-exported": network("exported", compiles=True),
     "isolated-estimator": isolated_estimator,
     "function": function,
 }

@@ -39,6 +39,10 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(help="What it takes and gives, as JSON or a file of it; else inferred."),
         ] = None,
+        compiles: Annotated[
+            bool,
+            typer.Option("--compile/--no-compile", help="Compile it if that changes no answer."),
+        ] = True,
         requirements: Annotated[
             Path | None,
             typer.Option(help="What the model's own environment is to hold (requirements.txt)."),
@@ -66,6 +70,7 @@ def register(app: typer.Typer) -> None:
                     trust_code=trust_code,
                     sample=sample,
                     signature=None if signature is None else read_signature(signature),
+                    compiles=compiles,
                     requirements=requirements,
                     go_live=deploy,
                     by="cli",

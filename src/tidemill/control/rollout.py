@@ -134,6 +134,7 @@ def push(
     trust_code: bool,
     sample: Path | None = None,
     signature: Signature | None = None,
+    compiles: bool = True,
     requirements: Path | None = None,
     go_live: bool = True,
     by: str,
@@ -147,6 +148,7 @@ def push(
         trust_code=trust_code,
         sample=sample,
         signature=signature,
+        compiles=compiles,
         requirements=requirements,
         say=say,
     )

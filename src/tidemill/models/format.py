@@ -78,6 +78,10 @@ class CompilationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     original_latency: Latency | None = None
 
 
+NOT_COMPILED = CompilationReport(equal=False, reason="it was to be served as it is")
+"""Of a model that somebody wanted served as it is."""
+
+
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What ``model.json`` says.
 

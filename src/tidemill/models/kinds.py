@@ -10,6 +10,7 @@ from tidemill.foundation.errors import InvalidModel
 from tidemill.models.format import MANIFEST
 from tidemill.models.packagers.onnx import package_onnx_file
 from tidemill.models.packagers.sklearn import package_pickle
+from tidemill.models.packagers.torch import package_torch
 from tidemill.models.packaging import Packager
 
 
@@ -48,6 +49,13 @@ KINDS = (
         trust="code",
         package=package_pickle,
         suffixes=(".joblib", ".pkl", ".pickle"),
+    ),
+    Kind(
+        name="torch",
+        called="a PyTorch file",
+        trust="code",
+        package=package_torch,
+        suffixes=(".pt", ".pt2", ".pth", ".ts"),
     ),
 )
 

@@ -42,11 +42,13 @@ class Given:
         signature: its columns; inferred where that is possible if None.
         rows: returns rows for a signature that the model must answer, and on which a compiled one
             must agree; made up if None.
+        compiles: it is to be compiled where that changes no answer.
         clock: tells when, and how long a call takes.
     """
 
     signature: Signature | None = None
     rows: Callable[[Signature], Batch] | None = None
+    compiles: bool = True
     clock: Clock = SYSTEM_CLOCK
 
     @property

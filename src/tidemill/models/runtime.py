@@ -12,6 +12,7 @@ from tidemill.models.format import ModelManifest, read_manifest, verify_model
 from tidemill.models.requirements import LOCK
 from tidemill.models.runtimes.onnx import open_onnx
 from tidemill.models.runtimes.sklearn import open_sklearn
+from tidemill.models.runtimes.torch import open_torch
 from tidemill.models.signature import Batch, Signature
 
 
@@ -55,6 +56,7 @@ class Opener:
 RUNTIMES: dict[str, Opener] = {
     "onnx": Opener(trust="data", open=open_onnx, open_on=open_onnx),
     "sklearn": Opener(trust="code", open=open_sklearn),
+    "torch": Opener(trust="code", open=open_torch, open_on=open_torch),
 }
 """What opens a model here, by the name of its runtime."""
 

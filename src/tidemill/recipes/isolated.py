@@ -29,6 +29,7 @@ from tidemill.models.format import (
     verify_model,
     write_model,
 )
+from tidemill.models.kinds import KINDS
 from tidemill.models.packaging import Given
 from tidemill.models.registry import Registry
 from tidemill.models.requirements import LOCK, lock_requirements, read_lock, read_requirements
@@ -73,7 +74,7 @@ def package_isolated(
             f"{path} and what {requirements} names run code",
             remedy="Push it with --trust-code if you trust who made them.",
         )
-    sources = None if path.suffix.lower() in _ESTIMATORS else find_sources(path)
+    sources = None if path.suffix.lower() in _ESTIMATORS else _sources(path)
     wanted = read_requirements(requirements)
     say(f"locking {len(wanted)} requirements")
     lock = lock_requirements(wanted, work)
@@ -156,6 +157,17 @@ def build_for(home: Home, name: str, version: int, *, say: Say = lambda _: None)
 def _described(environment: Environment, *place: str) -> Signature:
     said = try_in(environment, "describe", *place)
     return Signature.from_json(msgspec.json.encode(said["signature"]))
+
+
+def _sources(path: Path) -> Sources:
+    """Returns a function's sources; a file of some framework's is none, whatever it requires."""
+    for kind in KINDS:
+        if path.suffix.lower() in kind.suffixes:
+            raise InvalidModel(
+                f"{path} is {kind.called}, and cannot have requirements of its own",
+                remedy="Leave --requirements out, or push a function that loads the file.",
+            )
+    return find_sources(path)
 
 
 def _entry(sources: Sources) -> str:

@@ -47,6 +47,7 @@ def push_model(
     trust_code: bool = False,
     sample: Path | None = None,
     signature: Signature | None = None,
+    compiles: bool = True,
     requirements: Path | None = None,
     say: Say = lambda _: None,
 ) -> PushedModel:
@@ -59,6 +60,7 @@ def push_model(
         trust_code: the caller vouches for code that the file brings.
         sample: rows on which the compiled and the original model must agree; made up if None.
         signature: what it takes and gives; inferred if None, where that is possible.
+        compiles: it is to be compiled where that changes no answer; else it is served as it is.
         requirements: a file of what its own environment is to hold: of a function or estimator.
         say: told what takes a while.
 
@@ -69,6 +71,7 @@ def push_model(
     given = Given(
         signature=signature,
         rows=None if sample is None else lambda known: read_sample(sample, known),
+        compiles=compiles,
         clock=home.clock,
     )
     environment: Environment | None = None

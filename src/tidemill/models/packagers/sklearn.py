@@ -14,7 +14,7 @@ from tidemill.foundation.clock import SYSTEM_CLOCK, Clock, iso
 from tidemill.foundation.errors import InvalidInput, InvalidModel, ModelFailed, Unavailable
 from tidemill.foundation.names import check_name
 from tidemill.models.compilation import TOLERANCE, compile_sklearn
-from tidemill.models.format import CompilationReport, ModelManifest
+from tidemill.models.format import NOT_COMPILED, CompilationReport, ModelManifest
 from tidemill.models.packaging import (
     Given,
     answering,
@@ -53,6 +53,7 @@ def package_pickle(path: Path, name: str, folder: Path, given: Given) -> ModelMa
             rows,
             rows_from=given.rows_from,
             stored=path,
+            compiles=given.compiles,
             clock=given.clock,
         )
 
@@ -66,6 +67,7 @@ def package_sklearn(
     *,
     rows_from: Literal["evaluation", "probes"] = "evaluation",
     stored: Path | None = None,
+    compiles: bool = True,
     tolerance: float = TOLERANCE,
     lineage: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -87,6 +89,7 @@ def package_sklearn(
         rows_from: what those rows are; recorded, since probes prove less than evaluation data.
         stored: the file that the estimator was loaded from, kept as it is: pickled again, it would
             have other bytes each time, and be another version.
+        compiles: it is to be compiled where that is equal.
         tolerance: of the comparison.
         lineage: what it comes from.
         metrics: how good it was found to be.
@@ -102,7 +105,9 @@ def package_sklearn(
     rows = None if evaluation is None else check_batch(signature, evaluation)
     _check_answers(estimator, signature, rows)
     new_folder(folder)
-    report = _compiled(estimator, signature, rows, tolerance, folder)
+    report = NOT_COMPILED
+    if compiles:
+        report = _compiled(estimator, signature, rows, tolerance, folder)
     plain = ModelManifest(
         name=name,
         runtime="sklearn",
