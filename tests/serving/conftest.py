@@ -219,6 +219,24 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     return start
 
 
+@pytest.fixture(scope="module")
+def launch_slow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Starts a server of one's own, with ``slow`` registered and with these variables."""
+
+    @contextmanager
+    def start(**environment: str) -> Iterator[Server]:
+        folder = tmp_path_factory.mktemp("slow")
+        (folder / "slow_model.py").write_text(SLOW_MODEL)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(folder))
+            with open_home(Settings(home=folder / "home")) as home:
+                _push_slow(home, folder)
+                with _running(home, folder, **environment) as server:
+                    yield server
+
+    return start
+
+
 @pytest.fixture
 def client(server: Server) -> Iterator[httpx.Client]:
     """A client of the server."""
@@ -411,12 +429,16 @@ def _onnx(home: Home, folder: Path, name: str, graph: Any) -> None:
     _live(home, name, slo_ms=5000.0)
 
 
-def _slow(home: Home, folder: Path) -> None:
+def _push_slow(home: Home, folder: Path) -> None:
     from slow_model import Slow  # type: ignore[import-not-found]
 
     signature = Signature((Column("x", "float64", (1,)),), (Column("value", "float32"),))
     package_sklearn(Slow().fit(None), "slow", signature, folder / "slow", None)
     push(home, folder / "slow", "slow", trust_code=True, go_live=False, by="tests")
+
+
+def _slow(home: Home, folder: Path) -> None:
+    _push_slow(home, folder)
     plan = {"placement": "worker", "cache_bytes": 0}
     _live(home, "slow", slo_ms=300.0, plan=plan)
     _live(home, "slow-default", model="slow", slo_ms=300.0, plan=plan, default={"value": -1.0})

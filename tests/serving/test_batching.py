@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -23,9 +24,18 @@ from tidemill.foundation.errors import (
 )
 from tidemill.models.signature import Batch
 from tidemill.serving.batcher import Batcher
-from tidemill.serving.batching import ServiceTime, ample_s, can_meet, cut, worth_sending
+from tidemill.serving.batching import (
+    LONGEST_ON_LOOP_S,
+    ServiceTime,
+    Slowdown,
+    ample_s,
+    can_meet,
+    cut,
+    most_rows,
+    worth_sending,
+)
 from tidemill.serving.query import DEFAULT_PRIORITY, FIRST_PRIORITY, LAST_PRIORITY, Query
-from tidemill.serving.replicas.replica import Done
+from tidemill.serving.replicas.replica import Done, Replica
 
 times = st.floats(min_value=0.0, max_value=10.0, allow_nan=False)
 
@@ -108,6 +118,56 @@ def test_admission_refuses_what_cannot_be_met() -> None:
     assert meets(0.05)
 
 
+def test_a_queue_that_shares_its_loop_waits_longer() -> None:
+    """What is ahead takes as much longer as the others' turns take, and admission knows it."""
+    law = ServiceTime(a_s=0.01, b_s=0.0, weight=10.0)
+
+    def meets(slowdown: float) -> bool:
+        return can_meet(
+            0.05,
+            1,
+            now=0.0,
+            queued_rows=192,
+            batches_out=0,
+            replicas=1,
+            law=law,
+            max_batch=64,
+            slowdown=slowdown,
+        )
+
+    assert meets(1.0)
+    assert not meets(2.0)
+
+
+@given(
+    a_s=st.floats(0.0, 0.1),
+    b_s=st.floats(0.0, 0.1),
+    max_batch=st.integers(1, 1024),
+)
+def test_a_batch_on_the_loop_is_short_or_mostly_rows(
+    a_s: float, b_s: float, max_batch: int
+) -> None:
+    """It keeps the loop for a few milliseconds, or its fixed part is no more than a fifth."""
+    law = ServiceTime(a_s=a_s, b_s=b_s, weight=10.0)
+    rows = most_rows(law, max_batch)
+    assert 1 <= rows <= max_batch
+    if rows > 1 and b_s > 0.0:
+        takes_s = a_s + b_s * rows
+        assert takes_s <= max(LONGEST_ON_LOOP_S, 5.0 * a_s) * (1.0 + 1e-9)
+    if b_s == 0.0:
+        assert rows == max_batch
+
+
+def test_a_slowdown_is_learned_and_forgotten() -> None:
+    """Batches of 1 ms that come every 3 ms are slowed down threefold, until nothing waits."""
+    slowdown = Slowdown()
+    for _ in range(50):
+        slowdown.update(0.001, 0.003)
+    assert slowdown.factor == pytest.approx(3.0)
+    slowdown.reset()
+    assert slowdown.factor == 1.0
+
+
 def test_a_busy_replica_gets_full_batches_only() -> None:
     """An idle replica takes what there is; a busy one only a batch that cannot grow."""
     assert worth_sending(1, 0, 64)
@@ -117,6 +177,8 @@ def test_a_busy_replica_gets_full_batches_only() -> None:
 
 class Slow:
     """A replica that answers x → 10·x after a delay; a row of 13 spoils its batch."""
+
+    on_loop = False
 
     def __init__(self, delay_s: float = 0.001, capacity: int = 1) -> None:
         self.delay_s = delay_s
@@ -177,7 +239,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 class World:
     """A batcher over replicas, and everything that it ended."""
 
-    def __init__(self, *replicas: Slow, max_batch: int = 8, max_queue: int = 1000) -> None:
+    def __init__(self, *replicas: Replica, max_batch: int = 8, max_queue: int = 1000) -> None:
         self.ended: list[Query] = []
         self.observed = Observed()
         self.batcher = Batcher(
@@ -242,6 +304,67 @@ def test_what_arrives_in_one_turn_is_one_batch() -> None:
         assert [(rows, queries) for rows, queries, _ in world.observed.batches] == [(8, 8), (4, 4)]
         assert all(waited_s > 0.0 for *_, waited_s in world.observed.batches)
         assert [queries for queries, _ in world.observed.returned] == [8, 4]
+
+    run(main())
+
+
+class Computing:
+    """A replica that computes while it is asked, as one in the gateway does: 2 ms a row."""
+
+    name = "gateway"
+    on_loop = True
+    alive = True
+    capacity = 1
+    in_flight = 0
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    async def start(self) -> None:
+        """Loaded already."""
+
+    def submit(self, batch: Batch, done: Done) -> None:
+        self.sizes.append(len(batch["x"]))
+        time.sleep(0.002 * len(batch["x"]))
+        done({"y": batch["x"] * 10})
+
+    async def aclose(self) -> None:
+        """Nothing to give back."""
+
+
+def test_a_queue_that_computes_on_the_loop_lets_others_have_their_turns() -> None:
+    """Its batches stay short, from the first one on, and the loop turns between them."""
+
+    async def main() -> None:
+        replica = Computing()
+        world = World(replica, max_batch=64)
+        asked = [world.ask(value) for value in range(24)]
+        turns = 0
+        while world.batcher.queued_rows:
+            turns += 1
+            await asyncio.sleep(0)
+        assert replica.sizes[0] == 1
+        assert max(replica.sizes) <= 8
+        assert turns >= 3
+        assert [int(query.outputs["y"][0]) for query in asked] == [10 * v for v in range(24)]
+
+    run(main())
+
+
+def test_one_turn_of_a_queue_is_due_however_often_it_catches_up() -> None:
+    """Turns that were taken early are not taken again: others would wait for them."""
+
+    async def main() -> None:
+        replica = Computing()
+        world = World(replica, max_batch=64)
+        for value in range(30):
+            world.ask(value)
+        for _ in range(3):
+            world.batcher.catch_up()
+        before = len(replica.sizes)
+        await asyncio.sleep(0)
+        assert len(replica.sizes) - before <= 1
+        await world.batcher.emptied()
 
     run(main())
 

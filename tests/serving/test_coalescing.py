@@ -39,6 +39,7 @@ class Held:
     name = "held"
     alive = True
     capacity = 64
+    on_loop = False
 
     def __init__(self) -> None:
         self.out: list[tuple[Batch, Done]] = []

@@ -30,6 +30,7 @@ class Replica:
     """Answers at once with what a function makes of the batch; that takes as long as it is told."""
 
     capacity = 1
+    on_loop = False
     in_flight = 0
     alive = True
     name = "fake"

@@ -40,6 +40,7 @@ class Replica:
     """Answers y = 10·x and a word; for x = 13 something that no ledger can keep."""
 
     capacity = 1
+    on_loop = False
     in_flight = 0
     alive = True
     name = "fake"

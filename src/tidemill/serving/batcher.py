@@ -4,7 +4,8 @@ Who has a higher priority goes first; of one priority, who must be answered earl
 
 A turn of the event loop is a batch: what arrived since the last turn goes together, at once when a
 replica is idle; while all are busy the batch grows. One timer per queue watches the earliest
-deadline of all that waits or is out.
+deadline of all that waits or is out. Where batches are computed on the loop itself, they are kept
+short, and a queue that has had its slice of the loop lets the others have theirs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
-from tidemill.serving.batching import ServiceTime, ample_s, can_meet, cut, worth_sending
+from tidemill.serving.batching import (
+    SLICE_S,
+    ServiceTime,
+    Slowdown,
+    ample_s,
+    can_meet,
+    cut,
+    most_rows,
+    worth_sending,
+)
 from tidemill.serving.flight import BatchObserver, Flight
 from tidemill.serving.query import DEFAULT_PRIORITY, Answers, Packed, Query
 from tidemill.serving.replicas.replica import Replica
@@ -81,13 +91,17 @@ class Batcher:
         self._freed_at: dict[int, float] = {}
         self._learned_at = 0.0
         self._scheduled = False
+        self._due: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._emptied: asyncio.Event | None = None
         self.queued_rows = 0
         self.queued_bytes = 0
         self._ranked = False
-        self._ample_rows = min(max_batch, max_queue)
+        self._on_loop = False
+        self._grown = 1
+        self._pressed = False
+        self._slowdown = Slowdown()
         self._know(ServiceTime())
 
     @property
@@ -103,7 +117,9 @@ class Batcher:
     def set_replicas(self, replicas: Sequence[Replica]) -> None:
         """Changes who takes batches; what is out stays where it is."""
         self._replicas = tuple(replicas)
+        self._on_loop = any(replica.on_loop for replica in replicas)
         self._freed_at.clear()
+        self._know(self.law)
         self.wake()
 
     def offer(self, query: Query) -> None:
@@ -117,7 +133,7 @@ class Batcher:
             self.queued_rows + query.n <= self._ample_rows
             and self.queued_bytes + query.nbytes <= self._max_queue_bytes
             and len(self._out) <= len(self._replicas)
-            and query.deadline - query.arrived >= self._ample_s
+            and query.deadline - query.arrived - query.unseen_s >= self._ample_s
             and query.priority == DEFAULT_PRIORITY
             and not self._ranked
             and (not self._queue or self._queue[-1].deadline <= query.deadline)
@@ -146,8 +162,8 @@ class Batcher:
         if not self._can_meet(query) and not (self._doubt() and self._can_meet(query)):
             raise DeadlineExceeded(
                 f"an answer is not possible within {_ms(query.deadline - query.arrived)} ms: "
-                f"{self.queued_rows} rows wait and a full batch takes "
-                f"{_ms(self.law.predict(self._max_batch))} ms",
+                f"{self.queued_rows} rows wait and a batch of {self._most} takes "
+                f"{_ms(self.law.predict(self._most))} ms",
                 remedy="Allow more time, send less, or add replicas.",
             )
 
@@ -161,12 +177,13 @@ class Batcher:
         return can_meet(
             query.deadline,
             query.n,
-            now=query.arrived,
+            now=query.arrived + query.unseen_s,
             queued_rows=self._rows_before(query),
             batches_out=len(self._out),
             replicas=len(self._replicas),
             law=self.law,
-            max_batch=self._max_batch,
+            max_batch=self._most,
+            slowdown=self._slowdown.factor,
         )
 
     def _rows_before(self, query: Query) -> int:
@@ -189,7 +206,11 @@ class Batcher:
 
     def _know(self, law: ServiceTime) -> None:
         self.law = law
-        self._ample_s = ample_s(law, self._max_batch)
+        self._most = self._max_batch
+        if self._on_loop:
+            self._most = most_rows(law, min(self._grown, self._max_batch))
+        self._ample_rows = min(self._most, self._max_queue)
+        self._ample_s = self._slowdown.factor * ample_s(law, self._most)
 
     def _put(self, query: Query) -> None:
         if query.priority != DEFAULT_PRIORITY and not self._ranked:
@@ -219,21 +240,31 @@ class Batcher:
         """Looks at the queue at the end of this turn: something may go out now."""
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._due = asyncio.get_running_loop().call_soon(self._turn)
+
+    def catch_up(self) -> None:
+        """Has the turn that is due at once."""
+        if self._scheduled and self._due is not None:
+            self._due.cancel()  # or there would be two turns where one was due
+            self._turn()
 
     def _turn(self) -> None:
         self._scheduled = False
+        began = now = self._clock.monotonic()
         while self._queue:
+            if now - began > SLICE_S:
+                self.wake()  # the others first
+                break
             replica = self._free_replica()
             if replica is None:
                 break
-            head = self._queue[: self._max_batch]
+            head = self._queue[: self._most]
             decision = cut(
                 [query.deadline for query in head],
                 [query.n for query in head],
-                now=self._clock.monotonic(),
+                now=now,
                 law=self.law,
-                max_batch=self._max_batch,
+                max_batch=self._most,
             )
             if decision.late and self._doubt():
                 continue
@@ -241,6 +272,8 @@ class Batcher:
                 self._end_late(query)
             if decision.take:
                 self._send(replica, self._pop(_together(self._queue[: decision.take])))
+            if self._queue:
+                now = self._clock.monotonic()
         self._settle()
 
     def _free_replica(self) -> Replica | None:
@@ -295,9 +328,22 @@ class Batcher:
     def _learn(self, flight: Flight) -> None:
         now = self._clock.monotonic()
         since = max(flight.started, self._freed_at.get(id(flight.replica), 0.0))
-        self._freed_at[id(flight.replica)] = self._learned_at = now
+        self._freed_at[id(flight.replica)] = now
+        if self._on_loop:
+            self._share_loop(now - since, now - self._learned_at)
+            if flight.rows >= self._grown:  # it is known now what so many take: dare twice that
+                self._grown = 2 * flight.rows
+        self._learned_at = now
         self._know(self.law.update(flight.rows, now - since))
         self._observer.landed(flight, now)
+
+    def _share_loop(self, computed_s: float, passed_s: float) -> None:
+        """Learns what the others' turns cost this queue, as long as it never runs empty."""
+        if self._pressed:
+            self._slowdown.update(computed_s, passed_s)
+        elif self._slowdown.passed_s:
+            self._slowdown.reset()
+        self._pressed = bool(self._queue)
 
     def _deal(self, flight: Flight, outputs: Batch) -> None:
         answers, start, finish = Answers(flight.inputs, outputs), 0, self._finish

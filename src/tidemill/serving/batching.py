@@ -15,6 +15,21 @@ FORGET = 0.98
 SPREADS = 3.0
 """Predictions allow for this many mean absolute deviations."""
 
+SLICE_S = 0.002
+"""How long one queue may keep the event loop, before it is another's turn."""
+
+LONGEST_ON_LOOP_S = 0.004
+"""How long a batch of more than one query may keep the event loop, if it is computed there."""
+
+QUIET_S = 0.0002
+"""An event loop that did nothing for so long was waiting: what comes then has come just now."""
+
+UNSEEN_FROM_S = 0.001
+"""Shorter waits outside every queue are not worth counting."""
+
+_FIXED_SHARE = 0.2
+"""Of a batch that is kept short for others' sake, at most this may be the fixed part."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceTime:
@@ -116,16 +131,18 @@ def can_meet(
     replicas: int,
     law: ServiceTime,
     max_batch: int,
+    slowdown: float = 1.0,
 ) -> bool:
     """Says whether a query that arrives now can be answered by its deadline.
 
-    What is queued ahead goes in full batches over all replicas, after what is out now.
+    What is queued ahead goes in full batches over all replicas, after what is out now. It takes
+    ``slowdown`` times as long as the batches alone, since others have their turns between them.
     """
     if law.weight == 0.0:
         return now < deadline
     full = law.a_s + law.b_s * max_batch
     ahead = (queued_rows // max_batch) * full + batches_out * full
-    wait = ahead / max(1, replicas)
+    wait = slowdown * ahead / max(1, replicas)
     return now + wait + law.predict(min(rows + queued_rows % max_batch, max_batch)) <= deadline
 
 
@@ -138,6 +155,61 @@ def ample_s(law: ServiceTime, max_batch: int) -> float:
     if law.weight == 0.0:
         return 0.0
     return law.a_s + law.b_s * max_batch + law.predict(max_batch)
+
+
+def most_rows(law: ServiceTime, max_batch: int) -> int:
+    """Returns how many rows a batch may have that keeps the event loop while it is computed.
+
+    So many as take ``LONGEST_ON_LOOP_S``, or more where the fixed part would be a large share of so
+    short a batch; never over ``max_batch``, and never none.
+    """
+    if law.b_s <= 0.0:
+        return max_batch
+    longest_s = max(LONGEST_ON_LOOP_S, law.a_s / _FIXED_SHARE)
+    rows = min(float(max_batch), (longest_s - law.a_s) / law.b_s)
+    return max(1, int(rows))
+
+
+def unseen_wait_s(*, now: float, read_at: float, worked_until: float, again: bool) -> float:
+    """Returns how long what an event loop reads now has waited before it was seen.
+
+    Args:
+        now: when this turn's reading begins.
+        read_at: when the reading of the turn before began, which left nothing unread.
+        worked_until: until when the loop had something to do.
+        again: whether the turn before found that requests had waited, too. Then they come as fast
+            as they are read, and the next one to be read is the oldest; after a single stall, they
+            came at any time in it, half of it ago on average.
+    """
+    if now - worked_until > QUIET_S:
+        return 0.0
+    wait_s = now - read_at
+    if wait_s < UNSEEN_FROM_S:
+        return 0.0
+    return wait_s if again else 0.5 * wait_s
+
+
+@dataclass(slots=True)
+class Slowdown:
+    """How much longer a queue's batches take than they are computed, since others go between.
+
+    It is learned while something always waits, and forgotten as soon as nothing does.
+    """
+
+    factor: float = 1.0
+    computed_s: float = 0.0
+    passed_s: float = 0.0
+
+    def update(self, computed_s: float, passed_s: float) -> None:
+        """Learns that a batch took so long, and that so long has passed since the one before."""
+        self.computed_s = 0.9 * self.computed_s + computed_s
+        self.passed_s = 0.9 * self.passed_s + passed_s
+        if self.computed_s > 0.0:
+            self.factor = max(1.0, self.passed_s / self.computed_s)
+
+    def reset(self) -> None:
+        """Forgets: the queue has run empty."""
+        self.factor, self.computed_s, self.passed_s = 1.0, 0.0, 0.0
 
 
 def worth_sending(queued_rows: int, batches_out: int, max_batch: int) -> bool:

@@ -13,6 +13,7 @@ from tidemill import __version__
 from tidemill.data.ledger import LabelRecord, LedgerWriter, prediction_ids
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
+    DeadlineExceeded,
     ModelFailed,
     NotReady,
     Unavailable,
@@ -25,6 +26,7 @@ from tidemill.serving.classification import classified
 from tidemill.serving.exchange import Caller, Exchange
 from tidemill.serving.guard import Guard
 from tidemill.serving.labels import judge, refusal
+from tidemill.serving.pace import Pace
 from tidemill.serving.processor import Application, Processor
 from tidemill.serving.query import DEFAULT_PRIORITY, Query
 from tidemill.serving.templates import InferReader
@@ -72,6 +74,7 @@ class DataPlane:
         clock: tells the time.
         collect: returns the metrics of all gateways, rendered.
         guard: counts the labels that each key sends.
+        pace: tells how long what is read now has waited.
         max_label_age_s: how long after its prediction a label may come.
         server_name: what the server calls itself.
     """
@@ -85,6 +88,7 @@ class DataPlane:
         clock: Clock,
         collect: Callable[[], Awaitable[bytes]],
         guard: Guard | None = None,
+        pace: Pace | None = None,
         max_label_age_s: float = math.inf,
         server_name: str = "tidemill",
     ) -> None:
@@ -94,6 +98,7 @@ class DataPlane:
         self._clock = clock
         self._collect = collect
         self._guard = guard
+        self._pace = pace or Pace(clock)
         self._max_label_age_s = max_label_age_s
         self._labels_refused = instruments.counter(
             "tidemill_labels_refused", "Labels not taken, by why.", ("application", "reason")
@@ -109,6 +114,9 @@ class DataPlane:
     def infer(self, exchange: Exchange, name: str, version: int | None) -> None:
         """Answers a v2 inference request."""
         application = self._processor.application(name)
+        behind = self._pace.waited_s > 0.0
+        if behind and self._refused(application, exchange, self._inferred):
+            return
         form = self._forms.get(name)
         if form is None or form.application is not application:
             form = self._forms[name] = _Form(application)
@@ -129,11 +137,16 @@ class DataPlane:
         query.nbytes = len(body)
         if asked.priority != DEFAULT_PRIORITY:
             query.priority = asked.priority
+        if behind:
+            query.unseen_s = self._pace.now - query.arrived
         self._processor.submit(application, query, version)
 
     def predict(self, exchange: Exchange, name: str) -> None:
         """Answers a v1 prediction request."""
         application = self._processor.application(name)
+        behind = self._pace.waited_s > 0.0
+        if behind and self._refused(application, exchange, self._predicted):
+            return
         signature = application.signature
         body_bytes = len(exchange.body)
         request, inputs, n = wire.read_predict(exchange.body, signature)
@@ -150,7 +163,29 @@ class DataPlane:
             event_time=request.event_time,
         )
         query.nbytes = body_bytes
+        if behind:
+            query.unseen_s = self._pace.now - query.arrived
         self._processor.submit(application, query)
+
+    def _refused(
+        self, application: Application, exchange: Exchange, done: Callable[[Query], None]
+    ) -> bool:
+        """Refuses a request that has waited too long unseen, without reading it; says whether."""
+        arrived, now = exchange.arrived, self._pace.now
+        if not application.hopeless(arrived, now):
+            return False
+        deadline = arrived + application.slo_s
+        query = Query(
+            inputs={}, n=0, arrived=arrived, deadline=deadline, done=done, context=exchange
+        )
+        exchange.body = b""
+        error = DeadlineExceeded(
+            f"an answer is not possible within {application.deployment.slo_ms:g} ms: "
+            f"the gateway is behind by {1000 * (now - arrived):.1f} ms",
+            remedy="Send less, or run more gateways.",
+        )
+        self._processor.refuse(application, query, error)
+        return True
 
     def _inferred(self, query: Query) -> None:
         exchange: Exchange = query.context

@@ -24,6 +24,7 @@ from tidemill.serving.cors import Cors
 from tidemill.serving.encodings import UNFOLD_AT_ONCE_BYTES, Unfolding
 from tidemill.serving.exchange import Exchange, Handler, Head, Load, Routes, error_body
 from tidemill.serving.guard import Guard
+from tidemill.serving.pace import Pace
 
 _KNOWN_SIZES = frozenset(
     map(
@@ -79,6 +80,7 @@ class Edge:
         instruments: count what is refused before it becomes a query.
         guard: lets clients in by their keys; without one, everybody.
         cors: knows which web pages of other origins may ask; without it, none.
+        pace: tells when what is read arrived; without one, it arrives when it is read.
 
     ``protocol`` is the factory for ``loop.create_server``; ``start`` begins watching the time;
     ``drain`` lets requests end.
@@ -93,9 +95,12 @@ class Edge:
         guard: Guard | None = None,
         *,
         cors: Cors | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.guard = guard
         self.cors = cors
+        self.pace = pace
+        self.arrival = clock.monotonic if pace is None else pace.arrival
         self.load = Load()
         self.refused = (instruments or Instruments()).counter(
             "tidemill_refused", "Requests refused before they became a query.", ("kind",)
@@ -207,6 +212,12 @@ class _Connection(asyncio.Protocol):
         self._drop_body()
 
     def data_received(self, data: bytes) -> None:
+        self._receive(data)
+        pace = self._edge.pace
+        if pace is not None and pace.late:
+            pace.catch_up()
+
+    def _receive(self, data: bytes) -> None:
         if self._closing or self._refused:
             return  # what follows a refused request is its rest, and no request
         if self._reading_since is not None or self._head_bytes or self._last_told:
@@ -217,7 +228,7 @@ class _Connection(asyncio.Protocol):
         head_bytes = data[:end] if 4 <= end <= MAX_REMEMBERED_HEAD_BYTES else b""
         known = self._edge.heads.get(head_bytes)
         if known is not None and known[1] == len(data) - end:
-            self._last_active = now = self._edge.clock.monotonic()
+            self._last_active = now = self._edge.arrival()
             self._ask(known[0], data[end:], now, closes=self._edge.draining)
             return
         self._parse(data)
@@ -340,7 +351,7 @@ class _Connection(asyncio.Protocol):
         self._last_told = not keeps
         self._drop_body()
         self._told = (head, body) if keeps and not head.expects else None
-        self._last_active = now = self._edge.clock.monotonic()
+        self._last_active = now = self._edge.arrival()
         overload, self._overload = self._overload, None
         closes = self._edge.draining or not keeps
         self._ask(head, body, now, closes=closes, overload=overload)

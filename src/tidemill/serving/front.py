@@ -11,6 +11,7 @@ from tidemill.foundation.settings import ServeSettings
 from tidemill.serving.dataplane import DataPlane
 from tidemill.serving.extensions import Extensions
 from tidemill.serving.guard import Guard
+from tidemill.serving.pace import Pace
 from tidemill.serving.processor import Processor
 
 
@@ -23,6 +24,7 @@ class Inside:
     extensions: Extensions
     instruments: Instruments
     guard: Guard
+    pace: Pace
     clock: Clock
     serve: ServeSettings
 

@@ -50,6 +50,7 @@ from tidemill.serving.extensions import Extensions
 from tidemill.serving.front import Front, Inside
 from tidemill.serving.guard import Guard
 from tidemill.serving.http_front import HttpFront
+from tidemill.serving.pace import Pace
 from tidemill.serving.plan import Assignment
 from tidemill.serving.processor import Processor
 from tidemill.serving.query_log import QueryLog
@@ -100,14 +101,16 @@ class Gateway:
         self._guard = Guard(
             clock, self._instruments, labels_per_minute=hello.serve.labels_per_minute
         )
-        watch = self._watch()
+        watch, pace = self._watch(), Pace(clock)
         self._processor = Processor(
             self._ledger,
             self._instruments,
             clock,
             watch,
             open_ids(Path(hello.ledger_path), clock),
+            pace=pace,
         )
+        pace.answer = self._processor.catch_up
         plane = DataPlane(
             self._processor,
             ledger=self._ledger,
@@ -115,6 +118,7 @@ class Gateway:
             clock=clock,
             collect=self._collect,
             guard=self._guard,
+            pace=pace,
             max_label_age_s=hello.ledger.max_label_age_days * 86_400.0,
             server_name=hello.serve.server_name,
         )
@@ -130,6 +134,7 @@ class Gateway:
                 extensions=extensions,
                 instruments=self._instruments,
                 guard=self._guard,
+                pace=pace,
                 clock=clock,
                 serve=hello.serve,
             )

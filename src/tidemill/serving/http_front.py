@@ -44,6 +44,7 @@ class HttpFront:
             inside.instruments,
             inside.guard,
             cors=cors,
+            pace=inside.pace,
         )
         self._server: asyncio.Server | None = None
         self._following: asyncio.Task[None] | None = None

@@ -26,10 +26,12 @@ from tidemill.foundation.errors import (
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 from tidemill.models.signature import Signature
+from tidemill.serving.batching import SLICE_S
 from tidemill.serving.inspection import inspect_versions
 from tidemill.serving.levels import Levels
 from tidemill.serving.loading import Loader, retired_versions
 from tidemill.serving.measures import Measures
+from tidemill.serving.pace import Pace
 from tidemill.serving.plan import ApplicationAssignment, Assignment, Deployment
 from tidemill.serving.query import Query
 from tidemill.serving.selection import SelectionPolicy, check_weights, sole, split_of
@@ -96,6 +98,13 @@ class Application:
         """Returns what a version calls its classes; nothing if that is not known."""
         return next((each.classes for each in self.versions if each.version == number), ())
 
+    def hopeless(self, arrived: float, now: float) -> bool:
+        """Says whether no answer can come in time, whatever the query asks, nor a default."""
+        least_s, only = SLICE_S, self.only
+        if only is not None and only.table is None and not only.keyed:
+            least_s += only.batcher.law.predict(1)
+        return now + least_s > arrived + self.slo_s and self.deployment.default is None
+
     def live_version(self, number: int) -> LiveVersion:
         """Returns the version that a client insists on.
 
@@ -121,6 +130,7 @@ class Processor:
         clock: tells the time and the deadlines.
         watch: who is told of single queries, if anybody.
         ids: names the predictions; by default with a secret that nobody else has.
+        pace: told when this loop has worked.
     """
 
     def __init__(
@@ -130,6 +140,8 @@ class Processor:
         clock: Clock,
         watch: QueryWatch | None = None,
         ids: PredictionIds | None = None,
+        *,
+        pace: Pace | None = None,
     ) -> None:
         self._ledger = ledger
         self._instruments = instruments
@@ -137,6 +149,7 @@ class Processor:
         self._applications: dict[str, Application] = {}
         self._staged: dict[int, dict[str, Application]] = {}
         self._watch = watch
+        self._pace = pace or Pace(clock)
         noted = watch is not None and watch.every
         self._loader = Loader(clock, self._from_replica, instruments, noted=noted)
         self._ended: list[Query] = []
@@ -251,6 +264,22 @@ class Processor:
         except TidemillError as error:
             query.error, query.refused = error, True
             self._end(query)
+
+    def refuse(self, application: Application, query: Query, error: TidemillError) -> None:
+        """Ends a query that nobody has read, and of which no more is known than whom it asks."""
+        query.state, query.application = application, application.name
+        query.request_id = self.ids.next(query.arrived)
+        query.version = 0 if application.only is None else application.only.version
+        query.error, query.refused = error, True
+        self._end(query)
+
+    def catch_up(self) -> None:
+        """Sends the batches that are due, and tells clients what has ended, at once."""
+        for application in self._applications.values():
+            for version in application.versions:
+                version.batcher.catch_up()
+        if self._flushing:
+            self._flush()
 
     def _answer(self, chosen: LiveVersion, query: Query) -> None:
         if chosen.table is not None and chosen.look_up(query):
@@ -391,6 +420,7 @@ class Processor:
                     watch.ended(query, monotonic)
             except Exception:  # noqa: BLE001 - the others of this turn are told all the same
                 self._log.exception("query.untold", request=query.request_id)
+        self._pace.worked()
 
     def _record(self, answered: list[Query]) -> None:
         """Writes answers to the ledger; those that cannot be written become errors."""

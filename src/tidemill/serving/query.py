@@ -72,7 +72,8 @@ class Query:
     """What a client asked of an application, and, once ``done`` is called, how it ended.
 
     It ends exactly once: with ``outputs`` and a ``source``, or with an ``error``. It is what the
-    ledger keeps of itself: a ``Prediction``.
+    ledger keeps of itself: a ``Prediction``. ``unseen_s`` is how long it had waited when it was
+    read.
 
     Args:
         inputs: checked arrays, (n, …) each, one per input of the signature; or one input, packed.
@@ -92,6 +93,7 @@ class Query:
     application = ""
     version = 0
     time = 0.0
+    unseen_s = 0.0
     source: Source = "model"
     row_sources: list[Source] | None = None
     answers: Answers | None = None

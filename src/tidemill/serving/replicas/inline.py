@@ -23,6 +23,7 @@ class InlineReplica:
         threads: threads of one prediction.
     """
 
+    on_loop = True
     capacity = 1
     name = "gateway"
 

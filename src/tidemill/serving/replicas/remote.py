@@ -62,6 +62,8 @@ class RemoteReplica:
         capacity: connections, and so batches that may be out.
     """
 
+    on_loop = False
+
     def __init__(
         self,
         folder: Path,

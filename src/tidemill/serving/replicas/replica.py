@@ -24,6 +24,10 @@ class Replica(Protocol):
         """Says whether it can take a batch; a dead one comes back only where it says so itself."""
 
     @property
+    def on_loop(self) -> bool:
+        """Says whether it computes on the event loop, and nothing else runs meanwhile."""
+
+    @property
     def capacity(self) -> int:
         """How many batches may be out at once."""
 

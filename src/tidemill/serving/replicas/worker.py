@@ -33,6 +33,8 @@ class WorkerReplica:
         capacity: batches that may be out: one in the model, the next one waiting for it.
     """
 
+    on_loop = False
+
     def __init__(self, path: Path, *, capacity: int = 2) -> None:
         self._path = path
         self.capacity = capacity

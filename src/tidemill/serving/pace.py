@@ -1,0 +1,78 @@
+"""The pace of a gateway's event loop: how long requests waited before anybody saw them.
+
+While the loop is busy, requests wait in the kernel's buffers, where no queue counts them. One turn
+of the loop reads all that has come, so that whatever it reads came after the reading of the turn
+before; where the loop had nothing to do in between, it came just now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from tidemill.foundation.clock import Clock
+from tidemill.serving.batching import SLICE_S, unseen_wait_s
+
+
+class Pace:
+    """Follows the turns of one event loop; costs a callback a turn, and nothing a request.
+
+    A long reading is cut: after a slice, ``late`` asks whoever reads to call ``catch_up``, so that
+    what was read is answered before more is.
+
+    Args:
+        clock: measures the turns.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._reading = False
+        self._slice_ends = 0.0
+        self.answer: Callable[[], None] | None = None
+        """Answers what has been read so far; set by whoever can."""
+        self.began = 0.0
+        self.worked_until = float("-inf")
+        self.waited_s = 0.0
+        """How long what is read in this turn has waited unseen; mostly not at all."""
+        self.now = 0.0
+        """When the latest request was read."""
+        self.late = False
+
+    def arrival(self) -> float:
+        """Returns when the request that is read now arrived, as far as can be told."""
+        self.now = now = self._clock.monotonic()
+        if not self._reading:
+            self._begin(now)
+        elif now > self._slice_ends:
+            self.late = True
+        if self.waited_s:
+            return min(self.began, now - self.waited_s)
+        return now
+
+    def worked(self) -> None:
+        """Says that the loop was busy until now."""
+        self.worked_until = self._clock.monotonic()
+
+    def catch_up(self) -> None:
+        """Answers what has been read, and begins another slice, at least as long as that took.
+
+        So the reading of all that has come, however much it is, takes at most twice its time.
+        """
+        self.late = False
+        began = self._clock.monotonic()
+        if self.answer is not None:
+            self.answer()
+        ended = self._clock.monotonic()
+        self._slice_ends = ended + max(SLICE_S, ended - began)
+
+    def _begin(self, now: float) -> None:
+        self.waited_s = unseen_wait_s(
+            now=now, read_at=self.began, worked_until=self.worked_until, again=self.waited_s > 0.0
+        )
+        self.began, self._slice_ends = now, now + SLICE_S
+        self._reading, self.late = True, False
+        asyncio.get_running_loop().call_soon(self._end)
+
+    def _end(self) -> None:
+        self._reading = False
+        self.worked()

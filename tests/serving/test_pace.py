@@ -1,0 +1,123 @@
+"""How long requests waited before the gateway saw them, and what it does about that."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tidemill.foundation.clock import SYSTEM_CLOCK, FakeClock
+from tidemill.foundation.errors import DeadlineExceeded, TidemillError
+from tidemill.foundation.instruments import Instruments
+from tidemill.serving.batching import SLICE_S, UNSEEN_FROM_S, unseen_wait_s
+from tidemill.serving.dataplane import DataPlane
+from tidemill.serving.exchange import Exchange, Head
+from tidemill.serving.pace import Pace
+from tidemill.serving.processor import Application
+from tidemill.serving.query import Query
+
+
+@pytest.mark.parametrize(
+    ("worked_until", "again", "wait_s"),
+    [
+        (0.9, True, 0.0),  # the loop had nothing to do for 100 ms: it came just now
+        (1.0, True, 0.25),  # one turn after the other: as long ago as the reading before
+        (1.0, False, 0.125),  # a single stall: at any time in it
+    ],
+)
+def test_what_waited_unseen(*, worked_until: float, again: bool, wait_s: float) -> None:
+    """The wait is that since the last reading, if the loop was busy all the time."""
+    found = unseen_wait_s(now=1.0, read_at=0.75, worked_until=worked_until, again=again)
+    assert found == pytest.approx(wait_s)
+
+
+def test_a_short_wait_is_none() -> None:
+    """Turns of the usual length change nothing of what is measured."""
+    now = 1.0
+    found = unseen_wait_s(now=now, read_at=now - 0.9 * UNSEEN_FROM_S, worked_until=now, again=True)
+    assert found == 0.0
+
+
+def test_requests_of_a_busy_loop_arrived_before_they_were_read() -> None:
+    """After turns of 30 ms, what is read has waited for 30 ms; after a quiet time, not at all."""
+
+    async def main() -> None:
+        clock = FakeClock(at=100.0)
+        pace = Pace(clock)
+        assert pace.arrival() == 100.0
+        for _ in range(3):
+            await asyncio.sleep(0)  # the turn ends
+            clock.advance(0.030)
+            pace.worked()
+            arrived = pace.arrival()
+        assert clock.monotonic() - arrived == pytest.approx(0.030)
+        await asyncio.sleep(0)
+        clock.advance(1.0)
+        assert pace.arrival() == clock.monotonic()
+        assert pace.waited_s == 0.0
+
+    asyncio.run(main())
+
+
+def test_a_long_reading_is_cut() -> None:
+    """After a slice, what was read is answered, and the next slice is as long as that took."""
+
+    async def main() -> None:
+        clock = FakeClock(at=100.0)
+        pace = Pace(clock)
+        answered: list[float] = []
+
+        def answer() -> None:
+            answered.append(clock.monotonic())
+            clock.advance(10 * SLICE_S)
+
+        pace.answer = answer
+        for _ in range(30):
+            pace.arrival()
+            clock.advance(SLICE_S / 2)
+            if pace.late:
+                pace.catch_up()
+        assert len(answered) == 2
+
+    asyncio.run(main())
+
+
+def test_what_has_waited_too_long_is_refused_unread() -> None:
+    """A body that nobody could answer in time is not even parsed; the query is counted as ended."""
+
+    async def main() -> None:
+        clock = FakeClock(at=100.0)
+        pace = Pace(clock)
+        pace.arrival()
+        pace.waited_s, pace.now = 0.2, 100.0
+        refused: list[tuple[Query, TidemillError]] = []
+        processor = SimpleNamespace(
+            application=lambda _: application,
+            refuse=lambda _, query, error: refused.append((query, error)),
+        )
+        application = SimpleNamespace(
+            name="app",
+            slo_s=0.1,
+            only=None,
+            deployment=SimpleNamespace(slo_ms=100.0, default=None),
+        )
+        application.hopeless = lambda arrived, now: Application.hopeless(
+            cast("Application", application), arrived, now
+        )
+        plane = DataPlane(
+            cast("Any", processor),
+            ledger=cast("Any", None),
+            instruments=Instruments(),
+            clock=SYSTEM_CLOCK,
+            collect=cast("Any", None),
+            pace=pace,
+        )
+        for ask in (lambda e: plane.infer(e, "app", None), lambda e: plane.predict(e, "app")):
+            ask(Exchange(cast("Any", None), Head(), b"no JSON", 99.8, closes=False))
+        assert [type(error) for _, error in refused] == [DeadlineExceeded] * 2
+        application.deployment.default = {"y": 0}
+        assert not application.hopeless(99.8, 100.0)  # it has something to say all the same
+
+    asyncio.run(main())
