@@ -148,6 +148,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ``digits``   a vector in, in the gateway
     ``delays``   strings and numbers in, several outputs, in a worker; a table on carrier and month
     ``add``      versions 1 to 3 answer x + 1000·version, in the gateway
+    ``fares``    two scalar columns in, age and fare; gives their sum
     ``slow``     answers 2·x after x ms, in a worker, within 300 ms; ``slow-default`` has a default
     """
     with _everything(tmp_path_factory.mktemp("served")) as server:
@@ -176,6 +177,7 @@ def _everything(folder: Path, **environment: str) -> Iterator[Server]:
         with open_home(Settings(home=folder / "home")) as home:
             models = [_digits(home, folder), _delays(home, folder)]
             _add(home, folder)
+            _fares(home, folder)
             _slow(home, folder)
             with _running(home, modules, **environment) as server:
                 server.models = {model.name: model for model in models}
@@ -419,6 +421,20 @@ def _identity(home: Home, folder: Path, name: str, kind: int, size: int) -> None
         [helper.make_tensor_value_info("OUTPUT0", kind, ["n", size])],
     )
     _onnx(home, folder, name, graph)
+
+
+def _fares(home: Home, folder: Path) -> None:
+    columns = (("age", TensorProto.INT64), ("fare", TensorProto.DOUBLE))
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["age"], ["years"], to=TensorProto.DOUBLE),
+            helper.make_node("Add", ["years", "fare"], ["y"]),
+        ],
+        "fares",
+        [helper.make_tensor_value_info(name, kind, ["n"]) for name, kind in columns],
+        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["n"])],
+    )
+    _onnx(home, folder, "fares", graph)
 
 
 def _onnx(home: Home, folder: Path, name: str, graph: Any) -> None:

@@ -247,6 +247,19 @@ def test_what_is_held_stays_bounded() -> None:
     run(main())
 
 
+def test_a_body_that_may_become_all_that_is_held_is_taken() -> None:
+    """Where bodies may be as large as all that a gateway holds, a folded one still may."""
+
+    async def main() -> None:
+        limits = Limits(max_body_bytes=4 * MIB, max_held_bytes=4 * MIB)
+        async with served(limits) as (client, _):
+            body = fold(b"a" * 4 * MIB, "gzip")
+            answer = await client.post("/9", content=body, headers={"content-encoding": "gzip"})
+            assert answer.json()[0] == 4 * MIB
+
+    run(main())
+
+
 def test_the_loop_goes_on_while_a_body_unfolds() -> None:
     """Other clients are answered while large bodies are unfolded and large answers folded."""
 

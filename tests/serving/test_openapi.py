@@ -178,6 +178,28 @@ def test_an_example_is_short_and_columns_of_every_type_are_described() -> None:
         Draft202012Validator(schema).validate(schema["examples"][0])
 
 
+def test_a_table_may_be_a_matrix_where_its_columns_go_together() -> None:
+    """The schema takes one tensor for each column or one of all, and neither under wrong names."""
+    columns = (Column("age", "int64"), Column("fare", "float64"))
+    y = (Column("p", "float32", (3,)),)
+    made = describe_api(
+        {"plain": Signature(columns, y), "mixed": Signature((*columns, Column("s", "string")), y)},
+        keys=True,
+        limits=LIMITS,
+    )
+    OpenAPIV31SpecValidator(made).validate()
+    schemas = made["components"]["schemas"]
+    plain = Draft202012Validator(schemas["plain.InferRequest"])
+    tensor = {"name": "rows", "shape": [1, 2], "datatype": "FP64", "data": [[41, 7.25]]}
+    classes = [{"name": "p", "parameters": {"classification": 2}}]
+    assert plain.is_valid({"inputs": [tensor], "outputs": classes})
+    for wrong in ({"name": "age"}, {"shape": [1, 3]}, {"datatype": "BYTES"}, {"data": 1}):
+        assert not plain.is_valid({"inputs": [{**tensor, **wrong}]})
+    mixed = Draft202012Validator(schemas["mixed.InferRequest"])
+    assert not mixed.is_valid({"inputs": [{**tensor, "shape": [1, 3]}]})
+    assert schemas["mixed.InferRequest"]["properties"]["inputs"]["minItems"] == 3
+
+
 def test_a_wrong_method_is_told_the_right_ones(client: httpx.Client) -> None:
     """405 says in ``Allow`` what the resource knows, as HTTP wants it."""
     for path, method, allowed in (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.http as triton  # type: ignore[import-untyped]
@@ -145,6 +147,88 @@ def test_the_asynchronous_client_is_answered_compressed(server: Any) -> None:
         assert np.array_equal(answer.as_numpy("label"), expected)
 
     asyncio.run(main())
+
+
+def test_the_best_classes_have_their_labels(
+    server: Any, official: triton.InferenceServerClient
+) -> None:
+    """From the model, its cache and a table, rows get their classes by name."""
+    for name, labels in (("delays", ["late", "on time"]), ("digits", [*map(str, range(10))])):
+        model = server.models[name]
+        kinds = DATATYPES if name == "delays" else {"x": "FP64"}
+        inputs = [tensor(each, kinds[each], array) for each, array in model.rows.items()]
+        outputs = [
+            triton.InferRequestedOutput("probabilities", class_count=2),
+            triton.InferRequestedOutput("label"),
+        ]
+        expected = [
+            f"{row[at]:f}:{at}:{labels[at]}"
+            for row in model.outputs["probabilities"].tolist()
+            for at in sorted(range(len(row)), key=lambda at: (-row[at], at))[:2]
+        ]
+        for _ in range(2):
+            answer = official.infer(name, inputs, outputs=outputs)
+            assert text(answer.as_numpy("probabilities")) == expected
+            assert answer.as_numpy("probabilities").shape == (len(expected) // 2, 2)
+        plain = official.infer(name, inputs)
+        assert np.array_equal(plain.as_numpy("probabilities"), model.outputs["probabilities"])
+    with pytest.raises(InferenceServerException, match="unsupported type 'BYTES'") as refused:
+        outputs = [triton.InferRequestedOutput("label", class_count=1)]
+        rows = server.models["delays"].rows.items()
+        official.infer(
+            "delays",
+            [tensor(each, DATATYPES[each], array) for each, array in rows],
+            outputs=outputs,
+        )
+    assert refused.value.status() == "400"
+
+
+@pytest.mark.parametrize("coding", [None, "gzip"])
+def test_a_row_as_bare_bytes(server: Any, coding: str | None) -> None:
+    """A body with no JSON is one row; what comes back is read by the client as any answer."""
+    model = server.models["digits"]
+    connection = server.connection()
+    for at in range(3):
+        body = model.rows["x"][at].tobytes()
+        headers = {"Inference-Header-Content-Length": "0"}
+        if coding is not None:
+            headers["Content-Encoding"] = coding
+            body = gzip.compress(body)
+        connection.request("POST", "/v2/models/digits/infer", body, headers)
+        answer = connection.getresponse()
+        header = int(answer.headers["Inference-Header-Content-Length"])
+        found = triton.InferResult.from_response_body(answer.read(), header_length=header)
+        assert [each["name"] for each in found.get_response()["outputs"]] == [*model.outputs]
+        for name, expected in model.outputs.items():
+            assert np.array_equal(found.as_numpy(name), expected[at : at + 1])
+    connection.request("POST", "/v2/models/delays/infer", body, headers)
+    answer = connection.getresponse()
+    assert answer.status == 400
+    assert b"must only have 1 input" in answer.read()
+    connection.close()
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_table_as_one_matrix(official: triton.InferenceServerClient, *, binary: bool) -> None:
+    """One matrix of all columns is answered as one tensor for each."""
+    rows = np.array([[41.0, 7.25], [36.0, 8.05], [28.0, 0.5]])
+    columns = [
+        tensor("age", "INT64", rows[:, 0].astype(np.int64), binary=binary),
+        tensor("fare", "FP64", rows[:, 1].copy(), binary=binary),
+    ]
+    whole = official.infer("fares", [tensor("rows", "FP64", rows, binary=binary)])
+    assert np.array_equal(whole.as_numpy("y"), rows.sum(axis=1))
+    assert np.array_equal(official.infer("fares", columns).as_numpy("y"), whole.as_numpy("y"))
+    rows[1, 0] = 36.5
+    with pytest.raises(InferenceServerException, match=r"'age' holds 36.5 in row 1"):
+        official.infer("fares", [tensor("rows", "FP64", rows, binary=binary)])
+
+
+def test_bfloat16(official: triton.InferenceServerClient) -> None:
+    """What the client makes of ml_dtypes' type is taken for a column of floats."""
+    fares = np.array([1.5, -2.0], ml_dtypes.bfloat16)
+    inputs = [tensor("age", "INT64", np.array([1, 2])), tensor("fare", "BF16", fares)]
+    assert official.infer("fares", inputs).as_numpy("y").tolist() == [2.5, 0.0]
 
 
 def test_many_at_once(server: Any) -> None:

@@ -399,7 +399,7 @@ class _Connection(asyncio.Protocol):
         exchange.answer(error_body("internal error; the log says more"), status=500)
 
     def _unfold(self, exchange: Exchange, coding: str, handler: Handler) -> None:
-        """Serves a request whose body is coded; what unfolds to much does so beside the loop."""
+        """Serves a request whose body is coded; what takes long is unfolded beside the loop."""
         limit = self._limits.max_body_bytes
         unfolding = Unfolding(coding, exchange.body, limit)
 
@@ -419,7 +419,7 @@ class _Connection(asyncio.Protocol):
         if body is not None:
             serve(body)
             return
-        exchange.hold(exchange.nbytes + limit)  # the most that it may become
+        exchange.hold(limit)  # the most that it may become
         self._check_load(None)
         self.beside(unfolding.rest, serve)
 
