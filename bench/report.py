@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.openloop.sweep import sweep_table
-from bench.results import all_results, claims_table, say
+from bench.results import BUSY, all_results, claims_table, say
 from bench.servers import ROOT
 from bench.serving.merge import merge
 from bench.serving.names import WORKLOADS
@@ -30,11 +30,13 @@ def measured_on(results: dict[str, Any]) -> str:
     """Returns a sentence with commit, machine and versions."""
     machine, versions = results["machine"], results["versions"]
     named = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
+    busy = machine["busy"]
+    beside = f", beside other work ({busy:.0%} of its CPU)" if busy > BUSY else ""
     changed = " with changes that were not committed" if results["changed"] else ""
     return (
         f"Measured {results['at'][:10]} at commit {str(results['commit'])[:10]}{changed}, level "
-        f"`{results['effort']}`, on {machine['cores']} cores ({machine['processor']}), Python "
-        f"{machine['python']}; {named}."
+        f"`{results['effort']}`, on {machine['cores']} cores ({machine['processor']}){beside}, "
+        f"Python {machine['python']}; {named}."
     )
 
 

@@ -17,6 +17,8 @@ import psutil
 from bench.servers import ROOT
 
 RESULTS = ROOT / "bench" / "results"
+BUSY, LOOKED_S = 0.15, 2.0
+"""A larger share of the CPU that was in use before a benchmark began is told with its figures."""
 _NAMES = ("tidemill", "numpy", "scikit-learn", "onnxruntime", "skl2onnx")
 _NAMES += ("httptools", "uvloop", "msgspec", "orjson")
 
@@ -31,6 +33,7 @@ def about() -> dict[str, Any]:
             "memory_bytes": psutil.virtual_memory().total,
             "system": platform.platform(),
             "python": platform.python_version(),
+            "busy": psutil.cpu_percent(LOOKED_S) / 100,
         },
         "versions": {name: _version(name) for name in _NAMES},
         "commit": _git("rev-parse", "HEAD"),
@@ -77,6 +80,9 @@ class Record:
 
     def __init__(self, benchmark: str, **facts: Any) -> None:
         self.values: dict[str, Any] = {"benchmark": benchmark, **about(), **facts}
+        busy = self.values["machine"]["busy"]
+        if busy > BUSY:
+            say(f"THIS MACHINE IS BUSY ({busy:.0%} of its CPU): its figures will say little")
         moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         self.path = RESULTS / f"{benchmark}-{moment}-{os.getpid()}.json"
 
@@ -95,7 +101,7 @@ def all_results(benchmark: str) -> list[dict[str, Any]]:
     Not among them are those of the smoke level, whose figures mean nothing.
     """
     found = [json.loads(path.read_bytes()) for path in sorted(RESULTS.glob(f"{benchmark}-*.json"))]
-    return [each for each in found if each["effort"] != "smoke"]
+    return [each for each in found if "finished" in each and each["effort"] != "smoke"]
 
 
 def say(text: str) -> None:

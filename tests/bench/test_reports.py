@@ -68,7 +68,7 @@ def test_a_run_that_says_less_does_not_hide_one_that_says_more(lesser: dict[str,
 def test_a_run_leaves_what_it_had_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each writing leaves a whole file; runs of the smoke level are not reported."""
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    record = results.Record("serving", effort="brief", runs=[])
+    record = results.Record("serving", effort="brief", runs=[], finished=[])
     record.values["runs"].append({"rps": 1})
     record.write(summary=["one"])
     written = json.loads(record.path.read_bytes())
