@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import (
@@ -41,11 +42,19 @@ SIGNATURE = Signature((Column("x", "float32", (3,)),), (Column("y", "float32", (
 WHO: Any = {"by": "ada", "reason": "better"}
 
 
+def graph(content: str) -> bytes:
+    """The bytes of a graph that gives back what it gets; they differ by the content."""
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in "xy")
+    node = helper.make_node("Identity", ["x"], ["y"])
+    made = helper.make_graph([node], "same", [x], [y], doc_string=content)
+    return bytes(helper.make_model(made).SerializeToString(deterministic=True))
+
+
 def make_model(folder: Path, content: str) -> Path:
-    """Writes a model folder whose one file holds the content."""
+    """Writes a model folder whose graph holds the content."""
     folder.mkdir(parents=True)
     (folder / "sub").mkdir()
-    (folder / "model.onnx").write_text(content)
+    (folder / "model.onnx").write_bytes(graph(content))
     (folder / "sub" / "notes.txt").write_text("the same in every version")
     manifest = ModelManifest(
         name="m", runtime="onnx", signature=SIGNATURE, entry="model.onnx", trust="data"
@@ -85,6 +94,17 @@ def test_versions_are_numbered_from_one(registry: Registry) -> None:
     assert registry.list() == versions
 
 
+def test_what_must_not_be_opened_is_not_registered(place: Home, tmp_path: Path) -> None:
+    """What opening checks is checked once, here: a file that is no graph never is a version."""
+    folder = make_model(tmp_path / "foreign", "m")
+    (folder / "model.onnx").write_text("no graph")
+    write_model(folder, read_manifest(folder))
+    with pytest.raises(InvalidModel, match="not an ONNX model"):
+        Registry(place).register(folder, "m", blessed=True)
+    with pytest.raises(NotFound):
+        Registry(place).get("m", 1)
+
+
 def test_the_same_content_is_the_same_version(registry: Registry, tmp_path: Path) -> None:
     """Registering what is there returns it, and blesses it if it comes blessed now."""
     again = make_model(tmp_path / "again", "content 4")
@@ -100,7 +120,7 @@ def test_what_is_fetched_is_what_was_registered(registry: Registry, tmp_path: Pa
     """A version comes back file by file, with an equal manifest, from wherever it is stored."""
     folder = registry.fetch("m", 2)
     assert read_manifest(folder) == read_manifest(tmp_path / "m2")
-    assert (folder / "model.onnx").read_text() == "content 2"
+    assert (folder / "model.onnx").read_bytes() == graph("content 2")
     assert (folder / "sub" / "notes.txt").is_file()
     assert registry.fetch("m", 2) == folder
     assert folder.is_relative_to(registry._home.cache_path / "models" / "m")
@@ -119,7 +139,7 @@ def test_a_damaged_copy_is_made_again(registry: Registry, damage: str) -> None:
     else:
         (folder / MANIFEST).write_text("{}")
     assert registry.fetch("m", 1) == folder
-    assert (folder / "model.onnx").read_text() == "content 1"
+    assert (folder / "model.onnx").read_bytes() == graph("content 1")
     assert not (folder / "extra").exists()
     assert [path.name for path in folder.parent.iterdir()] == ["1"]
 
@@ -343,7 +363,7 @@ def test_threads_that_fetch_at_once_get_the_same_folder(registry: Registry) -> N
 
     def fetch() -> None:
         folder = registry.fetch("m", 3)
-        assert (folder / "model.onnx").read_text() == "content 3"
+        assert (folder / "model.onnx").read_bytes() == graph("content 3")
         found.append(folder)
 
     threads = [threading.Thread(target=fetch) for _ in range(8)]

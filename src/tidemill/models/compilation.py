@@ -21,7 +21,7 @@ import numpy as np
 from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.files import write_atomic
 from tidemill.models.format import CompilationReport
-from tidemill.models.runtimes.onnx import OnnxRuntime, open_session
+from tidemill.models.runtimes.onnx import OnnxRuntime, check_stands_alone, open_session
 from tidemill.models.runtimes.sklearn import SklearnRuntime
 from tidemill.models.signature import Array, Batch, Column, Signature
 
@@ -193,6 +193,7 @@ def _compare(
     tolerance: float,
 ) -> _Difference:
     original = SklearnRuntime(estimator, signature)
+    check_stands_alone(data)
     compiled = OnnxRuntime(open_session(data), signature)
     classes = getattr(estimator, "classes_", None)
     worst, disagreements, ties = 0.0, 0, 0

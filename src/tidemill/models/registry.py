@@ -22,6 +22,7 @@ from tidemill.foundation.files import put_content, write_atomic
 from tidemill.foundation.home import Home
 from tidemill.foundation.names import check_name, new_id
 from tidemill.models.format import MANIFEST, ModelManifest, read_manifest, verify_model
+from tidemill.models.runtime import check_model
 from tidemill.models.versions import (
     ALIASES,
     TABLES,
@@ -89,12 +90,13 @@ class Registry:
         now, never the other way.
 
         Raises:
-            InvalidModel: it is no model folder.
+            InvalidModel: it is no model folder, or one that must not be opened.
             Corrupted: a file is not what its manifest says.
         """
         check_name("model", name)
         manifest = read_manifest(folder)
         verify_model(folder, manifest)
+        check_model(folder, manifest)
         files = {
             path: put_content(self._home.files, folder / path, folder="models", suffix="")
             for path in manifest.files

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from tidemill.foundation.errors import InvalidModel, NotTrusted
 from tidemill.models.format import ModelManifest, read_manifest, verify_model
 from tidemill.models.requirements import LOCK
-from tidemill.models.runtimes.onnx import open_onnx
+from tidemill.models.runtimes.onnx import check_onnx, open_onnx
 from tidemill.models.runtimes.sklearn import open_sklearn
 from tidemill.models.runtimes.torch import open_torch
 from tidemill.models.signature import Batch, Signature
@@ -46,15 +46,17 @@ class Opener:
         trust: "code" if opening one runs code of its maker, whatever its manifest claims.
         open: opens a verified model folder, so that one call uses so many threads.
         open_on: the same, on a GPU that is the only one this process sees; None if it can't be.
+        check: raises ``InvalidModel`` for a verified folder that must not be opened here.
     """
 
     trust: Literal["data", "code"]
     open: Callable[[Path, ModelManifest, int], Runtime]
     open_on: Callable[[Path, ModelManifest, int, str], Runtime] | None = None
+    check: Callable[[Path, ModelManifest], None] | None = None
 
 
 RUNTIMES: dict[str, Opener] = {
-    "onnx": Opener(trust="data", open=open_onnx, open_on=open_onnx),
+    "onnx": Opener(trust="data", open=open_onnx, open_on=open_onnx, check=check_onnx),
     "sklearn": Opener(trust="code", open=open_sklearn),
     "torch": Opener(trust="code", open=open_torch, open_on=open_torch),
 }
@@ -67,10 +69,22 @@ def runs_code(manifest: ModelManifest) -> bool:
     return manifest.trust == "code" or (opener is not None and opener.trust == "code")
 
 
+def check_model(folder: Path, manifest: ModelManifest) -> None:
+    """Does nothing for a verified model folder that may be opened, as far as its content says.
+
+    Raises:
+        InvalidModel: it may not.
+        Unavailable: the framework that could tell is not installed.
+    """
+    opener = RUNTIMES.get(manifest.runtime)
+    if opener is not None and opener.check is not None and LOCK not in manifest.files:
+        opener.check(folder, manifest)
+
+
 def open_runtime(
     folder: Path, *, trust_code: bool = False, threads: int = 1, device: str = "cpu"
 ) -> Runtime:
-    """Loads the model in the folder once every file's sha256 matches; the caller closes it.
+    """Checks and loads the model in the folder; the caller closes it.
 
     Args:
         folder: a model folder.
@@ -79,11 +93,37 @@ def open_runtime(
         device: "cpu", or the GPU that is the only one this process sees.
 
     Raises:
-        InvalidModel: it is no model folder, or nothing here can load it, or not on the device.
+        InvalidModel: it is no model folder, or nothing here may or can load it, or not on the
+            device.
         Corrupted: a file is not what was written.
         NotTrusted: the model brings code and nobody vouched for it.
         Unavailable: the framework that loads it is not installed, or cannot use the device.
     """
+    manifest = _verified(folder, trust_code=trust_code)
+    check_model(folder, manifest)
+    return _open(folder, manifest, threads, device)
+
+
+def open_registered(
+    folder: Path, *, trust_code: bool = False, threads: int = 1, device: str = "cpu"
+) -> Runtime:
+    """Loads a model whose content was checked when it was registered, as ``open_runtime`` does."""
+    return _open(folder, _verified(folder, trust_code=trust_code), threads, device)
+
+
+def _open(folder: Path, manifest: ModelManifest, threads: int, device: str) -> Runtime:
+    opener = RUNTIMES[manifest.runtime]
+    if device == "cpu":
+        return opener.open(folder, manifest, threads)
+    if opener.open_on is None:
+        raise InvalidModel(
+            f"model {manifest.name!r} ({manifest.runtime}) cannot be opened on {device!r}",
+            remedy='Set device = "cpu" in the plan.',
+        )
+    return opener.open_on(folder, manifest, threads, device)
+
+
+def _verified(folder: Path, *, trust_code: bool) -> ModelManifest:
     manifest = read_manifest(folder)
     if LOCK in manifest.files:
         raise InvalidModel(
@@ -107,11 +147,4 @@ def open_runtime(
             f"model {manifest.name!r} runs its maker's code when it is loaded",
             remedy="Push it again with --trust-code if you trust who made it.",
         )
-    if device == "cpu":
-        return opener.open(folder, manifest, threads)
-    if opener.open_on is None:
-        raise InvalidModel(
-            f"model {manifest.name!r} ({manifest.runtime}) cannot be opened on {device!r}",
-            remedy='Set device = "cpu" in the plan.',
-        )
-    return opener.open_on(folder, manifest, threads, device)
+    return manifest

@@ -21,7 +21,7 @@ from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.files import write_atomic
 from tidemill.models.compilation import COMPILED, TOLERANCE
 from tidemill.models.format import CompilationReport
-from tidemill.models.runtimes.onnx import OnnxRuntime, open_session
+from tidemill.models.runtimes.onnx import OnnxRuntime, check_stands_alone, open_session
 from tidemill.models.runtimes.torch import Form, TorchRuntime, import_torch, load_program, named
 from tidemill.models.signature import Array, Batch, Signature
 
@@ -58,6 +58,7 @@ def compile_torch(
             graph = _exported(data, signature, _outputs(original, rows))
         else:
             graph = _traced(original, signature)
+        check_stands_alone(graph)
         worst = _difference(original, OnnxRuntime(open_session(graph), signature), rows)
         reason = None
         if not worst <= tolerance:

@@ -18,7 +18,7 @@ from tidemill.serving.children import Child
 from tidemill.serving.hearing import Heard
 from tidemill.serving.plan import CPU
 
-LOADER = "tidemill.models.runtime:open_runtime"
+LOADER = "tidemill.models.runtime:open_registered"
 _LOADER_OF_ITS_OWN = "tidemill_worker.loading:open_model"
 _READY_WITHIN_S = 120.0
 _STOP_GRACE_S = 3.0

@@ -20,7 +20,7 @@ from tidemill.models.packaging import (
     new_folder,
     read_file,
 )
-from tidemill.models.runtimes.onnx import OnnxRuntime, column_type, open_session
+from tidemill.models.runtimes.onnx import OnnxRuntime, check_stands_alone, column_type, open_session
 from tidemill.models.signature import Column, Signature
 
 
@@ -57,6 +57,7 @@ def package_onnx(
     """
     check_name("model", name)
     data = read_file(path)
+    check_stands_alone(data)
     session = open_session(data)
     runtime = OnnxRuntime(session, signature or infer_onnx_signature(session))
     latency = measure_latency(runtime, blank_rows(runtime.signature, 64), clock)

@@ -22,6 +22,7 @@ TYPES = {
 
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 _CUDA = "CUDAExecutionProvider"
+_MISSING, _REMEDY = "ONNX models need ONNX Runtime", "pip install 'tidemill[onnx]'."
 _EXTERNAL = 1  # TensorProto.EXTERNAL
 
 
@@ -31,8 +32,7 @@ def open_onnx(
     """Loads the entry of a verified model folder; what the GPU cannot do is done on the CPU.
 
     Raises:
-        InvalidModel: it is not ONNX, refers to other files or to operators that are not
-            ONNX Runtime's own, or does not fit the signature.
+        InvalidModel: it is not ONNX, or does not fit the signature.
         Corrupted: the entry is not what was written.
         Unavailable: ONNX Runtime is not installed, or cannot use the device.
     """
@@ -95,7 +95,7 @@ class OnnxRuntime:
 
 
 def open_session(data: bytes, *, threads: int = 1, device: str = "cpu") -> Any:
-    """Returns a session on the graph, which stands by itself.
+    """Returns a session on a graph that was found to stand by itself.
 
     Args:
         data: the graph.
@@ -103,21 +103,13 @@ def open_session(data: bytes, *, threads: int = 1, device: str = "cpu") -> Any:
         device: "cpu", or the GPU that is the only one this process sees.
 
     Raises:
-        InvalidModel: the bytes are not ONNX, or refer to other files or foreign operators.
+        InvalidModel: ONNX Runtime cannot load it.
         Unavailable: ONNX Runtime is not installed, or cannot use the device.
     """
     try:
-        import onnx  # noqa: PLC0415
         import onnxruntime as ort  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise Unavailable(
-            "ONNX models need ONNX Runtime", remedy="pip install 'tidemill[onnx]'."
-        ) from error
-    try:
-        model = onnx.load_model_from_string(data)
-    except Exception as error:
-        raise InvalidModel(f"the file is not an ONNX model: {str(error)[:200]}") from error
-    _check_stands_alone(model)
+        raise Unavailable(_MISSING, remedy=_REMEDY) from error
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -150,7 +142,28 @@ def _check_provider(providers: list[str], device: str) -> None:
         )
 
 
-def _check_stands_alone(model: Any) -> None:
+def check_onnx(folder: Path, manifest: ModelManifest) -> None:
+    """Does nothing if the entry of a model folder stands by itself; see ``check_stands_alone``."""
+    check_stands_alone(read_verified(folder, manifest, manifest.entry))
+
+
+def check_stands_alone(data: bytes) -> None:
+    """Does nothing for a graph that refers to no other file and to no operator but ONNX's own.
+
+    What is served was found so when it was registered: a gateway need not parse it again.
+
+    Raises:
+        InvalidModel: it does, or the bytes are not ONNX.
+        Unavailable: ONNX is not installed.
+    """
+    try:
+        import onnx  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise Unavailable(_MISSING, remedy=_REMEDY) from error
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:
+        raise InvalidModel(f"the file is not an ONNX model: {str(error)[:200]}") from error
     graphs = [model.graph, *model.functions]
     own = {function.domain for function in model.functions}
     while graphs:

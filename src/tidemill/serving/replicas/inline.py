@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tidemill.foundation.errors import NotReady, TidemillError
 from tidemill.foundation.logs import log
-from tidemill.models.runtime import Runtime, open_runtime
+from tidemill.models.runtime import Runtime, open_registered
 from tidemill.models.signature import Batch
 from tidemill.serving.replicas.failure import model_failed
 from tidemill.serving.replicas.replica import Done
@@ -73,7 +73,7 @@ class InlineReplica:
             return model_failed(type(error).__name__, str(error))
 
     def _open(self) -> Runtime:
-        runtime = open_runtime(self._folder, trust_code=self._trust_code, threads=self._threads)
+        runtime = open_registered(self._folder, trust_code=self._trust_code, threads=self._threads)
         try:
             runtime.predict(synthetic_row(runtime.signature.inputs))
         except Exception as error:  # noqa: BLE001 - a model may rightly refuse a made-up row
