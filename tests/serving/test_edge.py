@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tidemill.foundation.errors import NotFound, Overloaded
-from tidemill.serving.edge import MAX_PIPELINE, Edge, Limits
+from tidemill.serving.connection import MAX_PIPELINE, Limits
+from tidemill.serving.edge import Edge
 from tidemill.serving.exchange import Exchange, WrongMethod
 
 

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.foundation.errors import InvalidInput, TooLarge
-from tidemill.serving.edge import Edge, Limits
+from tidemill.serving.connection import Limits
+from tidemill.serving.edge import Edge
 from tidemill.serving.encodings import (
     CODINGS,
     FOLD_AT_ONCE_BYTES,

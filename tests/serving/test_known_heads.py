@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tidemill.foundation.clock import FakeClock
 from tidemill.serving import edge as edges
-from tidemill.serving.edge import Edge, Limits
+from tidemill.serving.connection import MAX_REMEMBERED_HEAD_BYTES, Limits
+from tidemill.serving.edge import Edge
 from tidemill.serving.encodings import CODINGS, FOLD_FROM_BYTES, fold
 from tidemill.serving.exchange import Exchange, Handler
 
@@ -142,6 +143,6 @@ def test_a_head_is_known_from_its_second_time_and_the_memory_is_bounded() -> Non
     for number in range(edges.MAX_REMEMBERED_HEADS + 10):
         answers(edge, [b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number])
     assert len(edge.heads) <= edges.MAX_REMEMBERED_HEADS
-    long = b"GET /a HTTP/1.1\r\nx: " + b"y" * edges.MAX_REMEMBERED_HEAD_BYTES + b"\r\n\r\n"
+    long = b"GET /a HTTP/1.1\r\nx: " + b"y" * MAX_REMEMBERED_HEAD_BYTES + b"\r\n\r\n"
     assert answers(edge, [long])[0].startswith(b"HTTP/1.1 200")
-    assert all(len(head) <= edges.MAX_REMEMBERED_HEAD_BYTES for head in edge.heads)
+    assert all(len(head) <= MAX_REMEMBERED_HEAD_BYTES for head in edge.heads)

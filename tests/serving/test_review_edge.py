@@ -14,7 +14,8 @@ import uvloop
 
 from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import ModelFailed
-from tidemill.serving.edge import Edge, Limits
+from tidemill.serving.connection import Limits
+from tidemill.serving.edge import Edge
 from tidemill.serving.exchange import Exchange
 
 LIMITS = Limits(max_header_bytes=2048, max_body_bytes=4096)

@@ -1,73 +1,31 @@
-"""The HTTP/1.1 edge: asyncio.Protocol and httptools, as safe as it is fast.
+"""The HTTP/1.1 edge: what its connections share, and their end in time.
 
-Bounds the request line, headers, body, requests in flight, idle time, and the time a request may
-take to arrive; keeps answers in order on a pipelined connection; stops reading from a client that
-does not read. What a request means is the business of the routes.
+A connection looks after itself (``serving/connection.py``); the edge knows all of them: how many
+there are, what they hold together, which heads came before, and when all must come to an end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-import httptools
-import msgspec
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
-from tidemill.foundation.errors import InvalidInput, Overloaded, Refused, TidemillError
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
+from tidemill.serving.connection import Connection, Limits
 from tidemill.serving.cors import Cors
-from tidemill.serving.encodings import UNFOLD_AT_ONCE_BYTES, Unfolding
-from tidemill.serving.exchange import Exchange, Handler, Head, Load, Routes, error_body
+from tidemill.serving.exchange import Head, Load, Routes
 from tidemill.serving.guard import Guard
 from tidemill.serving.pace import Pace
-
-_KNOWN_SIZES = frozenset(
-    map(
-        len,
-        (
-            b"content-length",
-            b"inference-header-content-length",
-            b"sec-fetch-site",
-            b"authorization",
-            b"x-api-key",
-            b"expect",  # and origin
-            b"content-encoding",
-            b"accept-encoding",
-            b"traceparent",
-        ),
-    )
-)
-MAX_PIPELINE = 64
-"""Requests of one connection that may wait for their answers, at most."""
 
 CODERS = 2
 """Threads that fold and unfold large bodies."""
 
 MAX_REMEMBERED_HEADS = 2048
-MAX_REMEMBERED_HEAD_BYTES = 1024
-"""Request heads that are known again when the same bytes come, and how long each may be."""
+"""Request heads that are known again when the same bytes come."""
 
 LAST_REQUEST_S = 0.3
 """How long a kept connection may send one more request once the edge is draining."""
-
-LINGER_S = 2.0
-"""How long a refused client may go on sending before the connection is cut."""
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client may send, and how long it may take."""
-
-    max_header_bytes: int = 32 << 10
-    max_body_bytes: int = 8 << 20
-    max_connections: int = 10_000
-    idle_timeout_s: float = 75.0
-    read_timeout_s: float = 15.0
-    max_held_bytes: int = 256 << 20
 
 
 class Edge:
@@ -108,16 +66,16 @@ class Edge:
         self.routes = routes
         self.limits = limits
         self.clock = clock
-        self.connections: set[_Connection] = set()
+        self.connections: set[Connection] = set()
         self.heads: dict[bytes, tuple[Head, int]] = {}
         self.draining = False
         self.log = log("serving.edge")
-        self.coders = ThreadPoolExecutor(CODERS, "serving.edge")
+        self.coders: Executor = ThreadPoolExecutor(CODERS, "serving.edge")
         self._sweeper: asyncio.TimerHandle | None = None
 
     def protocol(self) -> asyncio.Protocol:
         """Makes the protocol of a new connection."""
-        return _Connection(self)
+        return Connection(self)
 
     def remember(self, head_bytes: bytes, head: Head, body_bytes: int) -> None:
         """Keeps what the parser made of a whole head whose body is framed by its length.
@@ -164,409 +122,3 @@ class Edge:
         """Waits until no connection is left, or until then."""
         while self.connections and self.clock.monotonic() < until:  # noqa: ASYNC110 - bounded
             await asyncio.sleep(0.01)
-
-
-class _Connection(asyncio.Protocol):
-    """One client's connection: parses, keeps order, holds the bounds."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._limits = edge.limits
-        self.load = edge.load
-        self._transport: Any = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._pipeline: deque[Exchange] = deque()
-        self._head = Head()
-        self._body: bytes | bytearray = b""
-        self._head_bytes = 0
-        self._fields_bytes = 0
-        self._in_head = True
-        self._arriving_bytes = 0
-        self._unread = False
-        self._fault: tuple[int, str] | None = None
-        self._overload: TidemillError | None = None
-        self._told: tuple[Head, bytes] | None = None
-        self._last_told = False
-        self._refusal: tuple[int, str] | None = None
-        self._refused = False
-        self._reading_since: float | None = None
-        self._last_active = 0.0
-        self._closing = False
-        self._paused = False
-        self._write_blocked_since: float | None = None
-        self._lingers_until: float | None = None
-
-    # Life of the connection
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._last_active = self._edge.clock.monotonic()
-        self._edge.connections.add(self)
-        if len(self._edge.connections) > self._limits.max_connections:
-            self._refuse(503, "too many connections. Retry in a moment.")
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self._closing = True
-        self._edge.connections.discard(self)
-        self._pipeline.clear()
-        self._drop_body()
-
-    def data_received(self, data: bytes) -> None:
-        self._receive(data)
-        pace = self._edge.pace
-        if pace is not None and pace.late:
-            pace.catch_up()
-
-    def _receive(self, data: bytes) -> None:
-        if self._closing or self._refused:
-            return  # what follows a refused request is its rest, and no request
-        if self._reading_since is not None or self._head_bytes or self._last_told:
-            self._parse(data)
-            return
-        # Between two messages, a client mostly sends one whole request, whose head is known.
-        end = data.find(b"\r\n\r\n") + 4
-        head_bytes = data[:end] if 4 <= end <= MAX_REMEMBERED_HEAD_BYTES else b""
-        known = self._edge.heads.get(head_bytes)
-        if known is not None and known[1] == len(data) - end:
-            self._last_active = now = self._edge.arrival()
-            self._ask(known[0], data[end:], now, closes=self._edge.draining)
-            return
-        self._parse(data)
-        told, self._told = self._told, None
-        if head_bytes and told is not None and told[1] == data[end:]:
-            # It held this one request, framed by its length: the same bytes say the same again.
-            self._edge.remember(head_bytes, told[0], len(told[1]))
-
-    def _parse(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except _Refusal:
-            pass
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            if not isinstance(cause, _Refusal):
-                self._refusal = (400, f"the request is not HTTP/1.1: {error}")
-        if self._in_head and self._head_bytes > self._limits.max_header_bytes:
-            self._refusal = self._refusal or (431, self._head_text())
-        if self._refusal is not None:
-            self._refuse(*self._refusal)
-
-    def eof_received(self) -> bool:
-        if self._lingers_until is not None:
-            return False
-        self.close_when_idle()
-        return bool(self._pipeline)
-
-    def pause_writing(self) -> None:
-        self._write_blocked_since = self._edge.clock.monotonic()
-        self._set_reading()
-
-    def resume_writing(self) -> None:
-        self._write_blocked_since = None
-        self._set_reading()
-
-    # The parser's callbacks
-
-    def on_message_begin(self) -> None:
-        self._head = Head()
-        self._body = b""
-        self._fields_bytes = 0
-        self._arriving_bytes = 0
-        self._unread = False
-        self._fault = None
-        self._overload = None
-        self._told = None
-        self._reading_since = self._edge.clock.monotonic()
-
-    def on_url(self, part: bytes) -> None:
-        self._head.target += part
-        self._fields_bytes += len(part)
-        if self._fields_bytes > self._limits.max_header_bytes:
-            self._stop(431, self._head_text())
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        head = self._head
-        size = len(name)
-        self._fields_bytes += size + len(value)
-        if self._fields_bytes > self._limits.max_header_bytes:
-            self._stop(431, self._head_text())
-        if size in _KNOWN_SIZES and self._in_head:  # a trailer comes too late to say anything
-            self._take_header(head, name.lower(), value)
-
-    def _take_header(self, head: Head, name: bytes, value: bytes) -> None:
-        match name:
-            case b"content-length":
-                if value.isdigit() and int(value) > self._limits.max_body_bytes:
-                    self._fault = (413, self._body_text(int(value)))
-            case b"authorization" | b"x-api-key":
-                head.carry(value if name == b"authorization" else b"Bearer " + value)
-            case b"expect":
-                head.expects = value.lower() == b"100-continue"
-                if not head.expects:
-                    self._fault = (417, "only 'Expect: 100-continue' is known.")
-            case _:
-                head.take(name, value)
-
-    def on_headers_complete(self) -> None:
-        if self._parser.should_upgrade():  # the parser would not read its body
-            self._stop(400, "protocol upgrades are not supported. Ask for HTTP/1.1 only.")
-        self._in_head = False
-        self._head_bytes = 0
-        cors, guard = self._edge.cors, self._edge.guard
-        if cors is not None:
-            cors.mark(self._head)
-        if self._fault is not None:
-            self._stop(*self._fault)
-        self._unread = guard is not None and not guard.knows(self._head)
-        if self._head.expects and not self._pipeline:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_body(self, chunk: bytes) -> None:
-        self._arriving_bytes = size = self._arriving_bytes + len(chunk)
-        if size > self._limits.max_body_bytes:
-            self._stop(413, self._body_text(size))
-        if self._unread:
-            return  # it will be refused: nothing of it is kept
-        self.load.nbytes += len(chunk)
-        if self.load.nbytes > self._limits.max_held_bytes:
-            self._overload, self._unread = self._too_much(), True
-            self.load.nbytes -= len(chunk)
-            self._drop_body()
-            return
-        if not self._body:
-            self._body = chunk  # mostly all of it
-        else:
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += chunk
-
-    def on_message_complete(self) -> None:
-        head, body = self._head, bytes(self._body)
-        head.method = self._parser.get_method()
-        keeps = self._parser.should_keep_alive()
-        self._in_head = True
-        self._reading_since = None
-        self._last_told = not keeps
-        self._drop_body()
-        self._told = (head, body) if keeps and not head.expects else None
-        self._last_active = now = self._edge.arrival()
-        overload, self._overload = self._overload, None
-        closes = self._edge.draining or not keeps
-        self._ask(head, body, now, closes=closes, overload=overload)
-
-    def _drop_body(self) -> None:
-        self.load.nbytes -= len(self._body)
-        self._body = b""
-
-    def _ask(
-        self,
-        head: Head,
-        body: bytes,
-        arrived: float,
-        *,
-        closes: bool,
-        overload: TidemillError | None = None,
-    ) -> None:
-        exchange = Exchange(self, head, body, arrived, closes=closes)
-        guard = self._edge.guard
-        self.load.nbytes += exchange.nbytes
-        self._pipeline.append(exchange)
-        if len(self._pipeline) >= MAX_PIPELINE:
-            self._set_reading()
-        try:
-            if overload is not None or self.load.nbytes > self._limits.max_held_bytes:
-                self._check_load(overload)
-            handler = head.handler or self._find(head)
-            if guard is not None and head.admitted_by is not guard.table:
-                guard.admit(head, self._edge.routes.access(handler))
-            if head.coding is None:
-                handler(exchange)
-            else:
-                self._unfold(exchange, head.coding, handler)
-        except Exception as error:  # noqa: BLE001 - one request's, whatever it is
-            self._failed(exchange, error)
-
-    def _failed(self, exchange: Exchange, error: BaseException) -> None:
-        if isinstance(error, TidemillError):
-            self._edge.refused.of(type(error).__name__).value += 1
-            exchange.fail(error)
-            return
-        # A bug costs one request, not the server.
-        self._edge.refused.of("internal").value += 1
-        self._edge.log.error("request.failed", error=repr(error), exc_info=error)
-        exchange.answer(error_body("internal error; the log says more"), status=500)
-
-    def _unfold(self, exchange: Exchange, coding: str, handler: Handler) -> None:
-        """Serves a request whose body is coded; what takes long is unfolded beside the loop."""
-        limit = self._limits.max_body_bytes
-        unfolding = Unfolding(coding, exchange.body, limit)
-
-        def serve(body: bytes | BaseException) -> None:
-            if isinstance(body, BaseException):
-                self._failed(exchange, body)
-                return
-            try:
-                exchange.hold(len(body))
-                self._check_load(None)
-                exchange.body = body
-                handler(exchange)
-            except Exception as error:  # noqa: BLE001 - one request's, whatever it is
-                self._failed(exchange, error)
-
-        body = unfolding.more(UNFOLD_AT_ONCE_BYTES)
-        if body is not None:
-            serve(body)
-            return
-        exchange.hold(limit)  # the most that it may become
-        self._check_load(None)
-        self.beside(unfolding.rest, serve)
-
-    def beside(
-        self, work: Callable[[], bytes], then: Callable[[bytes | BaseException], None]
-    ) -> None:
-        """Does work on another thread, and then, on the loop's, something with what came of it."""
-        working = asyncio.get_running_loop().run_in_executor(self._edge.coders, work)
-
-        def done(future: asyncio.Future[bytes]) -> None:
-            if future.cancelled():
-                return  # the edge has ended
-            error = future.exception()
-            then(future.result() if error is None else error)
-
-        working.add_done_callback(done)
-
-    def _find(self, head: Head) -> Handler:
-        _check_head(head)
-        head.handler = handler = self._edge.routes.find(head.method, head.target)
-        return handler
-
-    # Answers, in order
-
-    def flush(self) -> None:
-        """Sends the answers that are ready and have none before them that is not."""
-        pipeline = self._pipeline
-        full = len(pipeline) >= MAX_PIPELINE
-        while pipeline and (out := pipeline[0].out) is not None and not self._closing:
-            exchange = pipeline.popleft()
-            self._transport.write(out)
-            if exchange.closes:
-                self._close(linger=self._refusal is not None)
-        if full:
-            self._set_reading()
-
-    @property
-    def owes(self) -> bool:
-        """Says whether requests wait for their answers."""
-        return bool(self._pipeline)
-
-    def close_when_idle(self) -> None:
-        """Closes now if nothing is owed, else after the last answer."""
-        if self._pipeline:
-            self._pipeline[-1].closes = True
-        elif self._reading_since is None or not self._edge.draining:
-            self._close()
-
-    def abort(self) -> None:
-        """Drops the connection."""
-        self._closing = True
-        if self._transport is not None:
-            self._transport.abort()
-
-    def check_time(self, now: float) -> None:
-        """Closes the connection if its client is idle or slow beyond the limits."""
-        limits = self._limits
-        blocked, reading = self._write_blocked_since, self._reading_since
-        if self._lingers_until is not None:
-            if now > self._lingers_until:
-                self.abort()
-        elif blocked is not None and now - blocked > limits.read_timeout_s:
-            self.abort()
-        elif reading is not None and now - reading > limits.read_timeout_s:
-            self._refuse(408, f"the request took over {limits.read_timeout_s:g} s to arrive.")
-        elif not self._pipeline and now - self._last_active > limits.idle_timeout_s:
-            self._close()
-
-    # Bounds
-
-    def _stop(self, status: int, message: str) -> None:
-        self._refusal = (status, message)
-        raise _Refusal
-
-    def _refuse(self, status: int, message: str) -> None:
-        """Answers a request that cannot be read to its end, and closes."""
-        if self._closing or self._refused:
-            return
-        self._refused = True
-        self._reading_since = None
-        self._drop_body()
-        self._parser = httptools.HttpRequestParser(self)
-        head = Head()
-        head.answer_headers = self._head.answer_headers
-        refusal = Exchange(self, head, b"", self._last_active, closes=True)
-        self._refusal = (status, message)
-        self._edge.refused.of(f"http_{status}").value += 1
-        self._pipeline.append(refusal)
-        refusal.answer(error_body(message), status=status)
-
-    def _check_load(self, overload: TidemillError | None) -> None:
-        if overload is not None or self.load.nbytes > self._limits.max_held_bytes:
-            raise overload or self._too_much()
-
-    def _too_much(self) -> Overloaded:
-        held, limit = self.load.nbytes, self._limits.max_held_bytes
-        return Overloaded(
-            f"the gateway holds {held} bytes of requests, with {limit} allowed",
-            remedy="Retry in a moment, or raise serve.max_held_bytes.",
-        )
-
-    def _head_text(self) -> str:
-        return f"the request line and headers are over {self._limits.max_header_bytes} bytes."
-
-    def _body_text(self, size: int) -> str:
-        limit = self._limits.max_body_bytes
-        return f"the body has {size} bytes or more, {limit} are allowed. Send less at once."
-
-    def _set_reading(self) -> None:
-        blocked = self._write_blocked_since is not None or len(self._pipeline) >= MAX_PIPELINE
-        if self._closing or blocked == self._paused:
-            return
-        self._paused = blocked
-        if blocked:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
-
-    def _close(self, *, linger: bool = False) -> None:
-        """Closes; lingering, it first lets a client that still sends read what it was told.
-
-        A client that does not take what is left is cut off after a while.
-        """
-        if self._closing:
-            return
-        self._closing = True
-        self._pipeline.clear()
-        now = self._edge.clock.monotonic()
-        if linger and self._transport.can_write_eof():
-            self._lingers_until = now + LINGER_S
-            self._transport.write_eof()
-        else:
-            self._lingers_until = now + self._limits.read_timeout_s
-            self._transport.close()
-
-
-def _check_head(head: Head) -> None:
-    if head.foreign and head.method == b"POST":
-        # It could not read the answer, but leave its rows and labels in the ledger.
-        raise Refused(
-            "a web page of another site may not ask",
-            remedy="Let your own server ask for the page, serve both from one origin, or name the "
-            "page's origin in serve.cors_origins.",
-        )
-    if head.bad_header is not None:
-        raise InvalidInput(head.bad_header, remedy="Mend the header or leave it out.")
-
-
-class _Refusal(Exception):  # noqa: N818 - stops the parser, never leaves this module
-    """Stops the parser: the request is not read to its end."""

@@ -6,10 +6,13 @@ import asyncio
 import socket
 from typing import Any
 
+from tidemill.foundation.logs import log
 from tidemill.foundation.settings import ServeSettings
+from tidemill.serving.connection import Limits
 from tidemill.serving.cors import CorsRoutes, cors_of
-from tidemill.serving.edge import Edge, Limits
+from tidemill.serving.edge import Edge
 from tidemill.serving.front import Inside
+from tidemill.serving.listening import BACKLOG
 from tidemill.serving.openapi import ApiDocument
 from tidemill.serving.routes import PathRoutes
 from tidemill.serving.tls import certificate_of
@@ -28,6 +31,7 @@ class HttpFront:
 
     def __init__(self, listener: socket.socket, max_files: int, inside: Inside) -> None:
         self._listener = listener
+        self._max_files = max_files
         self._serve = inside.serve
         limits = limits_for(inside.serve, max_files)
         document = ApiDocument(
@@ -51,11 +55,15 @@ class HttpFront:
 
     def start(self) -> None:  # noqa: D102 - promised by Front
         self._edge.start()
+        told = few_connections(self._edge.limits, self._max_files)
+        if told is not None:
+            log("serving.gateway").warning("connections.limited", **told)
 
     async def open(self) -> None:  # noqa: D102
         loop = asyncio.get_running_loop()
+        # Whoever accepts says how many may wait, whatever was said when the socket was opened.
         self._server = await loop.create_server(
-            self._edge.protocol, sock=self._listener, **self._secured()
+            self._edge.protocol, sock=self._listener, backlog=BACKLOG, **self._secured()
         )
 
     def _secured(self) -> dict[str, Any]:
@@ -90,3 +98,17 @@ def limits_for(serve: ServeSettings, max_files: int) -> Limits:
         idle_timeout_s=serve.idle_timeout_s,
         read_timeout_s=serve.read_timeout_s,
     )
+
+
+def few_connections(limits: Limits, max_files: int) -> dict[str, Any] | None:
+    """Returns what the log says where the machine allows fewer connections than a gateway takes.
+
+    Example:
+        >>> few_connections(limits_for(ServeSettings(), 1024), 1024)
+        {'allowed': 768, 'files': 1024, 'remedy': 'Raise RLIMIT_NOFILE (ulimit -Hn) to 10256.'}
+    """
+    usual = Limits().max_connections
+    if limits.max_connections >= usual:
+        return None
+    remedy = f"Raise RLIMIT_NOFILE (ulimit -Hn) to {usual + _OWN_FILES}."
+    return {"allowed": limits.max_connections, "files": max_files, "remedy": remedy}

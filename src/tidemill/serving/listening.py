@@ -14,7 +14,8 @@ from typing import Any
 from tidemill.foundation.errors import Conflict, InvalidSettings, Refused
 from tidemill.foundation.settings import ServeSettings
 
-_BACKLOG = 4096
+BACKLOG = 4096
+"""Connections that may wait to be accepted, as far as the machine's own bound allows."""
 
 
 def open_listener(
@@ -39,7 +40,7 @@ def open_listener(
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

@@ -13,6 +13,7 @@ from tidemill.serving.exchange import Handler, WrongMethod
 from tidemill.serving.keys import Access
 from tidemill.serving.operations import OPERATIONS, REFUSED, Operation
 
+_ABSOLUTE = re.compile(r"\Ahttps?://[^/]*", re.IGNORECASE)  # as a client speaks to a proxy
 _VERSION = re.compile(r"[0-9]{1,9}")
 _MAX_REMEMBERED = 4096
 _MAX_REMEMBERED_BYTES = 256
@@ -66,7 +67,7 @@ class PathRoutes:
         return handler
 
     def _resolve(self, target: bytes) -> tuple[Handler, bytes]:
-        path = target.partition(b"?")[0].decode("latin-1")
+        path = _ABSOLUTE.sub("", target.partition(b"?")[0].decode("latin-1"))
         fixed = self._fixed.get(path.rstrip("/"))
         if fixed is not None:
             return fixed
