@@ -90,6 +90,7 @@ def one(
     return {"name": "x", "datatype": datatype, "shape": shape, "data": data, **more}
 
 
+PLAIN = Signature((Column("i", "int8"), Column("s", "uint64")), TABULAR.outputs)
 INT, TEXT, PAIR = signature("INT64"), signature("BYTES"), signature("FP32", (2,))
 
 
@@ -406,6 +407,7 @@ def readers(body: bytes, header: int | None) -> None:
         lambda: wire.read_infer(body, header, TABULAR),
         lambda: wire.read_infer(body, header, INT),
         lambda: InferReader(TABULAR).read(body, header),
+        lambda: InferReader(PLAIN).read(body, header),
         lambda: wire.read_infer(body, header, TEXT),
         lambda: wire.read_predict(body, TABULAR),
         lambda: wire.read_predict(body, PAIR),
@@ -438,18 +440,30 @@ TENSOR = st.fixed_dictionaries(
     {
         "name": st.sampled_from(["x", "i", "s", "b", "z"]),
         "shape": st.lists(st.integers(-1, 3) | st.just(2**70), max_size=3) | JSON,
-        "datatype": st.sampled_from([*tensors.DATATYPES, "?"]),
+        "datatype": st.sampled_from([*tensors.DATATYPES, "BF16", "?"]),
     },
     optional={
         "data": JSON,
-        "parameters": st.dictionaries(st.just("binary_data_size"), JSON | st.integers(0, 20)),
+        "parameters": st.dictionaries(
+            st.sampled_from(["binary_data_size", "shared_memory_region"]),
+            JSON | st.integers(0, 20),
+        ),
     },
 )
 REQUEST = st.fixed_dictionaries(
     {},
     optional={
         "inputs": st.lists(TENSOR, max_size=4),
-        "outputs": st.lists(st.fixed_dictionaries({"name": st.sampled_from(["y", "p", "z"])})),
+        "outputs": st.lists(
+            st.fixed_dictionaries(
+                {"name": st.sampled_from(["y", "p", "z"])},
+                optional={
+                    "parameters": st.dictionaries(
+                        st.sampled_from(["classification", "binary_data"]), JSON
+                    )
+                },
+            )
+        ),
         "parameters": JSON,
         "instances": JSON,
         "prediction_id": st.just(ID),
@@ -459,15 +473,15 @@ REQUEST = st.fixed_dictionaries(
 
 
 @settings(max_examples=300, deadline=None)
-@given(REQUEST, st.binary(max_size=24), st.booleans())
+@given(REQUEST, st.binary(max_size=24), st.sampled_from(["json", "binary", "bare"]))
 def test_any_request_is_read_or_refused(
     request_: dict[str, Any],
     blob: bytes,
-    has_header: bool,  # noqa: FBT001 - drawn
+    how: str,
 ) -> None:
     """No JSON of a request's form makes a reader raise anything but an error of ours."""
     head = json.dumps(request_).encode()
-    readers(head + blob, len(head) if has_header else None)
+    readers(head + blob, {"json": None, "binary": len(head), "bare": 0}[how])
 
 
 @settings(deadline=None)
