@@ -245,3 +245,23 @@ def test_data_never_commands_the_terminal(cli: Any) -> None:
     error = cli("ingest", "odd", "[/b]\x1b[2J.csv")
     assert "\x1b" not in error.err
     assert "[/b]" in error.err
+
+
+def test_try_asks_a_model_and_keeps_nothing(cli: Any, tmp_path: Path) -> None:
+    """A file is tried before it is pushed, a version before it is live; a wrong input is code 2."""
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", sides[:1], sides[1:])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(made, tmp_path / "neg.onnx")
+    said = cli("try", str(tmp_path / "neg.onnx"), "--input", "[1, 2]", "--json")
+    assert said.code == 0, said.err
+    assert said.json()["answers"] == [-1.0, -2.0]
+    assert cli("models", "--json").json()["versions"] == []
+    assert cli("push", str(tmp_path / "neg.onnx"), "--name", "neg", "--no-deploy").code == 0
+    told = cli("try", "neg:1", "--input", '{"instances": [7]}')
+    assert told.code == 0
+    assert "-7.0" in told.out
+    assert "in the gateways" in told.out
+    assert cli("try", "neg:1", "--input", '["a"]').code == 2
+    assert cli("try", "neg:9").code == 1
+    assert cli("try", str(tmp_path / "nothing.onnx")).code == 2

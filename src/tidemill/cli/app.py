@@ -17,6 +17,7 @@ VERBS = (
     "ingest",
     "run",
     "push",
+    "try",
     "watch",
     "serve",
     "top",
@@ -38,6 +39,8 @@ VERBS = (
     "settings",
     "demo",
 )
+_MODULES = {"try": "try_"}
+"""Verbs that Python has a use of its own for."""
 
 
 def build(argv: list[str]) -> typer.Typer:
@@ -63,7 +66,7 @@ def build(argv: list[str]) -> typer.Typer:
 
     asked = argv[0] if argv else ""
     for verb in (asked,) if asked in VERBS else VERBS:
-        module: Any = import_module(f"tidemill.cli.{verb}")
+        module: Any = import_module(f"tidemill.cli.{_MODULES.get(verb, verb)}")
         module.register(app)
     return app
 

@@ -5,6 +5,7 @@ Each verb is one transaction that works on the store alone; a running server con
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -288,6 +289,20 @@ def resolve_version(conn: sa.Connection, text: str) -> tuple[str, int]:
     if at:
         return model, _alias(conn, model, alias)
     return model, registry.get_version(conn, model).version
+
+
+def find_version(home: Home, text: str) -> tuple[str, int] | None:
+    """Returns what ``resolve_version`` does; None if there is no model of that name at all.
+
+    Raises:
+        NotFound: the model has no such version or alias.
+        InvalidInput: it names a model, and no version.
+    """
+    name = re.split("[:@]", text, maxsplit=1)[0]
+    with home.store.read(registry.TABLES) as conn:
+        if not registry.list_versions(conn, name):
+            return None
+        return resolve_version(conn, text)
 
 
 def signature_like(home: Home, version: str) -> Signature:

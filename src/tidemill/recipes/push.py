@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from tidemill.foundation.errors import InvalidInput, InvalidModel, NotFound, NotTrusted
 from tidemill.foundation.home import Home
 from tidemill.models.environments import Environment, Say
-from tidemill.models.format import CompilationReport, read_manifest
+from tidemill.models.format import ModelManifest, read_manifest
 from tidemill.models.kinds import find_kind, is_model_folder
 from tidemill.models.packaging import Given
 from tidemill.models.registry import Registry
@@ -37,6 +39,17 @@ class PushedModel(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[str, ...]
     batch_1_ms: float | None
     environment: Environment | None = None
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as somebody has it, and what is said of it; see ``push_model``."""
+
+    path: Path
+    name: str
+    sample: Path | None = None
+    signature: Signature | None = None
+    compiles: bool = True
+    requirements: Path | None = None
 
 
 def push_model(
@@ -68,22 +81,46 @@ def push_model(
         InvalidModel: it is none of these, or cannot be used.
         NotTrusted: it brings code and nobody vouched for it.
     """
-    given = Given(
+    source = Source(
+        path=path,
+        name=name,
+        sample=sample,
         signature=signature,
-        rows=None if sample is None else lambda known: read_sample(sample, known),
         compiles=compiles,
+        requirements=requirements,
+    )
+    with packaged(home, source, trust_code=trust_code, say=say) as (folder, environment):
+        pushed = _register(home, folder, name, trust_code=trust_code)
+        return msgspec.structs.replace(pushed, environment=environment)
+
+
+@contextmanager
+def packaged(
+    home: Home, source: Source, *, trust_code: bool, say: Say = lambda _: None
+) -> Iterator[tuple[Path, Environment | None]]:
+    """Gives a model's folder while the block runs, and the environment that was built for it.
+
+    Raises:
+        InvalidModel: it is nothing that can be a model, or cannot be used.
+        NotTrusted: it brings code and nobody vouched for it.
+    """
+    path, name, sample = source.path, source.name, source.sample
+    given = Given(
+        signature=source.signature,
+        compiles=source.compiles,
+        rows=None if sample is None else lambda known: read_sample(sample, known),
         clock=home.clock,
     )
     environment: Environment | None = None
     with home.scratch("push") as work:
-        if requirements is not None:
-            folder = work / "model"
+        folder = work / "model"
+        if source.requirements is not None:
             environment = package_isolated(
                 home,
                 path,
                 name,
                 work,
-                requirements=requirements,
+                requirements=source.requirements,
                 trust_code=trust_code,
                 given=given,
                 say=say,
@@ -94,10 +131,8 @@ def push_model(
             if trust_code:
                 environment = restore_environment(home, folder, say=say)
         else:
-            folder = work / "model"
             _package(path, name, folder, given, trust_code=trust_code)
-        pushed = _register(home, folder, name, trust_code=trust_code)
-        return msgspec.structs.replace(pushed, environment=environment)
+        yield folder, environment
 
 
 def read_signature(told: str) -> Signature:
@@ -178,20 +213,33 @@ def _load_matrix(path: Path) -> np.ndarray[Any, Any]:
         ) from error
 
 
-def _said(report: CompilationReport) -> str:
+def said_equal(manifest: ModelManifest) -> str | None:
+    """Says how equal a compiled model was found to its original; None if it is not compiled."""
+    report = manifest.compiled_from
+    if report is None or not report.equal:
+        return None
     made_up = (
         "made-up rows; give --sample for real ones" if report.rows_from == "probes" else "rows"
     )
     return f"equal to the original within {report.max_difference:.1e} on {report.rows:,} {made_up}"
 
 
-def _register(home: Home, folder: Path, name: str, *, trust_code: bool) -> PushedModel:
-    manifest = read_manifest(folder)
+def check_trust(manifest: ModelManifest, *, trust_code: bool) -> None:
+    """Does nothing for a model that brings no code, or whose code somebody vouches for.
+
+    Raises:
+        NotTrusted: it does, and nobody did.
+    """
     if runs_code(manifest) and not trust_code:
         raise NotTrusted(
-            f"model {name!r} runs code when it is loaded",
-            remedy="Push it with --trust-code if you trust who made it.",
+            f"model {manifest.name!r} runs code when it is loaded",
+            remedy="Say --trust-code if you trust who made it.",
         )
+
+
+def _register(home: Home, folder: Path, name: str, *, trust_code: bool) -> PushedModel:
+    manifest = read_manifest(folder)
+    check_trust(manifest, trust_code=trust_code)
     version = Registry(home).register(
         folder,
         name,
@@ -205,7 +253,7 @@ def _register(home: Home, folder: Path, name: str, *, trust_code: bool) -> Pushe
         runtime=manifest.runtime,
         compiled=report is not None and report.equal,
         reason=None if report is None else report.reason,
-        verified=None if report is None or not report.equal else _said(report),
+        verified=said_equal(manifest),
         inputs=tuple(column.name for column in manifest.signature.inputs),
         outputs=tuple(column.name for column in manifest.signature.outputs),
         batch_1_ms=None if latency is None else latency.batch_1_s * 1000,
