@@ -113,7 +113,7 @@ DAMAGES: list[tuple[Callable[[Path], object], type[TidemillError], str]] = [
     (lambda f: (f / MANIFEST).write_text("[" * 100_000), InvalidModel, "cannot be read"),
     (lambda f: (f / MANIFEST).write_text("{}"), InvalidModel, "format"),
     (lambda f: edit(f, lambda d: d.update(format=2)), InvalidModel, "newer.*Upgrade"),
-    (lambda f: edit(f, lambda d: d.update(runtime="torch")), InvalidModel, "runtime 'torch'.*onnx"),
+    (lambda f: edit(f, lambda d: d.update(runtime="caffe")), InvalidModel, "runtime 'caffe'.*onnx"),
     (lambda f: edit(f, lambda d: d.update(entry="gone.onnx")), InvalidModel, "entry"),
     (lambda f: edit(f, lambda d: d.update(surprise=1)), InvalidModel, "surprise"),
     (lambda f: edit(f, lambda d: d.update(trust="full")), InvalidModel, "trust"),
