@@ -15,7 +15,7 @@ import importlib.machinery
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
@@ -246,7 +246,9 @@ class _Sources(MetaPathFinder):
     def found(self, module: ModuleType) -> bool:
         """Says whether a module lies in the folder."""
         spec = getattr(module, "__spec__", None)
-        places = [getattr(spec, "origin", None), *(getattr(module, "__path__", None) or ())]
+        path = getattr(module, "__path__", None)
+        # What a library puts among the modules need be none: torch.classes has any attribute.
+        places = [getattr(spec, "origin", None), *(path if isinstance(path, Iterable) else ())]
         return any(isinstance(place, str) and self._holds(place) for place in places)
 
     def _holds(self, place: str) -> bool:

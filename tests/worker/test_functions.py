@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, TypedDict
 
 import numpy as np
@@ -93,6 +94,24 @@ def test_modules_beside_it_are_found_even_late(sources: Make) -> None:
         deep__in__outer="K = 5",
     )
     np.testing.assert_array_equal(ask(code, "model:f")["value"], [10.0, 20.0, 30.0])
+
+
+def test_odd_things_among_the_modules_are_let_be(
+    sources: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries put things there that have every attribute, and none of it a path."""
+
+    class Anything(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            return object()
+
+    odd = Anything("odd.classes")
+    monkeypatch.setitem(sys.modules, "odd.classes", odd)
+    code = sources(model="import factor\ndef f(x):\n    return x * factor.K", factor="K = 2")
+    loaded = load_function(code, "model:f")
+    loaded.close()
+    assert sys.modules["odd.classes"] is odd
+    assert "factor" not in sys.modules
 
 
 def test_two_models_may_use_the_same_names(sources: Make) -> None:
