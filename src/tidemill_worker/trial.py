@@ -2,17 +2,19 @@
 
 First comes the process to die with, then what to do. ``describe CODE FUNCTION`` says the function's
 columns, ``describe FILE`` an estimator's; ``measure FOLDER [ROWS]`` opens the model folder, asks it
-and says how long a call takes. One line of JSON on standard output: what was found, or ``{"error":
+and says how long a call takes; ``ask LOADER FOLDER`` has ``module:function`` open it and asks it a
+row. One line of JSON on standard output: what was found, or ``{"error":
 {"kind": …, "what": …, "remedy": …}}``. What the model prints goes to standard error.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = os.dup(1)
     os.dup2(2, 1)
     try:
-        said = _describe(*rest) if verb == "describe" else _measure(*rest)
+        said = _VERBS[verb](*rest)
     except Exception as error:  # noqa: BLE001 - a model may raise anything; the caller is told
         what = str(getattr(error, "what", "")) or f"{type(error).__name__}: {error}"
         remedy = str(getattr(error, "remedy", ""))
@@ -61,6 +63,15 @@ def _describe(code: str, function: str | None = None) -> dict[str, Any]:
             remedy="Annotate its parameters and what it returns, or give --signature.",
         )
     return {"signature": signature}
+
+
+def _ask(loader: str, folder: str) -> dict[str, Any]:
+    module, _, function = loader.partition(":")
+    opens = getattr(importlib.import_module(module), function)
+    model = opens(Path(folder), trust_code=True, threads=1)
+    model.predict(synthetic_row(model.signature.inputs))
+    model.close()
+    return {}
 
 
 def _measure(folder: str, rows: str | None = None) -> dict[str, Any]:
@@ -93,6 +104,12 @@ def _median_s(model: Any, batches: list[Batch]) -> float:
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
+
+_VERBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "describe": _describe,
+    "measure": _measure,
+    "ask": _ask,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

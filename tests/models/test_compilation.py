@@ -15,6 +15,7 @@ from tidemill.models.compilation import COMPILED, _compare, compile_sklearn
 from tidemill.models.format import read_manifest
 from tidemill.models.packagers.sklearn import infer_sklearn_signature
 from tidemill.models.runtimes.onnx import OnnxRuntime, open_session
+from tidemill.models.runtimes.sklearn import SklearnRuntime
 from tidemill.models.signature import Batch, Signature
 
 RANDOM = np.random.default_rng(3)
@@ -26,6 +27,15 @@ def compiled(estimator: Any, folder: Path, rows: Batch | None = None) -> Any:
     """Returns the report of compiling the estimator."""
     signature = infer_sklearn_signature(estimator)
     return compile_sklearn(estimator, signature, rows or {"x": X}, folder=folder)
+
+
+def compared(estimator: Any, signature: Signature, data: bytes, x: Any) -> Any:
+    """Returns in what a graph differs from the estimator."""
+    original, graph = (
+        SklearnRuntime(estimator, signature),
+        OnnxRuntime(open_session(data), signature),
+    )
+    return _compare(original, graph, estimator.classes_, ({"x": x},), 1e-5)
 
 
 def test_a_forest_on_digits_is_equal(digits: Any) -> None:
@@ -139,7 +149,7 @@ def test_another_models_graph_is_not_equal(tmp_path: Path) -> None:
     other = LogisticRegression().fit(X, np.roll(Y, 1))
     assert compiled(other, tmp_path).equal
     data = (tmp_path / COMPILED).read_bytes()
-    found = _compare(first, signature, data, ({"x": X},), 1e-5)
+    found = compared(first, signature, data, X)
     assert found.reason is not None
     assert found.label_disagreements > 0
 
@@ -160,7 +170,7 @@ def test_near_ties_are_allowed_and_counted(rows: int, tmp_path: Path) -> None:
     assert compiled(plain, tmp_path).equal
     data = (tmp_path / COMPILED).read_bytes()
     tied = Tied(fit_intercept=False).fit(X, Y)
-    found = _compare(tied, infer_sklearn_signature(plain), data, ({"x": x},), 1e-5)
+    found = compared(tied, infer_sklearn_signature(plain), data, x)
     assert found.reason is None
     assert found.near_ties == rows
 

@@ -1,6 +1,7 @@
 """What every runtime promises, over every kind of model: a runtime is added here by one entry."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,16 @@ import numpy as np
 import pytest
 
 from tidemill.models.format import MANIFEST, ORIGINAL, ModelManifest, read_manifest, write_model
+from tidemill.models.packagers.boosted import package_lightgbm, package_xgboost
 from tidemill.models.packagers.torch import package_torch
 from tidemill.models.packaging import Given
 from tidemill.models.runtime import RUNTIMES, Opener, Runtime, open_runtime, runs_code
 from tidemill.models.runtimes.sklearn import SklearnRuntime
 from tidemill.models.signature import Batch, Column, Signature, check_batch
 from tidemill_worker.loading import open_model
+
+NUMBERS = np.random.default_rng(11).normal(size=(400, 4))
+CLASSES = np.digitize(NUMBERS[:, 0] + NUMBERS[:, 1] ** 2, [0.5, 1.5])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +182,65 @@ def network(kind: str, *, compiles: bool = False) -> Maker:
     return make
 
 
+def lightgbm(*, original: bool) -> Maker:
+    """A text file of LightGBM's with three classes, as it is or compiled."""
+
+    def make(request: pytest.FixtureRequest, folder: Path) -> Subject:
+        import lightgbm as library
+
+        x, y = NUMBERS, CLASSES
+        options = {"objective": "multiclass", "num_class": 3, "verbosity": -1, "num_leaves": 8}
+        library.train(options, library.Dataset(x, y), 10).save_model(folder / "model.txt")
+        package_lightgbm(folder / "model.txt", "m", folder / "m", Given(rows=lambda _: {"x": x}))
+        booster = library.Booster(model_file=folder / "model.txt")
+        return Subject(
+            folder=folder / "m" / ORIGINAL if original else folder / "m",
+            rows={"x": x},
+            own=lambda rows: classified(booster.predict(rows["x"])),
+            library="lightgbm" if original else "onnxruntime",
+            extra="lightgbm" if original else "onnx",
+            parallel=True,
+        )
+
+    return make
+
+
+def xgboost(*, original: bool) -> Maker:
+    """XGBoost's own file with named columns and a probability, as it is or compiled."""
+
+    def make(request: pytest.FixtureRequest, folder: Path) -> Subject:
+        import xgboost as library
+
+        names = ["width", "height", "depth", "weight"]
+        given = library.DMatrix(NUMBERS, CLASSES > 1, feature_names=names)
+        booster = library.train({"objective": "binary:logistic", "max_depth": 4}, given, 20)
+        booster.save_model(folder / "model.ubj")
+        rows = dict(zip(names, NUMBERS.astype(np.float32).T, strict=True))
+        package_xgboost(folder / "model.ubj", "m", folder / "m", Given(rows=lambda _: rows))
+
+        def own(rows: Batch) -> Batch:
+            matrix = library.DMatrix(np.column_stack(list(rows.values())), feature_names=names)
+            likely = booster.predict(matrix)
+            return classified(np.stack([1 - likely, likely], axis=1))
+
+        return Subject(
+            folder=folder / "m" / ORIGINAL if original else folder / "m",
+            rows=rows,
+            own=own,
+            library="xgboost" if original else "onnxruntime",
+            extra="xgboost" if original else "onnx",
+            parallel=True,
+        )
+
+    return make
+
+
+def classified(probabilities: Any) -> Batch:
+    """Labels and probabilities as boosters give them."""
+    labels = probabilities.argmax(axis=1).astype(np.int64)
+    return {"label": labels, "probabilities": probabilities.astype(np.float32)}
+
+
 SUBJECTS: dict[str, Maker] = {
     "onnx-digits": compiled("digits"),
     "onnx-delays": compiled("delays"),
@@ -189,6 +253,10 @@ SUBJECTS: dict[str, Maker] = {
     "torch-exported": network("exported"),
     "onnx-from-script": network("script", compiles=True),
     "onnx-from-exported": network("exported", compiles=True),
+    "lightgbm-classes": lightgbm(original=True),
+    "onnx-lightgbm": lightgbm(original=False),
+    "xgboost-named": xgboost(original=True),
+    "onnx-xgboost": xgboost(original=False),
     "isolated-estimator": isolated_estimator,
     "function": function,
 }
@@ -369,6 +437,7 @@ COUNTING = """
 import importlib, json, os, sys, threading
 from pathlib import Path
 import numpy as np
+import threadpoolctl
 
 folder, opens, stored = sys.argv[1:]
 module, name = opens.split(":")
@@ -388,6 +457,7 @@ def count(threads):
     return after[0] - before[0] + after[1] - before[1], before[0]
 
 one, threads = count(1)
+threadpoolctl.threadpool_limits(2, "openmp")  # as a worker's environment would say
 two, more = count(2)
 print(json.dumps([one, two + more - threads]))
 """
@@ -403,6 +473,8 @@ def test_a_call_uses_the_threads_that_it_may(subject: Subject, tmp_path: Path) -
     opens = f"{subject.opens.__module__}:{subject.opens.__qualname__}"
     done = subprocess.run(
         [sys.executable, "-c", COUNTING, str(subject.folder), opens, str(tmp_path / "rows.npz")],
+        # Else OpenMP would start all its threads where a model is loaded, and none later.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=60,
         check=False,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.files import write_atomic
 from tidemill.models.format import CompilationReport
+from tidemill.models.runtime import Runtime
 from tidemill.models.runtimes.onnx import OnnxRuntime, check_stands_alone, open_session
 from tidemill.models.runtimes.sklearn import SklearnRuntime
 from tidemill.models.signature import Array, Batch, Column, Signature
@@ -57,16 +58,54 @@ def compile_sklearn(
     Returns:
         The report; a model that cannot be compiled is a reason in it, never an exception.
     """
+    return compile_verified(
+        SklearnRuntime(estimator, signature),
+        evaluation,
+        _candidates(estimator, signature, evaluation),
+        lambda types: _convert(estimator, signature, types),
+        classes=getattr(estimator, "classes_", None),
+        tolerance=tolerance,
+        folder=folder,
+    )
+
+
+def compile_verified(
+    original: Runtime,
+    evaluation: Batch,
+    candidates: Iterable[dict[str, str]],
+    convert: Callable[[dict[str, str]], bytes],
+    *,
+    classes: Any,
+    tolerance: float = TOLERANCE,
+    folder: Path,
+) -> CompilationReport:
+    """Writes the first graph that answers as the original to ``folder/model.onnx``, if any does.
+
+    Args:
+        original: what is to be equalled.
+        evaluation: rows to compare on, as ``check_batch`` returns them.
+        candidates: the types to try for the inputs, the fastest first.
+        convert: returns a graph that takes such types.
+        classes: the labels in the order of the probabilities; None if there are no labels.
+        tolerance: the largest difference of probabilities, or relative one of values.
+        folder: where to.
+
+    Returns:
+        The report; a model that cannot be compiled is a reason in it, never an exception.
+    """
+    signature = original.signature
     rows = evaluation[signature.inputs[0].name].shape[0]
+    report = CompilationReport(equal=False, rows=rows, tolerance=tolerance)
     if rows == 0:
         return CompilationReport(equal=False, reason="there are no rows to compare on")
     shuffled = _shuffled(evaluation)
     attempts: list[str] = []
-    report = CompilationReport(equal=False, rows=rows, tolerance=tolerance)
-    for types in _candidates(estimator, signature, evaluation):
+    for types in candidates:
         try:
-            data = _convert(estimator, signature, types)
-            found = _compare(estimator, signature, data, (evaluation, shuffled), tolerance)
+            data = convert(types)
+            check_stands_alone(data)
+            compiled = OnnxRuntime(open_session(data), signature)
+            found = _compare(original, compiled, classes, (evaluation, shuffled), tolerance)
         except Exception as error:  # noqa: BLE001 - converters fail in any way they like
             found = _Difference(reason=_one_line(error))
         report = CompilationReport(
@@ -186,16 +225,12 @@ def _rename_outputs(model: Any, names: list[str]) -> None:
 
 
 def _compare(
-    estimator: Any,
-    signature: Signature,
-    data: bytes,
+    original: Runtime,
+    compiled: Runtime,
+    classes: Any,
     batches: tuple[Batch, ...],
     tolerance: float,
 ) -> _Difference:
-    original = SklearnRuntime(estimator, signature)
-    check_stands_alone(data)
-    compiled = OnnxRuntime(open_session(data), signature)
-    classes = getattr(estimator, "classes_", None)
     worst, disagreements, ties = 0.0, 0, 0
     for batch in batches:
         wanted = original.predict(batch)
@@ -220,7 +255,7 @@ def _compare(
     )
 
 
-def _one_by_one(runtime: OnnxRuntime, batch: Batch) -> Batch:
+def _one_by_one(runtime: Runtime, batch: Batch) -> Batch:
     """Answers the first rows one at a time: graphs take other paths for one row than for many."""
     n = min(_SINGLE_ROWS, len(next(iter(batch.values()))))
     answers = [

@@ -199,8 +199,21 @@ def try_in(environment: Environment, *arguments: str) -> dict[str, Any]:
         TidemillError: what the model or its function came to there.
         ModelFailed: the process ended, or did not end in time.
     """
-    command = [str(environment.python), "-I", "-m", "tidemill_worker.trial"]
-    command += [str(os.getpid()), *arguments]
+    return _tried([str(environment.python), "-I"], *arguments)
+
+
+def try_apart(folder: Path) -> None:
+    """Has a process of its own open a model folder with ``open_runtime``, and ask it a row.
+
+    Raises:
+        TidemillError: what the model came to there.
+        ModelFailed: the process ended, or did not end in time.
+    """
+    _tried([sys.executable, "-P"], "ask", "tidemill.models.runtime:open_runtime", str(folder))
+
+
+def _tried(python: list[str], *arguments: str) -> dict[str, Any]:
+    command = [*python, "-m", "tidemill_worker.trial", str(os.getpid()), *arguments]
     try:
         done = subprocess.run(  # noqa: S603 - our own words, no shell
             command,
@@ -217,9 +230,7 @@ def try_in(environment: Environment, *arguments: str) -> dict[str, Any]:
         said: dict[str, Any] = json.loads(done.stdout[:_MAX_SAID_BYTES])
     except ValueError:
         words = done.stderr[-1000:].decode("utf-8", "replace").strip()
-        raise ModelFailed(
-            f"the model's process ended with {done.returncode} in its environment: {words}"
-        ) from None
+        raise ModelFailed(f"the model's process ended with {done.returncode}: {words}") from None
     if "error" in said:
         raise _refusal(said["error"])
     return said

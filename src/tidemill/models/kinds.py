@@ -8,6 +8,7 @@ from typing import Literal
 
 from tidemill.foundation.errors import InvalidModel
 from tidemill.models.format import MANIFEST
+from tidemill.models.packagers.boosted import package_lightgbm, package_xgboost
 from tidemill.models.packagers.onnx import package_onnx_file
 from tidemill.models.packagers.sklearn import package_pickle
 from tidemill.models.packagers.torch import package_torch
@@ -56,6 +57,20 @@ KINDS = (
         trust="code",
         package=package_torch,
         suffixes=(".pt", ".pt2", ".pth", ".ts"),
+    ),
+    Kind(
+        name="lightgbm",
+        called="a text file of LightGBM's",
+        trust="data",
+        package=package_lightgbm,
+        suffixes=(".txt", ".lgb"),
+    ),
+    Kind(
+        name="xgboost",
+        called="a file of XGBoost's",
+        trust="data",
+        package=package_xgboost,
+        suffixes=(".json", ".ubj"),
     ),
 )
 

@@ -7,7 +7,7 @@ They can show a difference; that they show none is weaker than evaluation data t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,21 @@ PROBE_ROWS = 1024
 
 
 def probe_rows(
-    estimator: Any, signature: Signature, *, n: int = PROBE_ROWS, seed: int = 0
+    estimator: Any,
+    signature: Signature,
+    *,
+    thresholds: Mapping[int, Array] | None = None,
+    n: int = PROBE_ROWS,
+    seed: int = 0,
 ) -> Batch:
     """Returns n rows for the signature, the same ones for the same seed.
+
+    Args:
+        estimator: fitted; asked for what it knows.
+        signature: its columns.
+        thresholds: what each feature is compared with; the estimator's if None.
+        n: how many rows.
+        seed: of the draw.
 
     Example:
         >>> from tidemill.models.signature import Column
@@ -30,7 +42,7 @@ def probe_rows(
     """
     rng = np.random.default_rng(seed)
     width = sum(int(np.prod(column.shape, dtype=int)) for column in signature.inputs)
-    thresholds = _thresholds(estimator, width)
+    thresholds = _thresholds(estimator, width) if thresholds is None else thresholds
     categories = dict(_categories(estimator))
     batch: Batch = {}
     at = 0

@@ -10,9 +10,11 @@ from typing import Literal, Protocol
 from tidemill.foundation.errors import InvalidModel, NotTrusted
 from tidemill.models.format import ModelManifest, read_manifest, verify_model
 from tidemill.models.requirements import LOCK
+from tidemill.models.runtimes.lightgbm import check_lightgbm, open_lightgbm
 from tidemill.models.runtimes.onnx import check_onnx, open_onnx
 from tidemill.models.runtimes.sklearn import open_sklearn
 from tidemill.models.runtimes.torch import open_torch
+from tidemill.models.runtimes.xgboost import check_xgboost, open_xgboost
 from tidemill.models.signature import Batch, Signature
 
 
@@ -59,6 +61,8 @@ RUNTIMES: dict[str, Opener] = {
     "onnx": Opener(trust="data", open=open_onnx, open_on=open_onnx, check=check_onnx),
     "sklearn": Opener(trust="code", open=open_sklearn),
     "torch": Opener(trust="code", open=open_torch, open_on=open_torch),
+    "lightgbm": Opener(trust="data", open=open_lightgbm, check=check_lightgbm),
+    "xgboost": Opener(trust="data", open=open_xgboost, check=check_xgboost),
 }
 """What opens a model here, by the name of its runtime."""
 
