@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.applications import Starlette
 
 from tidemill.control import deployments, launches
@@ -32,6 +35,7 @@ READS = [
     "/admin/v1/deployments/app",
     "/admin/v1/applications/app",
     "/admin/v1/launches",
+    "/admin/v1/openapi.json",
 ]
 
 
@@ -89,6 +93,35 @@ def test_every_view_is_json(api: Api, path: str) -> None:
     assert response.headers["content-type"] == "application/json"
     assert isinstance(response.json(), dict)
     failed(api.post(path, json={}), 405, "POST")
+
+
+def test_the_document_tells_of_every_operation(home: Home, api: Api) -> None:
+    """Each route is in valid OpenAPI, with the body that it takes, and answers as that says."""
+    document = api.get("/admin/v1/openapi.json").json()
+    OpenAPIV31SpecValidator(document).validate()
+    app = api._transport.app
+    routes = {
+        (route.path, method.lower()) for route in app.routes for method in route.methods - {"HEAD"}
+    }
+    described = {
+        (path, method): each
+        for path, methods in document["paths"].items()
+        for method, each in methods.items()
+    }
+    assert described.keys() == routes
+    assert len({each["operationId"] for each in described.values()}) == len(routes)
+    assert all(("requestBody" in each) == (way == "post") for (_, way), each in described.items())
+    for path in READS:
+        general = re.sub(r"/(m|app)$", "/{name}", path)
+        content = described[general, "get"]["responses"]["200"]["content"]["application/json"]
+        schema = {**content["schema"], "components": document["components"]}
+        Draft202012Validator(schema).validate(api.get(path).json())
+    (takes,) = described[PROMOTE.replace("app:", "{name}:"), "post"]["requestBody"][
+        "content"
+    ].values()
+    body = {**takes["schema"], "components": document["components"]}
+    assert Draft202012Validator(body).is_valid({"version": 2})
+    assert not Draft202012Validator(body).is_valid({"version": "two"})
 
 
 def test_views_show_what_is_there(home: Home, api: Api) -> None:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tidemill.control import admin_applications, deployments, keys, launches, views
+from tidemill.control.admin_openapi import AdminOperation, Serve, describe_admin
 from tidemill.control.key_check import KeyCheck, check_grant
 from tidemill.foundation.errors import (
     Conflict,
@@ -48,8 +49,6 @@ _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (NotReady, 503),
     (Unavailable, 503),
 )
-
-Serve = Callable[[Request], Awaitable[Any]]
 
 
 class Promote(msgspec.Struct, forbid_unknown_fields=True):
@@ -93,40 +92,77 @@ def admin_app(
         instruments: what this process measures itself.
         owner: whoever asks owns the installation, and needs no key.
     """
-    api = _Api(home, supervisor, instruments)
-    routes: list[tuple[str, str, Serve]] = [
-        ("/admin/v1/health", "GET", api.health),
-        ("/admin/v1/models", "GET", api.models),
-        ("/admin/v1/models/{name}", "GET", api.models),
-        ("/admin/v1/deployments", "GET", api.deployments),
-        ("/admin/v1/deployments/{name}", "GET", api.deployments),
-        ("/admin/v1/launches", "GET", api.launches),
-        ("/admin/v1/applications", "POST", api.apply),
-        ("/admin/v1/applications/{name}", "GET", api.application),
-        ("/admin/v1/applications/{name}/logs", "GET", api.logs),
-        ("/admin/v1/logs", "GET", api.logs),
-        *(
-            (f"/admin/v1/applications/{{name}}:{verb}", "POST", api.verb(body))
-            for verb, body in admin_applications.VERBS.items()
-        ),
-        ("/admin/v1/applications/{name}:promote", "POST", api.promote),
-        ("/admin/v1/applications/{name}:rollback", "POST", api.rollback),
-        ("/admin/v1/keys", "GET", api.keys),
-        ("/admin/v1/keys:create", "POST", api.create_key),
-        ("/admin/v1/keys/{key}:revoke", "POST", api.revoke_key),
-        (_OPEN, "GET", api.metrics),
-    ]
+    api = _Api(home, supervisor, instruments, keys=not owner)
     check = None if owner else KeyCheck(home)
     return Starlette(
-        routes=[Route(path, _json(serve, check), methods=[verb]) for path, verb, serve in routes],
+        routes=[
+            Route(each.path, _json(each.serve, check), methods=[each.method])
+            for each in _operations(api)
+        ],
         exception_handlers={404: _no_route, 405: _no_verb},
+    )
+
+
+def _get(path: str, serve: Serve, summary: str, **more: Any) -> AdminOperation:
+    return AdminOperation(
+        method="GET", path=f"/admin/v1/{path}", serve=serve, summary=summary, **more
+    )
+
+
+def _post(path: str, serve: Serve, summary: str, takes: type[Any]) -> AdminOperation:
+    return AdminOperation(
+        method="POST", path=f"/admin/v1/{path}", serve=serve, summary=summary, takes=takes
+    )
+
+
+def _operations(api: _Api) -> tuple[AdminOperation, ...]:
+    """What is served where; routes and the OpenAPI document are made of it."""
+    one = "applications/{name}"
+    lines = ("after", "limit")
+    return (
+        _get("health", api.health, "Say what is wanted, live and refused"),
+        _get("models", api.models, "List versions", gives=views.Models),
+        _get("models/{name}", api.models, "List a model's versions", gives=views.Models),
+        _get("deployments", api.deployments, "Show what is live", gives=views.Deployments),
+        _get(
+            "deployments/{name}",
+            api.deployments,
+            "Show an application's changes",
+            gives=views.Deployments,
+        ),
+        _get("launches", api.launches, "List the files that a watch took"),
+        _post("applications", api.apply, "Apply a document", admin_applications.Apply),
+        _get(one, api.application, "Show an application, and what each gateway knows of it"),
+        _get(f"{one}/logs", api.logs, "Give an application's newest lines", query=lines),
+        _get("logs", api.logs, "Give the newest lines", query=lines),
+        *(
+            _post(f"{one}:{verb}", api.verb(body), body.run.__doc__.rstrip("."), body)
+            for verb, body in admin_applications.VERBS.items()
+        ),
+        _post(f"{one}:promote", api.promote, "Make a version live", Promote),
+        _post(f"{one}:rollback", api.rollback, "Make live what was before", Rollback),
+        _get("keys", api.keys, "List the keys; never the key itself"),
+        _post("keys:create", api.create_key, "Make a key, shown this once", CreateKey),
+        _post("keys/{key}:revoke", api.revoke_key, "Revoke a key", RevokeKey),
+        _get("openapi.json", api.document, "Describe all this in OpenAPI"),
+        AdminOperation(
+            method="GET",
+            path=_OPEN,
+            serve=api.metrics,
+            summary="Give the metrics of all processes",
+            media="text/plain",
+            open=True,
+        ),
     )
 
 
 class _Api:
     """The handlers."""
 
-    def __init__(self, home: Home, supervisor: Supervisor, instruments: Instruments) -> None:
+    def __init__(
+        self, home: Home, supervisor: Supervisor, instruments: Instruments, *, keys: bool
+    ) -> None:
+        self._keys = keys
         self._home = home
         self._supervisor = supervisor
         self._instruments = instruments
@@ -215,6 +251,9 @@ class _Api:
             by=_by(request),
             reason=body.reason,
         )
+
+    async def document(self, _: Request) -> Any:
+        return await _in_thread(describe_admin, _operations(self), keys=self._keys)
 
     async def metrics(self, _: Request) -> Any:
         text = await self._supervisor.metrics() + render([self._instruments.snapshot()])
