@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process.show_device(options.device)
     process.limit()
     if options.parent is not None:
-        process.die_with_parent(options.parent)
+        process.end_with_parent(options.parent)
     announce = _own_stdout()
     # Only now: what is below loads numeric libraries, which read the number of threads once.
     from tidemill_worker import server, sockets  # noqa: PLC0415
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="threads of numeric libraries")
     parser.add_argument("--device", default="cpu", help="where it runs: cpu, cuda or cuda:N")
     parser.add_argument("--overrun-s", type=float, default=30.0, help="longest batch allowed")
-    parser.add_argument("--parent", type=int, help="process to die with")
+    parser.add_argument("--parent", type=int, help="process to end with")
     return parser
 
 

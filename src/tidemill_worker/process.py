@@ -57,7 +57,19 @@ def visible_device(device: str, shown: str | None) -> str:
 
 def die_with_parent(parent: int) -> None:
     """Makes the system kill this process when its parent dies; exits if that happened already."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _follow(parent, signal.SIGKILL)
+
+
+def end_with_parent(parent: int) -> None:
+    """Has this process asked to stop when its parent dies; exits if that happened already.
+
+    It finishes what its connections wait for, as whenever it is asked; they end soon, too.
+    """
+    _follow(parent, signal.SIGTERM)
+
+
+def _follow(parent: int, told: signal.Signals) -> None:
+    _prctl(_PR_SET_PDEATHSIG, told)
     if os.getppid() != parent:
         sys.exit("the parent process is gone")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -26,6 +27,9 @@ from tidemill_worker.frames import (
 Predict = Callable[[Batch], Batch]
 
 _MAX_WAITING = 16
+_KNOWN_FROM = 20
+_HUNG_FACTOR = 20.0
+_HUNG_FROM_S = 5.0
 
 
 class Server:
@@ -33,7 +37,8 @@ class Server:
 
     A batch that the model fails on gets an error frame. A batch that runs longer than
     ``overrun_s`` ends the process, at once and whatever the model is doing: its callers see the
-    connection drop.
+    connection drop. Once it is known how long batches take, so does one that takes twenty times as
+    long as the longest so far, and over five seconds.
 
     Args:
         listener: a listening Unix socket; closed by ``run``.
@@ -45,6 +50,8 @@ class Server:
         self._listener = listener
         self._predict = predict
         self._overrun_s = overrun_s
+        self._longest_s = 0.0
+        self._batches = 0
         self._connections: dict[int, _Connection] = {}
 
     def run(self) -> None:
@@ -88,14 +95,22 @@ class Server:
         else:
             connection.watch(selector)
 
+    def _allowed_s(self) -> float:
+        if self._batches < _KNOWN_FROM:
+            return self._overrun_s
+        return min(self._overrun_s, max(_HUNG_FROM_S, _HUNG_FACTOR * self._longest_s))
+
     def _answer(self, frame: Frame) -> Outgoing:
         try:
             batch = decode_batch(frame)
-            signal.setitimer(signal.ITIMER_REAL, self._overrun_s)
+            began = time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, self._allowed_s())
             try:
                 answers = self._predict(batch)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
+                self._longest_s = max(self._longest_s, time.monotonic() - began)
+                self._batches += 1
             return encode_batch(ANSWER, frame.request_id, answers)
         except Exception as error:  # noqa: BLE001 - a model may raise anything; the caller is told
             return encode_failure(frame.request_id, error)

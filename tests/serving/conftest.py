@@ -81,6 +81,7 @@ class Server:
     admin_port: int
     grpc_port: int | None = None
     models: dict[str, Served] = field(default_factory=dict)
+    again: Callable[[], Any] | None = None
 
     @property
     def address(self) -> str:
@@ -234,6 +235,7 @@ def launch_slow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
             with open_home(Settings(home=folder / "home")) as home:
                 _push_slow(home, folder)
                 with _running(home, folder, **environment) as server:
+                    server.again = lambda: _running(home, folder, **environment)
                     yield server
 
     return start

@@ -1,4 +1,4 @@
-"""The batching law, pure, and the batcher that carries it out."""
+"""The batcher, which carries the batching law out."""
 
 from __future__ import annotations
 
@@ -25,154 +25,13 @@ from tidemill.foundation.errors import (
 from tidemill.models.signature import Batch
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.batching import (
-    LONGEST_ON_LOOP_S,
     ServiceTime,
-    Slowdown,
     ample_s,
     can_meet,
     cut,
-    most_rows,
-    worth_sending,
 )
 from tidemill.serving.query import DEFAULT_PRIORITY, FIRST_PRIORITY, LAST_PRIORITY, Query
 from tidemill.serving.replicas.replica import Done, Replica
-
-times = st.floats(min_value=0.0, max_value=10.0, allow_nan=False)
-
-
-def learned(a_s: float, b_s: float, seed: int = 0, noise: float = 0.0) -> ServiceTime:
-    law, rng = ServiceTime(), random.Random(seed)
-    for _ in range(200):
-        n = rng.randint(1, 64)
-        law = law.update(n, a_s + b_s * n + rng.uniform(0, noise))
-    return law
-
-
-@pytest.mark.parametrize(("a_s", "b_s"), [(0.001, 0.0001), (0.02, 0.0), (0.0, 0.002)])
-def test_the_law_learns_a_line(a_s: float, b_s: float) -> None:
-    """A world that takes a + b·n is learned to within a percent."""
-    law = learned(a_s, b_s)
-    for n in (1, 10, 64):
-        assert law.a_s + law.b_s * n == pytest.approx(a_s + b_s * n, rel=0.01)
-
-
-def test_the_law_forgets_an_old_regime() -> None:
-    """When the world slows down fivefold, predictions follow within 200 batches."""
-    law, rng = learned(0.001, 0.0001), random.Random(1)
-    for _ in range(200):
-        n = rng.randint(1, 64)
-        law = law.update(n, 0.005 + 0.0005 * n)
-    assert law.a_s + law.b_s * 32 == pytest.approx(0.005 + 0.0005 * 32, rel=0.1)
-
-
-def test_the_law_survives_an_outlier() -> None:
-    """One stall of a second does not become the law."""
-    law = learned(0.001, 0.0001, noise=0.0001)
-    before = law.a_s + law.b_s * 32
-    assert (after := law.update(32, 1.0)).a_s + after.b_s * 32 < 1.5 * before
-
-
-@given(
-    queue=st.lists(st.tuples(times, st.integers(1, 8)), min_size=1, max_size=40),
-    now=times,
-    a_s=st.floats(0.0, 1.0),
-    b_s=st.floats(0.0, 0.5),
-    max_batch=st.integers(1, 16),
-)
-def test_a_cut_is_never_too_big_nor_too_late(
-    queue: list[tuple[float, int]], now: float, a_s: float, b_s: float, max_batch: int
-) -> None:
-    """Late are just the head queries that even alone are too late; what is taken is in time."""
-    queue.sort()
-    deadlines, rows = [d for d, _ in queue], [n for _, n in queue]
-    law = ServiceTime(a_s=a_s, b_s=b_s, weight=10.0)
-    decision = cut(deadlines, rows, now=now, law=law, max_batch=max_batch)
-    for i in range(decision.late):
-        assert now + law.predict(rows[i]) > deadlines[i]
-    taken = range(decision.late, decision.late + decision.take)
-    total = sum(rows[i] for i in taken)
-    if decision.take:
-        assert total <= max_batch or decision.take == 1
-        assert now + law.predict(total) <= deadlines[decision.late]
-    else:
-        assert decision.late == len(queue)
-
-
-def test_admission_refuses_what_cannot_be_met() -> None:
-    """With full batches of 10 ms ahead, a query with 15 ms is refused and one with 50 ms is not."""
-    law = ServiceTime(a_s=0.01, b_s=0.0, weight=10.0)
-
-    def meets(allowed_s: float) -> bool:
-        return can_meet(
-            allowed_s,
-            1,
-            now=0.0,
-            queued_rows=128,
-            batches_out=1,
-            replicas=1,
-            law=law,
-            max_batch=64,
-        )
-
-    assert not meets(0.015)
-    assert meets(0.05)
-
-
-def test_a_queue_that_shares_its_loop_waits_longer() -> None:
-    """What is ahead takes as much longer as the others' turns take, and admission knows it."""
-    law = ServiceTime(a_s=0.01, b_s=0.0, weight=10.0)
-
-    def meets(slowdown: float) -> bool:
-        return can_meet(
-            0.05,
-            1,
-            now=0.0,
-            queued_rows=192,
-            batches_out=0,
-            replicas=1,
-            law=law,
-            max_batch=64,
-            slowdown=slowdown,
-        )
-
-    assert meets(1.0)
-    assert not meets(2.0)
-
-
-@given(
-    a_s=st.floats(0.0, 0.1),
-    b_s=st.floats(0.0, 0.1),
-    max_batch=st.integers(1, 1024),
-)
-def test_a_batch_on_the_loop_is_short_or_mostly_rows(
-    a_s: float, b_s: float, max_batch: int
-) -> None:
-    """It keeps the loop for a few milliseconds, or its fixed part is no more than a fifth."""
-    law = ServiceTime(a_s=a_s, b_s=b_s, weight=10.0)
-    rows = most_rows(law, max_batch)
-    assert 1 <= rows <= max_batch
-    if rows > 1 and b_s > 0.0:
-        takes_s = a_s + b_s * rows
-        assert takes_s <= max(LONGEST_ON_LOOP_S, 5.0 * a_s) * (1.0 + 1e-9)
-    if b_s == 0.0:
-        assert rows == max_batch
-
-
-def test_a_slowdown_is_learned_and_forgotten() -> None:
-    """Batches of 1 ms that come every 3 ms are slowed down threefold, until nothing waits."""
-    slowdown = Slowdown()
-    for _ in range(50):
-        slowdown.update(0.001, 0.003)
-    assert slowdown.factor == pytest.approx(3.0)
-    slowdown.reset()
-    assert slowdown.factor == 1.0
-
-
-def test_a_busy_replica_gets_full_batches_only() -> None:
-    """An idle replica takes what there is; a busy one only a batch that cannot grow."""
-    assert worth_sending(1, 0, 64)
-    assert not worth_sending(63, 1, 64)
-    assert worth_sending(64, 1, 64)
 
 
 class Slow:
@@ -344,7 +203,7 @@ def test_a_queue_that_computes_on_the_loop_lets_others_have_their_turns() -> Non
             turns += 1
             await asyncio.sleep(0)
         assert replica.sizes[0] == 1
-        assert max(replica.sizes) <= 8
+        assert max(replica.sizes) <= 16
         assert turns >= 3
         assert [int(query.outputs["y"][0]) for query in asked] == [10 * v for v in range(24)]
 
@@ -394,6 +253,66 @@ def test_a_lost_batch_is_tried_on_another_replica() -> None:
         dying.kill()
         await world.batcher.emptied()
         assert [query.outputs["y"].tolist() for query in asked] == [[10], [20]]
+
+    run(main())
+
+
+def test_an_overdue_batch_is_asked_of_another_replica_too() -> None:
+    """One that hangs costs no answer, gets nothing more meanwhile, and its late answer is none."""
+
+    async def main() -> None:
+        first, second = Slow(0.002), Slow(0.002)
+        world = World(first, second)
+        for value in range(40):
+            world.ask(value + 20)
+            await asyncio.sleep(0.005)
+        await world.batcher.emptied()
+        world.ended.clear()
+        first.delay_s = 1.0
+        asked = [world.ask(7, allowed_s=0.9)]
+        await asyncio.sleep(0.001)
+        asked.append(world.ask(8, allowed_s=0.9))
+        hung = len(first.sizes)
+        async with asyncio.timeout(0.9):
+            while len(world.ended) < 2:
+                await asyncio.sleep(0.005)
+        assert [query.outputs["y"].tolist() for query in asked] == [[70], [80]]
+        for value in range(5):
+            query = world.ask(value + 20, allowed_s=5.0)
+            while not query.ended:
+                await asyncio.sleep(0.002)
+        assert len(first.sizes) <= hung + 1
+        assert world.batcher.queued_rows == 0
+        await world.batcher.emptied()
+        assert len(world.ended) == 7  # each ended once
+
+    run(main())
+
+
+def test_a_hedged_query_whose_replicas_all_die_ends_once() -> None:
+    """Wherever it is, it is not forgotten: it is tried again, or ends as lost."""
+
+    async def main() -> None:
+        first, second = Slow(0.002), Slow(0.002)
+        world = World(first, second)
+        for value in range(20):
+            world.ask(value + 20)
+            await asyncio.sleep(0.005)
+        await world.batcher.emptied()
+        world.ended.clear()
+        first.delay_s = second.delay_s = 2.0
+        query = world.ask(7, allowed_s=1.0)
+        async with asyncio.timeout(1.0):
+            while not (first.in_flight and second.in_flight):
+                await asyncio.sleep(0.005)
+        first.kill()
+        assert not query.ended
+        second.kill()
+        async with asyncio.timeout(5.0):
+            while not query.ended:
+                await asyncio.sleep(0.01)
+        assert isinstance(query.error, WorkerLost | NotReady | DeadlineExceeded)
+        assert world.ended == [query]
 
     run(main())
 

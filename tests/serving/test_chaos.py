@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -239,3 +241,57 @@ async def _storm(server: Any, chaos: Chaos, counts: Counts, seed: int) -> None:
             await task
     assert not late, f"{len(late)} clients were not told of the end in {time.monotonic() - began} s"
     assert counts.broken == broken, "a request was dropped by a server that was asked to end"
+
+
+ROWS_MS = range(20, 28)
+PLACES = ("worker", "gateway")
+
+
+def test_a_killed_server_finishes_what_it_holds_and_a_new_one_serves(launch_slow: Any) -> None:
+    """``kill -9`` of the supervisor: each request in flight is answered, and the store has all."""
+    with launch_slow(TIDEMILL_SERVE_GATEWAYS="2") as server:
+        for place in PLACES:
+            plan = {"placement": place, "cache_bytes": 0, "coalesce": False}
+            server.deploy(place, "slow", plan=plan, slo_ms=10_000.0)
+        health = server.health()
+        pids = [each["pid"] for kind in ("gateways", "workers") for each in health[kind]]
+        asking = [(place, x, server.connection()) for place in PLACES for x in ROWS_MS]
+        for place, _, connection in asking:
+            _ask(connection, place, 1)
+            assert _told(connection) == [2.0]
+        for place, x, connection in asking:
+            _ask(connection, place, x)
+        server.process.kill()
+        for _, x, connection in asking:
+            assert _told(connection) == [2.0 * x]
+            connection.close()
+        deadline = time.monotonic() + 10
+        while any(map(_runs, pids)):
+            assert time.monotonic() < deadline, "processes outlive their supervisor"
+            time.sleep(0.02)
+        kept = read_ledger(server.home.ledger_path, "worker").predictions
+        assert kept.num_rows == 2 * len(ROWS_MS)
+        with server.again() as restarted:
+            for place in PLACES:
+                connection = restarted.connection()
+                _ask(connection, place, 3)
+                assert _told(connection) == [6.0]
+                connection.close()
+
+
+def _ask(connection: http.client.HTTPConnection, place: str, x: float) -> None:
+    connection.request("POST", f"/v1/models/{place}:predict", json.dumps({"instances": [[x]]}))
+
+
+def _told(connection: http.client.HTTPConnection) -> Any:
+    response = connection.getresponse()
+    said = json.loads(response.read())
+    assert response.status == 200, said
+    return said["predictions"]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -20,6 +20,20 @@ class Usage:
     open_files: int
 
 
+def is_stopped(pid: int) -> bool:
+    """Says whether a signal has stopped a process (SIGSTOP): it is there, and does nothing.
+
+    Example:
+        >>> is_stopped(os.getpid())
+        False
+    """
+    try:
+        fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return fields[0] == b"T"
+
+
 def usage(pid: int) -> Usage | None:
     """Returns what a process uses; None if it has ended or cannot be looked at.
 

@@ -36,6 +36,7 @@ from tidemill.serving.batching import (
     can_meet,
     cut,
     most_rows,
+    overdue_s,
     worth_sending,
 )
 from tidemill.serving.flight import BatchObserver, Flight
@@ -100,6 +101,8 @@ class Batcher:
         self._ranked = False
         self._on_loop = False
         self._grown = 1
+        self._doubted: set[int] = set()  # replicas with a batch that is overdue
+        self._hedged = False  # the queue may hold queries that are with a doubted replica, too
         self._pressed = False
         self._slowdown = Slowdown()
         self._know(ServiceTime())
@@ -119,6 +122,7 @@ class Batcher:
         self._replicas = tuple(replicas)
         self._on_loop = any(replica.on_loop for replica in replicas)
         self._freed_at.clear()
+        self._doubted &= {id(replica) for replica in replicas}
         self._know(self.law)
         self.wake()
 
@@ -180,7 +184,7 @@ class Batcher:
             now=query.arrived + query.unseen_s,
             queued_rows=self._rows_before(query),
             batches_out=len(self._out),
-            replicas=len(self._replicas),
+            replicas=len(self._replicas) - len(self._doubted),
             law=self.law,
             max_batch=self._most,
             slowdown=self._slowdown.factor,
@@ -251,6 +255,8 @@ class Batcher:
     def _turn(self) -> None:
         self._scheduled = False
         began = now = self._clock.monotonic()
+        if self._hedged:
+            self._drop_ended()
         while self._queue:
             if now - began > SLICE_S:
                 self.wake()  # the others first
@@ -269,7 +275,8 @@ class Batcher:
             if decision.late and self._doubt():
                 continue
             for query in self._pop(decision.late):
-                self._end_late(query)
+                if not (query.hedged and self._has(query)):
+                    self._end_late(query)
             if decision.take:
                 self._send(replica, self._pop(_together(self._queue[: decision.take])))
             if self._queue:
@@ -282,6 +289,7 @@ class Batcher:
             out = replica.in_flight
             if (
                 replica.alive
+                and id(replica) not in self._doubted
                 and out < replica.capacity
                 and (best is None or out < best.in_flight)
                 and worth_sending(self.queued_rows, out, self._max_batch)
@@ -309,6 +317,7 @@ class Batcher:
 
     def _landed(self, flight: Flight, result: Batch | TidemillError) -> None:
         self._out.remove(flight)
+        self._doubted.discard(id(flight.replica))
         if isinstance(result, TidemillError):
             flight.note().returned = self._clock.monotonic()
         if isinstance(result, WorkerLost):
@@ -357,12 +366,57 @@ class Batcher:
         """Queues a lost batch's queries again, for another replica or the restarted one."""
         for query in flight.queries:
             query.attempts += 1
-            if query.ended:
+            if query.ended or (query.hedged and self._has(query)):
                 continue
             if query.attempts >= MAX_ATTEMPTS:
                 self._fail(query, error)
             else:
                 self._put(query)
+
+    def _has(self, query: Query) -> bool:
+        """Says whether a query waits, or is out, once more."""
+        return query in self._queue or any(query in flight.queries for flight in self._out)
+
+    def _drop_ended(self) -> None:
+        """Takes out of the queue what a doubted replica has answered after all."""
+        ended = [query for query in self._queue if query.ended]
+        if ended:
+            self._queue = [query for query in self._queue if not query.ended]
+            self.queued_rows -= sum(query.n for query in ended)
+            self.queued_bytes -= sum(query.nbytes for query in ended)
+        self._hedged = bool(self._queue)
+
+    def _oldest(self) -> list[Flight]:
+        """Returns the batch that each replica has had for longest, where another could help."""
+        if self._on_loop or len(self._replicas) < 2:
+            return []
+        oldest = {id(flight.replica): flight for flight in reversed(self._out)}
+        return [flight for flight in oldest.values() if not flight.overdue]
+
+    def _overdue_at(self, flight: Flight) -> float:
+        since = max(flight.started, self._freed_at.get(id(flight.replica), 0.0))
+        return since + overdue_s(self.law, flight.rows)
+
+    def _doubt_overdue(self, now: float) -> None:
+        """Asks another replica, too, where a batch is overdue; the first answer counts."""
+        for flight in self._oldest():
+            if self._overdue_at(flight) > now:
+                continue
+            flight.overdue = True
+            replica = flight.replica
+            others = (each for each in self._replicas if each is not replica)
+            if not any(each.alive and id(each) not in self._doubted for each in others):
+                continue
+            self._doubted.add(id(replica))
+            log("serving.batcher").warning(
+                "replica.overdue", replica=replica.name, out_ms=_ms(now - flight.started)
+            )
+            with_it = [each for each in self._out if each.replica is replica]
+            for query in [query for each in with_it for query in each.queries]:
+                if not query.ended and not query.hedged:
+                    query.hedged = self._hedged = True
+                    self._put(query)
+            self.wake()
 
     def _apart(self, flight: Flight, error: TidemillError) -> None:
         """Sends a failed batch's queries one by one, so that one bad row spoils only its own."""
@@ -401,6 +455,8 @@ class Batcher:
         for flight in self._out:
             pending = [query.deadline for query in flight.queries if not query.ended]
             earliest = min(earliest, *pending, float("inf"))
+        for flight in self._oldest():
+            earliest = min(earliest, self._overdue_at(flight))
         if earliest < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -435,6 +491,7 @@ class Batcher:
                 if not query.ended and query.deadline <= now:
                     flight.note()
                     self._end_late(query)
+        self._doubt_overdue(now)
         self._settle()
 
 

@@ -27,6 +27,13 @@ QUIET_S = 0.0002
 UNSEEN_FROM_S = 0.001
 """Shorter waits outside every queue are not worth counting."""
 
+OVERDUE_FACTOR = 3.0
+OVERDUE_FROM_S = 0.02
+"""A batch that is out so many times as long as it should, and at least so long, is overdue."""
+
+_KNOWN_FROM = 5.0
+"""Batches that must have come back before a law says what is unusual."""
+
 _FIXED_SHARE = 0.2
 """Of a batch that is kept short for others' sake, at most this may be the fixed part."""
 
@@ -168,6 +175,16 @@ def most_rows(law: ServiceTime, max_batch: int) -> int:
     longest_s = max(LONGEST_ON_LOOP_S, law.a_s / _FIXED_SHARE)
     rows = min(float(max_batch), (longest_s - law.a_s) / law.b_s)
     return max(1, int(rows))
+
+
+def overdue_s(law: ServiceTime, rows: int) -> float:
+    """Returns how long a batch may be with a replica before another one is asked, too.
+
+    Infinitely long while too little is known of how long batches take.
+    """
+    if law.weight < _KNOWN_FROM:
+        return float("inf")
+    return max(OVERDUE_FROM_S, OVERDUE_FACTOR * law.predict(rows))
 
 
 def unseen_wait_s(*, now: float, read_at: float, worked_until: float, again: bool) -> float:

@@ -88,6 +88,11 @@ class Fleet:
             member.assignment is self.live for member in self._members
         )
 
+    @property
+    def running(self) -> list[GatewayProcess]:
+        """Every gateway process that was started, whether or not it answers yet."""
+        return [slot.gateway for slot in self._slots if slot.gateway is not None]
+
     def start(self) -> None:
         """Starts the gateways; they accept once something is live."""
         self._keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
@@ -166,7 +171,7 @@ class Fleet:
     async def stop(self, drain_s: float) -> None:
         """Has every gateway finish what is in flight, for at most so long, and end."""
         self._stopping = True
-        running = [slot.gateway for slot in self._slots if slot.gateway is not None]
+        running = self.running
         for gateway in running:
             gateway.drain(drain_s)
         await asyncio.gather(*(each.ended_within(drain_s + 2.0) for each in running))

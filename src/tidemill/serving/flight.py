@@ -16,7 +16,7 @@ _numbers = itertools.count(1)
 class Flight:
     """Who is in a batch, which replica has it, since when."""
 
-    __slots__ = ("inputs", "notes", "queries", "replica", "rows", "started")
+    __slots__ = ("inputs", "notes", "overdue", "queries", "replica", "rows", "started")
 
     def __init__(
         self, queries: Sequence[Query], rows: int, replica: Replica, started: float
@@ -27,6 +27,7 @@ class Flight:
         self.started = started
         self.inputs: Batch = {}
         self.notes: Notes | None = None
+        self.overdue = False
 
     def note(self) -> Notes:
         """Notes for each query that it was in this batch; the notes know of no query."""

@@ -101,6 +101,7 @@ class Query:
     error: TidemillError | None = None
     ended = False
     refused = False
+    hedged = False
     attempts = 0
     nbytes = 0
     notes: Notes | None = None

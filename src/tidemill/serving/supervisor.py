@@ -41,6 +41,7 @@ from tidemill.serving.process_measures import show_processes
 from tidemill.serving.statistics import Tally
 from tidemill.serving.tls import certificate_of
 from tidemill.serving.tracing import check_tracing
+from tidemill.serving.watchdog import Watched, watch_stopped
 from tidemill.serving.worker_pool import WorkerPool, describe
 from tidemill.serving.worker_process import LOADER, WorkerProcess
 
@@ -241,7 +242,14 @@ class Supervisor:
         feed = self._feed
         ends = [
             asyncio.create_task(work)
-            for work in (stop.wait(), fleet.broken(), feed.run(), self._watch(), self._follow())
+            for work in (
+                stop.wait(),
+                fleet.broken(),
+                feed.run(),
+                self._watch(),
+                self._follow(),
+                watch_stopped(self._running),
+            )
         ]
         first = asyncio.create_task(self._first.wait())
         try:
@@ -255,6 +263,10 @@ class Supervisor:
             for task in (first, *ends):
                 task.cancel()
             await asyncio.gather(first, *ends, return_exceptions=True)
+
+    def _running(self) -> list[Watched]:
+        workers = [] if self._pool is None else self._pool.running
+        return [*workers, *([] if self._fleet is None else self._fleet.running)]
 
     async def _needs_key(self) -> bool:
         """Says whether a query needs a key, as far as is known before anything runs."""

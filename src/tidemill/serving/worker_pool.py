@@ -64,6 +64,11 @@ class WorkerPool:
         """Returns the workers of a kind that take batches, the oldest first."""
         return tuple(self._groups[key].workers) if key in self._groups else ()
 
+    @property
+    def running(self) -> list[WorkerProcess]:
+        """Every worker that takes batches."""
+        return [worker for group in self._groups.values() for worker in group.workers]
+
     async def ensure(self, key: WorkerKey, count: int) -> None:
         """Starts the workers that a kind lacks, unless it died too often too recently.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,6 +120,10 @@ class WorkerProcess:
             await self.stop()
             raise
         self._watcher = asyncio.create_task(self._watch(lost))
+
+    def kill(self) -> None:
+        """Ends it at once; whoever keeps it is told that it was lost."""
+        self._child.signal(signal.SIGKILL)
 
     async def stop(self) -> None:
         """Lets it finish what its connections still wait for, then ends it."""
