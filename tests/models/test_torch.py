@@ -14,14 +14,20 @@ import onnxruntime
 import pytest
 import torch
 
-from tidemill.foundation.errors import InvalidInput, InvalidModel, NotTrusted, Unavailable
+from tidemill.foundation.errors import (
+    InvalidInput,
+    InvalidModel,
+    ModelFailed,
+    NotTrusted,
+    Unavailable,
+)
 from tidemill.foundation.home import Home
 from tidemill.models.format import ORIGINAL, read_manifest
 from tidemill.models.kinds import find_kind
 from tidemill.models.packagers.torch import package_torch
 from tidemill.models.packaging import Given
 from tidemill.models.runtime import open_runtime
-from tidemill.models.runtimes.torch import form_of, named
+from tidemill.models.runtimes.torch import TorchRuntime, form_of, named
 from tidemill.models.signature import Batch, Column, Signature
 from tidemill.recipes.push import push_model
 
@@ -262,6 +268,28 @@ def test_rows_of_a_sample_must_be_answered(exported: Any, tmp_path: Path) -> Non
     with pytest.raises(InvalidInput, match="kind"):
         short = {"x": rows["x"]}
         package_torch(exported.path, "net", tmp_path / "net", Given(rows=lambda _: short))
+
+
+@pytest.mark.parametrize(
+    ("raised", "becomes", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), ModelFailed, "Lower max_batch"),
+        (torch.AcceleratorError("CUDA error: illegal access"), SystemExit, "illegal access"),
+        (RuntimeError("shapes do not fit"), InvalidInput, "shapes do not fit"),
+    ],
+)
+def test_a_failing_device_is_not_the_callers_error(
+    raised: Exception, becomes: type[BaseException], said: str
+) -> None:
+    """Too little memory is the model's failure; a GPU that failed ends the process that has it."""
+
+    def module(x: torch.Tensor) -> torch.Tensor:
+        raise raised
+
+    columns = (Column("x", "float32"),)
+    runtime = TorchRuntime(module, Signature(columns, columns))
+    with pytest.raises(becomes, match=said):
+        runtime.predict({"x": np.zeros(2, np.float32)})
 
 
 def test_a_gpu_that_cannot_be_used_is_told(

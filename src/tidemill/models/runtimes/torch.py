@@ -7,6 +7,7 @@ or a state dictionary is no model, since both need code that is not in the file.
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tidemill.foundation.errors import InvalidInput, InvalidModel, NotReady, Unavailable
+from tidemill.foundation.errors import (
+    InvalidInput,
+    InvalidModel,
+    ModelFailed,
+    NotReady,
+    Unavailable,
+)
 from tidemill.models.format import ModelManifest, read_verified
 from tidemill.models.signature import Array, Batch, Column, Signature
 
@@ -188,7 +195,13 @@ class TorchRuntime:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def answer(self, batch: Batch) -> Any:
-        """Returns what the module gives, as it gives it."""
+        """Returns what the module gives, as it gives it.
+
+        Raises:
+            InvalidInput: the module refuses the batch.
+            ModelFailed: there is not enough memory for it.
+            SystemExit: the GPU failed, and answers nothing in this process any more.
+        """
         torch, module = self._torch, self.module
         try:
             # What is received may not be written to, and PyTorch would warn of that.
@@ -200,9 +213,15 @@ class TorchRuntime:
             ]
             with torch.inference_mode():
                 return module(*tensors)
+        except torch.OutOfMemoryError as error:
+            raise ModelFailed(
+                f"the device has not enough memory for the batch: {_one_line(error)}",
+                remedy="Lower max_batch in the plan, or use fewer replicas on one device.",
+            ) from error
+        except torch.AcceleratorError as error:
+            sys.exit(f"the device failed, and this process can use it no more: {_one_line(error)}")
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            said = " ".join(str(error).split())
-            raise InvalidInput(f"the model refuses the batch: {said[:500]}") from error
+            raise InvalidInput(f"the model refuses the batch: {_one_line(error)}") from error
 
     @property
     def module(self) -> Callable[..., Any]:
@@ -303,12 +322,15 @@ def _loading(what: str) -> Iterator[None]:
     except Unavailable:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
         raise InvalidModel(
             f"PyTorch {import_torch().__version__} cannot load the file as {what}: "
-            f"{type(error).__name__}: {said[:300]}",
+            f"{type(error).__name__}: {_one_line(error)}",
             remedy="Save it again with a version of PyTorch that is no newer than this one.",
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
 
 
 def _place(torch: Any, device: str) -> Any:
