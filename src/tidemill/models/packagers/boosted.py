@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import shutil
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +43,7 @@ from tidemill.models.signature import Batch, Signature, check_batch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Library:
-    """A library of boosters: what reads its files, and what loads them."""
+    """A library of boosters, a module as its runtime: what reads its files, and loads them."""
 
     runtime: str
     read: Callable[[bytes], Forest]
@@ -97,7 +100,12 @@ def _package(library: _Library, path: Path, name: str, folder: Path, given: Give
     def write(place: Path) -> None:
         (place / entry).write_bytes(data)
 
-    _try_apart(plain, write)
+    with ThreadPoolExecutor(1) as other:
+        trial = other.submit(_try_apart, plain, write)
+        # Importing takes both processes long, and reads nothing of the file: they do it at once.
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(library.runtime)
+        trial.result()
     with answering(path, given):
         original = library.load(data, signature)
         ask(original, rows)
