@@ -167,6 +167,48 @@ def test_what_arrives_in_one_turn_is_one_batch() -> None:
     run(main())
 
 
+def test_those_who_ask_one_after_the_other_share_a_batch() -> None:
+    """A dozen clients, each asking again shortly after its answer, pay the fixed part together."""
+
+    async def main() -> None:
+        replica = Slow(0.02)
+        world = World(replica, max_batch=16)
+        loop = asyncio.get_running_loop()
+        asked = 0
+
+        def again(query: Query) -> None:
+            nonlocal asked
+            world.ended.append(query)
+            query.ended = True
+            if asked < 12 * 15:
+                asked += 1
+                loop.call_later(0.0002 * (asked % 12), world.ask, 100 + asked)
+
+        world.batcher._finish = again
+        for _ in range(12):
+            world.ask(0)
+            await asyncio.sleep(0.0002)
+        while len(world.ended) < 12 * 16:
+            await asyncio.sleep(0.005)
+        assert len(replica.sizes) < 12 * 16 / 8, replica.sizes
+
+    run(main())
+
+
+def test_a_lonely_query_is_not_held() -> None:
+    """Where rows come seldom, the first one goes at once."""
+
+    async def main() -> None:
+        world = World(Slow(0.01), max_batch=16)
+        for _ in range(5):
+            world.ask(1)
+            await world.batcher.emptied()
+            await asyncio.sleep(0.01)
+        assert all(waited_s < 0.0024 for *_, waited_s in world.observed.batches)
+
+    run(main())
+
+
 class Computing:
     """A replica that computes while it is asked, as one in the gateway does: 2 ms a row."""
 

@@ -14,6 +14,7 @@ from tidemill.serving.batching import (
     Slowdown,
     can_meet,
     cut,
+    held_until,
     most_rows,
     worth_sending,
 )
@@ -154,3 +155,48 @@ def test_a_busy_replica_gets_full_batches_only() -> None:
     assert worth_sending(1, 0, 64)
     assert not worth_sending(63, 1, 64)
     assert worth_sending(64, 1, 64)
+
+
+TIMES = st.floats(0.0, 1.0)
+
+
+@given(
+    law=st.builds(
+        ServiceTime,
+        a_s=st.floats(0.0, 0.1),
+        b_s=st.floats(0.0, 0.01),
+        spread_s=st.floats(0.0, 0.01),
+        weight=st.just(10.0),
+    ),
+    rate_rps=st.floats(0.0, 1e5),
+    queued_rows=st.integers(1, 200),
+    max_batch=st.integers(1, 100),
+    idle_since=TIMES,
+    newest=TIMES,
+    deadline=TIMES,
+)
+def test_a_batch_is_held_for_a_moment_and_never_too_long(
+    *,
+    law: ServiceTime,
+    rate_rps: float,
+    queued_rows: int,
+    max_batch: int,
+    idle_since: float,
+    newest: float,
+    deadline: float,
+) -> None:
+    """A quarter of the fixed part at most, while rows come; what is held can still be in time."""
+    until = held_until(
+        law=law,
+        rate_rps=rate_rps,
+        queued_rows=queued_rows,
+        max_batch=max_batch,
+        idle_since=idle_since,
+        newest=newest,
+        deadline=deadline,
+    )
+    assert until <= idle_since + law.a_s / 4.0
+    if until > idle_since:
+        assert queued_rows < max_batch
+        assert rate_rps * law.a_s >= 4.0
+        assert until + law.predict(max_batch) <= deadline

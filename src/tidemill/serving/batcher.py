@@ -3,9 +3,11 @@
 Who has a higher priority goes first; of one priority, who must be answered earliest.
 
 A turn of the event loop is a batch: what arrived since the last turn goes together, at once when a
-replica is idle; while all are busy the batch grows. One timer per queue watches the earliest
-deadline of all that waits or is out. Where batches are computed on the loop itself, they are kept
-short, and a queue that has had its slice of the loop lets the others have theirs.
+replica is idle; while all are busy the batch grows. Where the fixed part of a batch is long, it may
+be held for a moment, so that those who ask one shortly after the other go together. One timer per
+queue watches the earliest deadline of all that waits or is out. Where batches are computed on the
+loop itself, they are kept short, and a queue that has had its slice of the loop lets the others
+have theirs.
 """
 
 from __future__ import annotations
@@ -29,12 +31,15 @@ from tidemill.foundation.errors import (
 from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.batching import (
+    HELD_FROM_S,
     SLICE_S,
+    Arrivals,
     ServiceTime,
     Slowdown,
     ample_s,
     can_meet,
     cut,
+    held_until,
     most_rows,
     overdue_s,
     worth_sending,
@@ -105,6 +110,9 @@ class Batcher:
         self._hedged = False  # the queue may hold queries that are with a doubted replica, too
         self._pressed = False
         self._slowdown = Slowdown()
+        self._arrivals = Arrivals()
+        self._sent_at = 0.0
+        self._held_until = float("inf")
         self._know(ServiceTime())
 
     @property
@@ -254,6 +262,7 @@ class Batcher:
 
     def _turn(self) -> None:
         self._scheduled = False
+        self._held_until = float("inf")
         began = now = self._clock.monotonic()
         if self._hedged:
             self._drop_ended()
@@ -262,7 +271,7 @@ class Batcher:
                 self.wake()  # the others first
                 break
             replica = self._free_replica()
-            if replica is None:
+            if replica is None or self._holds(replica, now):
                 break
             head = self._queue[: self._most]
             decision = cut(
@@ -283,6 +292,25 @@ class Batcher:
                 now = self._clock.monotonic()
         self._settle()
 
+    def _holds(self, replica: Replica, now: float) -> bool:
+        """Says whether more rows may join those that wait before an idle replica gets them."""
+        if self.law.a_s < HELD_FROM_S or self._on_loop or replica.in_flight:
+            return False
+        arrived = [query.arrived for query in self._queue]
+        until = held_until(
+            law=self.law,
+            rate_rps=self._arrivals.rate_rps,
+            queued_rows=self.queued_rows,
+            max_batch=self._most,
+            idle_since=max(self._learned_at, min(arrived)),
+            newest=max(arrived),
+            deadline=self._earliest(),
+        )
+        if until <= now:
+            return False
+        self._held_until = until
+        return True
+
     def _free_replica(self) -> Replica | None:
         best: Replica | None = None
         for replica in self._replicas:
@@ -301,6 +329,9 @@ class Batcher:
         now = self._clock.monotonic()
         rows = sum([query.n for query in queries])
         waited_s = now * len(queries) - sum([query.arrived for query in queries])
+        # A long silence says no more than a short one, and is sooner forgotten.
+        self._arrivals.update(rows, min(now - self._sent_at, 4.0 * self.law.a_s))
+        self._sent_at = now
         flight = Flight(queries, rows, replica, now)
         self._out.append(flight)
         self._observer.sent(flight, waited_s)
@@ -451,7 +482,7 @@ class Batcher:
 
     def _settle(self) -> None:
         """Arms the timer for the earliest deadline, or says that nothing is left."""
-        earliest = self._earliest()
+        earliest = min(self._earliest(), self._held_until)
         for flight in self._out:
             pending = [query.deadline for query in flight.queries if not query.ended]
             earliest = min(earliest, *pending, float("inf"))
@@ -492,7 +523,10 @@ class Batcher:
                     flight.note()
                     self._end_late(query)
         self._doubt_overdue(now)
-        self._settle()
+        if self._held_until < float("inf"):
+            self.wake()
+        else:
+            self._settle()
 
 
 def _join(queries: list[Query]) -> Batch:

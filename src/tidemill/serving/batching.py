@@ -34,6 +34,12 @@ OVERDUE_FROM_S = 0.02
 _KNOWN_FROM = 5.0
 """Batches that must have come back before a law says what is unusual."""
 
+HELD_FROM_S = 0.001
+"""Only for a batch whose fixed part takes so long may it pay to wait for more rows."""
+
+_HELD_SHARE = 0.25
+"""Of that fixed part, how much a batch may be held back at most."""
+
 _FIXED_SHARE = 0.2
 """Of a batch that is kept short for others' sake, at most this may be the fixed part."""
 
@@ -227,6 +233,58 @@ class Slowdown:
     def reset(self) -> None:
         """Forgets: the queue has run empty."""
         self.factor, self.computed_s, self.passed_s = 1.0, 0.0, 0.0
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """How fast rows have come of late, told of the batches that they went out in."""
+
+    rows: float = 0.0
+    passed_s: float = 0.0
+
+    def update(self, rows: int, passed_s: float) -> None:
+        """Learns that so many rows went out, so long after the batch before."""
+        self.rows = 0.8 * self.rows + rows
+        self.passed_s = 0.8 * self.passed_s + passed_s
+
+    @property
+    def rate_rps(self) -> float:
+        """Rows a second."""
+        return self.rows / self.passed_s if self.passed_s > 0.0 else 0.0
+
+
+def held_until(
+    *,
+    law: ServiceTime,
+    rate_rps: float,
+    queued_rows: int,
+    max_batch: int,
+    idle_since: float,
+    newest: float,
+    deadline: float,
+) -> float:
+    """Returns until when an idle replica lets more rows join those that wait; it may be past.
+
+    Clients that were answered together ask again together, one shortly after the other. Whoever
+    sends the first of them alone pays the fixed part of a batch twice. So they are waited for where
+    that part is long, rows come fast, and the last one came, or was answered, just now: for a
+    quarter of the fixed part at most, and never so long that who waits would be late.
+
+    Args:
+        law: the learned time of a batch.
+        rate_rps: rows a second, of late.
+        queued_rows: what waits.
+        max_batch: what can go together.
+        idle_since: when the replica could have begun with the first of them.
+        newest: when the last of them arrived.
+        deadline: the earliest of theirs.
+    """
+    window_s = _HELD_SHARE * law.a_s
+    if law.a_s < HELD_FROM_S or queued_rows >= max_batch or rate_rps * window_s < 1.0:
+        return idle_since
+    in_time = deadline - law.predict(max_batch) - window_s
+    last = max(newest, idle_since)
+    return min(idle_since + window_s, last + 2.0 / rate_rps, in_time)
 
 
 def worth_sending(queued_rows: int, batches_out: int, max_batch: int) -> bool:
