@@ -62,6 +62,14 @@ def held_to(server: Any, document: dict[str, Any], label: str) -> Any:
     return schema[path][method]
 
 
+def forget_deadlines(body: Any) -> None:
+    """Takes away how long a client waits: less than any answer takes would rightly be a 504."""
+    if isinstance(body, dict):
+        body.pop("timeout_ms", None)
+        if isinstance(body.get("parameters"), dict):
+            body["parameters"].pop("timeout", None)
+
+
 @pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("label", GENERAL + OWN)
 def test_every_answer_is_as_the_document_says(
@@ -92,6 +100,7 @@ def test_every_answer_is_as_the_document_says(
             case.path_parameters["name"] = name
             if "version" in case.path_parameters:
                 case.path_parameters["version"] = "1"
+        forget_deadlines(case.body)
         answer = case.call(session=session, timeout=20)
         statuses[answer.status_code] += 1
         case.validate_response(answer, excluded_checks=UNSAYABLE)
