@@ -398,14 +398,24 @@ def test_a_file_that_kills_its_library_apart_is_refused(
 
 
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
-def test_estimators_of_boosters_are_served_as_they_are(library: str, tmp_path: Path) -> None:
-    """In joblib they are scikit-learn's: with its signature, as code, and their own answers."""
+@pytest.mark.parametrize("classes", ["numbers", "names"])
+def test_estimators_of_boosters_are_compiled(library: str, classes: str, tmp_path: Path) -> None:
+    """In joblib they are scikit-learn's: with its signature, compiled, and their own answers."""
     kinds: dict[str, Any] = {"lightgbm": lightgbm.LGBMClassifier, "xgboost": xgboost.XGBClassifier}
     options: dict[str, Any] = {"verbosity": -1} if library == "lightgbm" else {}
-    estimator = kinds[library](n_estimators=5, n_jobs=1, **options).fit(X, CLASS)
+    # XGBoost's take numbers only.
+    words = classes == "names" and library == "lightgbm"
+    labels = np.array(["low", "mid", "high"])[CLASS] if words else CLASS
+    estimator = kinds[library](n_estimators=5, n_jobs=1, **options).fit(X, labels)
     joblib.dump(estimator, tmp_path / "model.joblib")
     manifest = package_pickle(tmp_path / "model.joblib", "m", tmp_path / "m", Given())
-    assert (manifest.runtime, manifest.trust) == ("sklearn", "code")
+    place = tmp_path / "m"
+    original = place if words else place / ORIGINAL
+    assert any(each.startswith(library) for each in read_manifest(original).requirements)
+    if not words:
+        assert (manifest.runtime, manifest.trust) == ("onnx", "data"), manifest.compiled_from
+    else:  # its classes have names: it is served as it is
+        assert (manifest.runtime, manifest.trust) == ("sklearn", "code")
     assert manifest.signature.outputs[1] == Column("probabilities", "float32", (3,))
     rows: Batch = {"x": X}
     answer = open_runtime(tmp_path / "m", trust_code=True).predict(rows)

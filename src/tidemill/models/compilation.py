@@ -20,6 +20,8 @@ import numpy as np
 
 from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.files import write_atomic
+from tidemill.models.boosters.estimators import forest_of
+from tidemill.models.boosters.graph import build_graph
 from tidemill.models.format import CompilationReport
 from tidemill.models.runtime import Runtime
 from tidemill.models.runtimes.onnx import OnnxRuntime, check_stands_alone, open_session
@@ -58,11 +60,20 @@ def compile_sklearn(
     Returns:
         The report; a model that cannot be compiled is a reason in it, never an exception.
     """
+    forest = forest_of(estimator)
+    if forest is None:
+        candidates = _candidates(estimator, signature, evaluation)
+    else:
+        candidates = iter([{column.name: column.type for column in signature.inputs}])
     return compile_verified(
         SklearnRuntime(estimator, signature),
         evaluation,
-        _candidates(estimator, signature, evaluation),
-        lambda types: _convert(estimator, signature, types),
+        candidates,
+        lambda types: (
+            _convert(estimator, signature, types)
+            if forest is None
+            else build_graph(forest, signature)
+        ),
         classes=getattr(estimator, "classes_", None),
         tolerance=tolerance,
         folder=folder,

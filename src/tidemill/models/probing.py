@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tidemill.models.boosters.estimators import forest_of
 from tidemill.models.signature import Array, Batch, Signature
 
 PROBE_ROWS = 1024
@@ -42,7 +43,9 @@ def probe_rows(
     """
     rng = np.random.default_rng(seed)
     width = sum(int(np.prod(column.shape, dtype=int)) for column in signature.inputs)
-    thresholds = _thresholds(estimator, width) if thresholds is None else thresholds
+    if thresholds is None:
+        forest = forest_of(estimator)
+        thresholds = _thresholds(estimator, width) if forest is None else forest.thresholds()
     categories = dict(_categories(estimator))
     batch: Batch = {}
     at = 0

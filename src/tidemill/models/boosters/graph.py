@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tidemill.foundation.errors import InvalidModel
 from tidemill.models.boosters.forest import Forest
 from tidemill.models.signature import Array, Signature
 
@@ -22,7 +23,12 @@ def build_graph(forest: Forest, signature: Signature) -> bytes:
     Args:
         forest: one that can be compiled.
         signature: one vector of its features, or one scalar per feature; a part of its outputs.
+
+    Raises:
+        InvalidModel: it cannot be compiled.
     """
+    if forest.only_native is not None:
+        raise InvalidModel(forest.only_native)
     from onnx import helper  # noqa: PLC0415
 
     nodes = [*_features(forest, signature), _ensemble(forest), *_linked(forest)]

@@ -32,6 +32,7 @@ from tidemill_worker.functions import InvalidModel as DescriptionError
 
 _ESTIMATOR = "model.joblib"
 _MAX_CLASSES = 10_000
+_MAKERS = {"lightgbm": ("lightgbm",), "xgboost": ("xgboost", "xgboost-cpu")}
 
 
 def package_pickle(path: Path, name: str, folder: Path, given: Given) -> ModelManifest:
@@ -116,7 +117,7 @@ def package_sklearn(
         trust="code",
         lineage=dict(lineage or {}),
         metrics=dict(metrics or {}),
-        requirements=made_with("scikit-learn", "joblib", "numpy", "pandas"),
+        requirements=made_with("scikit-learn", "joblib", "numpy", "pandas", *_makers(estimator)),
         classes=_classes(estimator),
         created_at=iso(clock.now()),
     )
@@ -129,6 +130,11 @@ def package_sklearn(
         compiled_with=("skl2onnx", "scikit-learn"),
         clock=clock,
     )
+
+
+def _makers(estimator: Any) -> tuple[str, ...]:
+    """Returns the distributions that an estimator may be from, beside scikit-learn."""
+    return _MAKERS.get(type(estimator).__module__.partition(".")[0], ())
 
 
 def _classes(estimator: Any) -> tuple[str, ...]:
