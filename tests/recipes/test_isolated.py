@@ -142,6 +142,43 @@ def test_two_versions_of_a_library_serve_side_by_side(
         process.stdout.close()  # type: ignore[union-attr]
 
 
+def test_a_server_finds_an_environment_that_comes_later(built_path: Path) -> None:
+    """A version that was refused for want of it is served as soon as it is there."""
+    place = built_path / "cache" / "environments"
+    elsewhere = built_path / "elsewhere"
+    place.rename(elsewhere)
+    ports = ("--port", "0", "--admin-port", "0")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tidemill", "serve", "--json", *ports, "--home", str(built_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 90)[0]
+        port = json.loads(process.stdout.readline())["admin_port"]
+
+        def health() -> Any:
+            url = f"http://127.0.0.1:{port}/admin/v1/health"
+            with urllib.request.urlopen(url, timeout=20) as response:
+                return json.loads(response.read())
+
+        refused = {each["application"]: each for each in health()["refused"]}
+        assert "tidemill environment old 1" in refused["old"]["reason"]
+        elsewhere.rename(place)
+        until = time.monotonic() + 60
+        while health()["refused"] or set(health()["applications"]) != {"old", "new"}:
+            assert time.monotonic() < until, health()
+            time.sleep(0.2)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        process.stdout.close()  # type: ignore[union-attr]
+        if elsewhere.exists():
+            elsewhere.rename(place)
+
+
 def test_an_environment_that_is_there_is_not_built_again(built: Home) -> None:
     """What is found is used, and says so."""
     found = build_for(built, "old", 1)

@@ -52,7 +52,10 @@ _DRAINED_WITHIN_S = 60.0
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an application's deployment is not live; it is tried again when it changes."""
+    """Why an application's deployment is not live; it is tried again when it changes.
+
+    Where this machine lacks what may come in a moment, it is tried again every few seconds.
+    """
 
     application: str
     revision: int
@@ -108,6 +111,8 @@ class Supervisor:
         self._ring = LogRing(clock)
         self._placed: dict[str, Placed] = {}
         self._refusals: dict[str, Refusal] = {}
+        self._lacking: set[str] = set()  # refused for what this machine may have in a moment
+        self._retrying: asyncio.TimerHandle | None = None
         self._wanted: int | None = None
         self._port: int | None = None
         self._grpc_port: int | None = None
@@ -334,6 +339,9 @@ class Supervisor:
         if failure is not None:
             await self._go_live_apart(wanted, failure)
         self._drop_unused()
+        self._lacking &= self._refusals.keys()
+        if self._lacking:
+            self._retry_later()
 
     async def _place(self, deployment: Deployment) -> Placed | None:
         """Returns what can be served of an application: the wanted deployment or the present."""
@@ -344,16 +352,21 @@ class Supervisor:
         if refusal is not None and refusal.revision != deployment.revision:
             del self._refusals[name]
             refusal = None
-        changed = refusal is None and (present is None or present.deployment != deployment)
+        tried = refusal is not None and name not in self._lacking
+        changed = not tried and (present is None or present.deployment != deployment)
         wanted = present
         try:
             if changed:
                 wanted = await asyncio.to_thread(place, self._source, deployment, self._settings)
+                self._lacking.discard(name)
+                self._refusals.pop(name, None)
             if wanted is not None:
                 for key in wanted.worker_keys:
                     await self._pool.ensure(key, plan.replicas)
         except Exception as error:  # noqa: BLE001 - one application's trouble is its own
             if changed:
+                if wanted is present and isinstance(error, Unavailable):
+                    self._lacking.add(name)
                 self._refuse(deployment, describe(error))
             else:
                 self._log.warning("worker.start_failed", application=name, reason=describe(error))
@@ -412,6 +425,9 @@ class Supervisor:
 
     def _refuse(self, deployment: Deployment, reason: str) -> None:
         name = deployment.application
+        before = self._refusals.get(name)
+        if before is not None and before.reason == reason:
+            return  # it still lacks what it lacked
         self._refusals[name] = Refusal(
             application=name,
             revision=deployment.revision,
@@ -444,7 +460,9 @@ class Supervisor:
         await self._pool.stop(workers)
 
     def _retry_later(self) -> None:
-        asyncio.get_running_loop().call_later(_RETRY_S, self._wake.set)
+        if self._retrying is not None:
+            self._retrying.cancel()
+        self._retrying = asyncio.get_running_loop().call_later(_RETRY_S, self._wake.set)
 
     # Metrics
 
