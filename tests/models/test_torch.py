@@ -22,7 +22,7 @@ from tidemill.foundation.errors import (
     Unavailable,
 )
 from tidemill.foundation.home import Home
-from tidemill.models.format import ORIGINAL, read_manifest
+from tidemill.models.format import ORIGINAL, read_manifest, write_model
 from tidemill.models.kinds import find_kind
 from tidemill.models.packagers.torch import package_torch
 from tidemill.models.packaging import Given
@@ -154,6 +154,16 @@ def test_a_pickle_is_refused_and_never_loaded(tmp_path: Path, *, zipped: bool) -
         package_torch(path, "net", tmp_path / "net", Given())
     assert "torch.jit.script" in str(caught.value)
     assert not sprung.exists()
+
+
+def test_a_folder_with_a_pickle_is_refused_too(home: Home, exported: Any, tmp_path: Path) -> None:
+    """A folder made by hand, whatever its manifest says: refused before it is registered."""
+    manifest = package_torch(exported.path, "net", tmp_path / "net", Given(compiles=False))
+    torch.save({"weights": Trap(tmp_path / "sprung")}, tmp_path / "net" / manifest.entry)
+    write_model(tmp_path / "net", manifest)
+    with pytest.raises(InvalidModel, match="pickled module"):
+        push_model(home, tmp_path / "net", "net", trust_code=True)
+    assert not (tmp_path / "sprung").exists()
 
 
 def archive(*names: str) -> bytes:

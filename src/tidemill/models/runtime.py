@@ -13,7 +13,7 @@ from tidemill.models.requirements import LOCK
 from tidemill.models.runtimes.lightgbm import check_lightgbm, open_lightgbm
 from tidemill.models.runtimes.onnx import check_onnx, open_onnx
 from tidemill.models.runtimes.sklearn import open_sklearn
-from tidemill.models.runtimes.torch import open_torch
+from tidemill.models.runtimes.torch import check_torch, open_torch
 from tidemill.models.runtimes.xgboost import check_xgboost, open_xgboost
 from tidemill.models.signature import Batch, Signature
 
@@ -60,7 +60,7 @@ class Opener:
 RUNTIMES: dict[str, Opener] = {
     "onnx": Opener(trust="data", open=open_onnx, open_on=open_onnx, check=check_onnx),
     "sklearn": Opener(trust="code", open=open_sklearn),
-    "torch": Opener(trust="code", open=open_torch, open_on=open_torch),
+    "torch": Opener(trust="code", open=open_torch, open_on=open_torch, check=check_torch),
     "lightgbm": Opener(trust="data", open=open_lightgbm, check=check_lightgbm),
     "xgboost": Opener(trust="data", open=open_xgboost, check=check_xgboost),
 }

@@ -96,6 +96,16 @@ def open_torch(
     return TorchRuntime(module, manifest.signature, device=device, max_rows=most)
 
 
+def check_torch(folder: Path, manifest: ModelManifest) -> None:
+    """Does nothing for a verified model folder whose entry may be loaded, were its code trusted.
+
+    Raises:
+        InvalidModel: it is a pickle, damaged, or of some other kind.
+        Corrupted: the entry is not what was written.
+    """
+    form_of(read_verified(folder, manifest, manifest.entry), repr(manifest.entry))
+
+
 def import_torch() -> Any:
     """Returns PyTorch.
 
