@@ -13,14 +13,16 @@ import signal
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
+from tidemill_worker.process import keep_mlflow_quiet
 
 
 @pytest.fixture
@@ -198,3 +200,62 @@ def _wait_for(binaries: Path, folder: Path, server: subprocess.Popen[bytes]) -> 
         if server.poll() is not None or time.monotonic() > deadline:
             pytest.fail(f"PostgreSQL does not start: {(folder / 'log').read_text()}")
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def save_pyfunc() -> Callable[..., Path]:
+    """Saves with MLflow a model that adds ``a`` to ``b`` and shouts ``word``, or an estimator."""
+
+    def save(
+        folder: Path,
+        estimator: Any = None,
+        *,
+        signed: Literal["both", "inputs", "none"] = "both",
+        example: bool = False,
+        requirements: tuple[str, ...] = ("cloudpickle", "pandas"),
+    ) -> Path:
+        keep_mlflow_quiet()
+        # MLflow warns of annotations, integers, pickles, and of what is left out on purpose here.
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("ignore")
+            _save_pyfunc(folder, estimator, signed, example=example, requirements=requirements)
+        return folder
+
+    return save
+
+
+def _save_pyfunc(
+    folder: Path, estimator: Any, signed: str, *, example: bool, requirements: tuple[str, ...]
+) -> None:
+    import mlflow.sklearn
+    import numpy as np
+    import pandas as pd
+    from mlflow.models import ModelSignature, infer_signature
+
+    class Adds(mlflow.pyfunc.PythonModel):
+        # Without annotations: MLflow would check what it is given by them.
+        def predict(self, context, model_input, params=None):  # noqa: ANN001, ANN202
+            total = model_input["a"] + model_input["b"]
+            return pd.DataFrame({"total": total, "shout": model_input["word"].str.upper()})
+
+    rows: Any = pd.DataFrame({"a": [1.0, 2.0], "b": [3, 4], "word": ["x", "ÿ"]})
+    if estimator is not None:
+        rows = np.eye(2, estimator.n_features_in_)
+    model = Adds() if estimator is None else estimator
+    known = infer_signature(
+        rows, model.predict(None, rows) if estimator is None else model.predict(rows)
+    )
+    signature = {
+        "both": known,
+        "inputs": ModelSignature(inputs=known.inputs),
+        "none": False,
+    }[signed]
+    told: dict[str, Any] = {
+        "signature": signature,
+        "input_example": rows if example else None,
+        "pip_requirements": [f"mlflow=={mlflow.__version__}", *requirements],
+    }
+    if estimator is None:
+        mlflow.pyfunc.save_model(folder, python_model=model, **told)
+    else:
+        mlflow.sklearn.save_model(model, folder, serialization_format="cloudpickle", **told)

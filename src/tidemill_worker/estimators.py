@@ -18,8 +18,8 @@ from tidemill_worker.functions import InvalidInput, InvalidModel, NotReady, conf
 from tidemill_worker.signatures import Column, Signature
 
 
-def load_estimator(data: bytes) -> Any:
-    """Returns the estimator in the bytes of a joblib or pickle file; runs code that they name.
+def load_pickled(data: bytes) -> Any:
+    """Returns the object in the bytes of a joblib or pickle file; runs code that they name.
 
     Raises:
         InvalidModel: they hold none, or what they name is not installed.
@@ -29,18 +29,26 @@ def load_estimator(data: bytes) -> Any:
             load = importlib.import_module("joblib").load
         except ModuleNotFoundError:
             load = pickle.load
-        estimator = load(io.BytesIO(data))
+        return load(io.BytesIO(data))
     except Exception as error:
         raise InvalidModel(
-            f"the estimator cannot be unpickled: {type(error).__name__}: {str(error)[:300]}",
-            remedy="Require the versions of scikit-learn and joblib that it was made with.",
+            f"the model cannot be unpickled: {type(error).__name__}: {str(error)[:300]}",
+            remedy="Require the versions of the libraries that it was made with.",
         ) from error
-    if not hasattr(estimator, "predict"):
+
+
+def as_estimator(model: Any) -> Any:
+    """Returns the model, which is an estimator.
+
+    Raises:
+        InvalidModel: it is not.
+    """
+    if not hasattr(model, "predict"):
         raise InvalidModel(
-            f"the file holds a {type(estimator).__name__}, which cannot predict",
+            f"the file holds a {type(model).__name__}, which cannot predict",
             remedy="Save a fitted estimator or pipeline.",
         )
-    return estimator
+    return model
 
 
 class EstimatorModel:

@@ -85,7 +85,11 @@ def open_function(folder: Path, *, trust_code: bool, threads: int) -> FunctionMo
         )
     _verify(folder, manifest.files)
     loaded = load_function(folder / CODE, str(manifest.runtime_options.get("function", "")))
-    return FunctionModel(loaded, manifest.signature)
+    try:
+        return FunctionModel(loaded, manifest.signature)
+    except InvalidModel:
+        loaded.close()
+        raise
 
 
 class _Manifest(msgspec.Struct, frozen=True):

@@ -6,13 +6,16 @@ This is what a worker does in an environment that a model's own requirements mad
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tidemill_worker.estimators import EstimatorModel, load_estimator, with_threads
+from tidemill_worker.estimators import EstimatorModel, as_estimator, load_pickled, with_threads
 from tidemill_worker.functions import Corrupted, InvalidModel, NotTrusted, open_function
+from tidemill_worker.mlflow_models import PLACE, PyfuncModel, load_pyfunc
+from tidemill_worker.river_models import RiverModel
 from tidemill_worker.signatures import Signature
 
 _MANIFEST = "model.json"
@@ -25,6 +28,7 @@ class _Manifest(msgspec.Struct, frozen=True):
     entry: str
     signature: Signature
     files: dict[str, str]
+    runtime_options: dict[str, Any] = {}
 
 
 def open_model(folder: Path, *, trust_code: bool, threads: int, device: str = "cpu") -> Any:
@@ -42,15 +46,38 @@ def open_model(folder: Path, *, trust_code: bool, threads: int, device: str = "c
         NotTrusted: nobody vouched for it.
     """
     told = verify(folder)
-    if told.runtime != "sklearn":
+    opener = _OPENERS.get(told.runtime)
+    if opener is None:
         # What the function does with a device is its own business: it was shown the right one.
         return open_function(folder, trust_code=trust_code, threads=threads)
     if not trust_code:
         raise NotTrusted(f"model {told.name!r} runs its maker's code when it is loaded")
     if device != "cpu":
-        raise InvalidModel(f"model {told.name!r} is an estimator, and runs on the CPU alone")
-    estimator = load_estimator((folder / told.entry).read_bytes())
+        raise InvalidModel(f"model {told.name!r} ({told.runtime}) runs on the CPU alone")
+    return opener(folder, told, threads)
+
+
+def _open_estimator(folder: Path, told: _Manifest, threads: int) -> EstimatorModel:
+    estimator = as_estimator(load_pickled((folder / told.entry).read_bytes()))
     return EstimatorModel(with_threads(estimator, threads), told.signature)
+
+
+def _open_river(folder: Path, told: _Manifest, threads: int) -> RiverModel:
+    del threads
+    model = load_pickled((folder / told.entry).read_bytes())
+    return RiverModel(model, told.signature, told.runtime_options.get("classes", ()))
+
+
+def _open_pyfunc(folder: Path, told: _Manifest, threads: int) -> PyfuncModel:
+    del threads
+    return PyfuncModel(load_pyfunc(folder / PLACE), told.signature)
+
+
+_OPENERS: dict[str, Callable[[Path, _Manifest, int], Any]] = {
+    "sklearn": _open_estimator,
+    "river": _open_river,
+    "mlflow": _open_pyfunc,
+}
 
 
 def verify(folder: Path) -> _Manifest:

@@ -55,6 +55,11 @@ def visible_device(device: str, shown: str | None) -> str:
     return names[number] if number < len(names) else ""
 
 
+def keep_mlflow_quiet() -> None:
+    """Has MLflow tell nobody that it runs; must come before it is imported."""
+    os.environ.update({"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"})
+
+
 def die_with_parent(parent: int) -> None:
     """Makes the system kill this process when its parent dies; exits if that happened already."""
     _follow(parent, signal.SIGKILL)

@@ -1,10 +1,15 @@
 """Tries a model in the environment that it will be served in: ``python -m tidemill_worker.trial``.
 
-First comes the process to die with, then what to do. ``describe CODE FUNCTION`` says the function's
-columns, ``describe FILE`` an estimator's; ``measure FOLDER [ROWS]`` opens the model folder, asks it
-and says how long a call takes; ``ask LOADER FOLDER`` has ``module:function`` open it and asks it a
-row. One line of JSON on standard output: what was found, or ``{"error":
-{"kind": …, "what": …, "remedy": …}}``. What the model prints goes to standard error.
+First comes the process to die with, then what to do:
+
+    describe-function CODE FUNCTION        says the function's columns
+    describe-file FILE [SIGNATURE [ROWS]]  says what a pickled model is, and its columns
+    describe-pyfunc FOLDER [ROWS]          says the columns of what MLflow saved
+    measure FOLDER [ROWS]                  opens a model folder, asks it, says what a call takes
+    ask LOADER FOLDER                      has ``module:function`` open it and asks it a row
+
+SIGNATURE is JSON, ROWS an ``.npz`` file. One line of JSON on standard output: what was found, or
+``{"error": {"kind": …, "what": …, "remedy": …}}``. What the model prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -22,11 +27,13 @@ import msgspec
 import numpy as np
 
 from tidemill_worker import process
-from tidemill_worker.estimators import describe_estimator, load_estimator
+from tidemill_worker.estimators import as_estimator, describe_estimator, load_pickled
 from tidemill_worker.frames import Batch
 from tidemill_worker.functions import InvalidModel, load_function
 from tidemill_worker.loading import open_model
-from tidemill_worker.signatures import describe_function
+from tidemill_worker.mlflow_models import describe_pyfunc
+from tidemill_worker.river_models import RiverModel, describe_river, is_river
+from tidemill_worker.signatures import Signature, describe_function
 from tidemill_worker.warmup import synthetic_row
 
 _CALLS = 50
@@ -52,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if "error" in said else 0
 
 
-def _describe(code: str, function: str | None = None) -> dict[str, Any]:
-    if function is None:
-        return {"signature": describe_estimator(load_estimator(Path(code).read_bytes()))}
+def _describe_function(code: str, function: str) -> dict[str, Any]:
     loaded = load_function(Path(code), function)
     signature = describe_function(loaded.call)
     if signature is None:
@@ -74,6 +79,27 @@ def _ask(loader: str, folder: str) -> dict[str, Any]:
     return {}
 
 
+def _describe_file(
+    file: str, signature: str | None = None, rows: str | None = None
+) -> dict[str, Any]:
+    model = load_pickled(Path(file).read_bytes())
+    given = None if signature is None else msgspec.json.decode(signature, type=Signature)
+    if not is_river(model):
+        found = describe_estimator(as_estimator(model)) if given is None else given
+        return {"runtime": "sklearn", "signature": found, "options": {}}
+    found, classes = describe_river(
+        model,
+        None if given is None else given.inputs,
+        None if rows is None else _rows(Path(rows)),
+    )
+    options = {"classes": classes} if classes else {}
+    return {"runtime": "river", "signature": given or found, "options": options}
+
+
+def _describe_pyfunc(folder: str, rows: str | None = None) -> dict[str, Any]:
+    return dict(describe_pyfunc(Path(folder), None if rows is None else _rows(Path(rows))))
+
+
 def _measure(folder: str, rows: str | None = None) -> dict[str, Any]:
     model = open_model(Path(folder), trust_code=True, threads=1)
     columns = model.signature.inputs
@@ -82,6 +108,8 @@ def _measure(folder: str, rows: str | None = None) -> dict[str, Any]:
     singles = [{name: array[i : i + 1] for name, array in row.items()} for i in range(min(n, 64))]
     many = {name: np.resize(array, (64, *array.shape[1:])) for name, array in row.items()}
     model.predict(row)
+    if isinstance(model, RiverModel):
+        model.check_steady(row)
     found = {"batch_1_s": _median_s(model, singles), "batch_64_s": _median_s(model, [many])}
     model.close()
     return found
@@ -106,10 +134,13 @@ def _median_s(model: Any, batches: list[Batch]) -> float:
 
 
 _VERBS: dict[str, Callable[..., dict[str, Any]]] = {
-    "describe": _describe,
+    "describe-function": _describe_function,
+    "describe-file": _describe_file,
+    "describe-pyfunc": _describe_pyfunc,
     "measure": _measure,
     "ask": _ask,
 }
+
 
 if __name__ == "__main__":
     sys.exit(main())

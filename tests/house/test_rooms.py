@@ -31,8 +31,8 @@ MAY_READ_THE_ENVIRONMENT = {
 MAY_READ_THE_CLOCK = {"tidemill/foundation/clock.py": "it is the clock"}
 EMPTY_WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
 HEAVY = (
-    *("sklearn", "onnxruntime", "onnx", "skl2onnx", "lightgbm", "xgboost", "torch"),
-    *("pandas", "duckdb", "scipy", "altair"),
+    *("sklearn", "onnxruntime", "onnx", "skl2onnx", "lightgbm", "xgboost", "torch", "river"),
+    *("mlflow", "pandas", "duckdb", "scipy", "altair"),
 )
 
 

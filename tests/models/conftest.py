@@ -1,5 +1,6 @@
 """Models that the tests of this room share; fitted and packaged once."""
 
+import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -240,3 +241,99 @@ def make_net() -> Any:
 def export_net() -> Any:
     """What saves a network as an exported program."""
     return export
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A model of River's in its file, rows for it, and what it answers."""
+
+    path: Path
+    rows: Batch
+    own: Callable[[Batch], Batch]
+
+
+@pytest.fixture(scope="session")
+def streams(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stream]:
+    """A classifier of three classes, a regressor of numbered features, a detector that decides."""
+    folder = tmp_path_factory.mktemp("streams")
+    made = {"classifier": sorts(), "regressor": adds(), "detector": detects()}
+    found = {}
+    for name, (model, rows, own) in made.items():
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(model))
+        found[name] = Stream(folder / f"{name}.pkl", rows, own)
+    return found
+
+
+def streamed(n: int = 300) -> Batch:
+    """Rows to learn from."""
+    draw = np.random.default_rng(4)
+    cities = np.array(["oslo", "åbo"], dtype=object)
+    return {
+        "heat": draw.uniform(-5, 30, n),
+        "load": draw.random(n),
+        "city": cities[draw.integers(0, 2, n)],
+    }
+
+
+def as_rows(batch: Batch) -> list[dict[str, Any]]:
+    """Rows as River takes them."""
+    columns = (array.tolist() for array in batch.values())
+    return [dict(zip(batch, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def sorts() -> tuple[Any, Batch, Callable[[Batch], Batch]]:
+    """A tree behind a scaler of numbers and an encoder of text."""
+    from river import compose, preprocessing, tree
+
+    numbers = compose.Select("heat", "load") | preprocessing.StandardScaler()
+    model = numbers + (compose.Select("city") | preprocessing.OneHotEncoder())
+    model |= tree.HoeffdingTreeClassifier(grace_period=20)
+    for row in as_rows(streamed()):
+        model.learn_one(row, "cold" if row["heat"] < 5 else "wärm" if row["load"] < 0.7 else "busy")
+
+    def own(batch: Batch) -> Batch:
+        told = [model.predict_proba_one(row) for row in as_rows(batch)]
+        ordered = [[each.get(name, 0.0) for name in ("busy", "cold", "wärm")] for each in told]
+        labels = [model.predict_one(row) for row in as_rows(batch)]
+        return {
+            "label": np.array(labels, dtype=object),
+            "probabilities": np.array(ordered, dtype=np.float32),
+        }
+
+    return model, streamed(), own
+
+
+def adds() -> tuple[Any, Batch, Callable[[Batch], Batch]]:
+    """A line through rows whose features are numbered: they are one vector."""
+    from river import linear_model, preprocessing
+
+    matrix = np.random.default_rng(6).normal(size=(200, 3))
+    model = preprocessing.StandardScaler() | linear_model.LinearRegression()
+    for row in matrix.tolist():
+        model.learn_one(dict(enumerate(row)), row[0] - 2 * row[2])
+
+    def own(batch: Batch) -> Batch:
+        values = [model.predict_one(dict(enumerate(row))) for row in batch["x"].tolist()]
+        return {"value": np.array(values, dtype=np.float32)}
+
+    return model, {"x": matrix}, own
+
+
+def detects() -> tuple[Any, Batch, Callable[[Batch], Batch]]:
+    """Half-space trees that score, and a filter that decides."""
+    from river import anomaly, preprocessing
+
+    rows = {name: array for name, array in streamed().items() if name != "city"}
+    last = anomaly.QuantileFilter(anomaly.HalfSpaceTrees(n_trees=5, seed=1), q=0.9)
+    model = preprocessing.MinMaxScaler() | last
+    for row in as_rows(rows):
+        model.learn_one(row)
+
+    def own(batch: Batch) -> Batch:
+        scores = [model.score_one(row) for row in as_rows(batch)]
+        return {
+            "score": np.array(scores, dtype=np.float32),
+            "anomaly": np.array([last.classify(score) for score in scores]),
+        }
+
+    return model, rows, own

@@ -29,7 +29,7 @@ from tidemill.models.format import (
 )
 from tidemill.models.packagers.onnx import package_onnx
 from tidemill.models.runtime import open_runtime
-from tidemill.models.runtimes.sklearn import load_estimator
+from tidemill.models.runtimes.pickled import load_file
 from tidemill.models.signature import Column, Signature
 
 SIGNATURE = Signature((Column("x", "float32", (3,)),), (Column("y", "float32", (3,)),))
@@ -282,7 +282,7 @@ def test_a_pickle_does_not_run_unasked(tmp_path: Path, trust: Any) -> None:
     with pytest.raises(NotTrusted, match="--trust-code"):
         open_runtime(folder)
     with pytest.raises(NotTrusted, match="--trust-code"):
-        load_estimator(folder / "model.joblib", trust_code=False)
+        load_file(folder / "model.joblib", trust_code=False)
     assert not mark.exists()
     with pytest.raises(InvalidModel, match="cannot predict"):
         open_runtime(folder, trust_code=True)

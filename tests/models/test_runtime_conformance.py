@@ -16,6 +16,8 @@ import pytest
 
 from tidemill.models.format import MANIFEST, ORIGINAL, ModelManifest, read_manifest, write_model
 from tidemill.models.packagers.boosted import package_lightgbm, package_xgboost
+from tidemill.models.packagers.mlflow import package_pyfunc
+from tidemill.models.packagers.sklearn import package_pickle
 from tidemill.models.packagers.torch import package_torch
 from tidemill.models.packaging import Given
 from tidemill.models.runtime import RUNTIMES, Opener, Runtime, open_runtime, runs_code
@@ -241,6 +243,47 @@ def classified(probabilities: Any) -> Batch:
     return {"label": labels, "probabilities": probabilities.astype(np.float32)}
 
 
+def river(example: str, opens: Callable[..., Any] = open_runtime) -> Maker:
+    """A model of River's of ``conftest.py``, from its file."""
+
+    def make(request: pytest.FixtureRequest, folder: Path) -> Subject:
+        found = request.getfixturevalue("streams")[example]
+        package_pickle(found.path, "river", folder / "packaged", Given())
+        return Subject(
+            folder=folder / "packaged",
+            rows=found.rows,
+            own=found.own,
+            library="river" if opens is open_runtime else None,
+            extra="river" if opens is open_runtime else None,
+            parallel=False,
+            opens=opens,
+        )
+
+    return make
+
+
+def mlflow_frame(request: pytest.FixtureRequest, folder: Path) -> Subject:
+    """A Python model of MLflow's, which takes a data frame and gives one."""
+    saved = request.getfixturevalue("save_pyfunc")(folder / "saved")
+    rows: Batch = {
+        "a": np.linspace(-3, 3, 80),
+        "b": np.arange(80),
+        "word": np.array([f"wörd{i}" for i in range(80)], dtype=object),
+    }
+    package_pyfunc(saved, "pyfunc", folder / "packaged", Given())
+    return Subject(
+        folder=folder / "packaged",
+        rows=rows,
+        own=lambda batch: {
+            "total": batch["a"] + batch["b"],
+            "shout": np.array([word.upper() for word in batch["word"]], dtype=object),
+        },
+        library="mlflow",
+        extra="mlflow",
+        parallel=False,
+    )
+
+
 SUBJECTS: dict[str, Maker] = {
     "onnx-digits": compiled("digits"),
     "onnx-delays": compiled("delays"),
@@ -259,6 +302,11 @@ SUBJECTS: dict[str, Maker] = {
     "onnx-xgboost": xgboost(original=False),
     "isolated-estimator": isolated_estimator,
     "function": function,
+    "river-classifier": river("classifier"),
+    "river-regressor": river("regressor"),
+    "river-detector": river("detector"),
+    "isolated-river": river("classifier", open_model),
+    "mlflow-frame": mlflow_frame,
 }
 """A maker for each model; it is given an empty folder."""
 

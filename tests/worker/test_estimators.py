@@ -15,7 +15,12 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from tidemill.models.packagers.sklearn import infer_sklearn_signature, package_sklearn
 from tidemill.models.runtimes.sklearn import SklearnRuntime
-from tidemill_worker.estimators import EstimatorModel, describe_estimator, load_estimator
+from tidemill_worker.estimators import (
+    EstimatorModel,
+    as_estimator,
+    describe_estimator,
+    load_pickled,
+)
 from tidemill_worker.functions import Corrupted, InvalidInput, InvalidModel, NotTrusted
 from tidemill_worker.loading import open_model
 
@@ -35,7 +40,7 @@ LATE = np.where(ROWS[:, 0] > 0, "late", "early")
 )
 def test_it_answers_as_where_tidemill_runs(estimator: Any, rows: dict[str, Any]) -> None:
     """The same columns, and the same answers of the same types."""
-    described = describe_estimator(load_estimator(pickle.dumps(estimator)))
+    described = describe_estimator(as_estimator(load_pickled(pickle.dumps(estimator))))
     signature = infer_sklearn_signature(estimator)
     assert msgspec.to_builtins(described) == msgspec.to_builtins(signature)
     ours = SklearnRuntime(estimator, signature).predict(rows)
@@ -68,4 +73,4 @@ def test_a_folder_is_opened_once_it_is_whole_and_trusted(tmp_path: Path) -> None
 def test_what_is_no_estimator_is_refused(data: bytes, said: str) -> None:
     """The refusal says what it is instead."""
     with pytest.raises(InvalidModel, match=said):
-        load_estimator(data)
+        as_estimator(load_pickled(data))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, TypedDict
@@ -49,11 +50,8 @@ def sources(tmp_path: Path) -> Iterator[Make]:
 
 def ask(code: Path, reference: str, signature: Signature = ONE, batch: Any = None) -> Any:
     """Loads, asks once, closes."""
-    model = FunctionModel(load_function(code, reference), signature)
-    try:
-        return model.predict(X if batch is None else batch)
-    finally:
-        model.close()
+    with closing(load_function(code, reference)) as loaded:
+        return FunctionModel(loaded, signature).predict(X if batch is None else batch)
 
 
 def test_a_function_of_columns_gets_arrays(sources: Make) -> None:

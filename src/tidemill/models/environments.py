@@ -9,23 +9,19 @@ It is built when a model is pushed or somebody asks for it, never to answer a qu
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 import tidemill_worker
-from tidemill.foundation import errors
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.durable import sync_folder
-from tidemill.foundation.environment import child_environment, installer_environment
-from tidemill.foundation.errors import InvalidModel, ModelFailed, TidemillError, Unavailable
+from tidemill.foundation.environment import installer_environment
+from tidemill.foundation.errors import InvalidModel, Unavailable
 from tidemill.foundation.locks import hold
 from tidemill.foundation.names import new_id
 from tidemill.models.requirements import Lock, installer, run_installer, sha256_of, this_python
@@ -34,8 +30,6 @@ Say = Callable[[str], None]
 """Told what takes a while, in a few words."""
 
 _INSTALL_WITHIN_S = 900.0
-_TRIAL_WITHIN_S = 180.0
-_MAX_SAID_BYTES = 1 << 20
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,54 +184,3 @@ def _worker_sources() -> list[Path]:
     """Returns the files of ``tidemill_worker``, which has no folders in it."""
     package = Path(tidemill_worker.__path__[0])
     return sorted(path for path in package.iterdir() if path.suffix == ".py")
-
-
-def try_in(environment: Environment, *arguments: str) -> dict[str, Any]:
-    """Runs ``tidemill_worker.trial`` in an environment and returns what it found.
-
-    Raises:
-        TidemillError: what the model or its function came to there.
-        ModelFailed: the process ended, or did not end in time.
-    """
-    return _tried([str(environment.python), "-I"], *arguments)
-
-
-def try_apart(folder: Path) -> None:
-    """Has a process of its own open a model folder with ``open_runtime``, and ask it a row.
-
-    Raises:
-        TidemillError: what the model came to there.
-        ModelFailed: the process ended, or did not end in time.
-    """
-    _tried([sys.executable, "-P"], "ask", "tidemill.models.runtime:open_runtime", str(folder))
-
-
-def _tried(python: list[str], *arguments: str) -> dict[str, Any]:
-    command = [*python, "-m", "tidemill_worker.trial", str(os.getpid()), *arguments]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own words, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env={**child_environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            timeout=_TRIAL_WITHIN_S,
-            check=False,
-            start_new_session=True,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ModelFailed(f"the model did not answer within {_TRIAL_WITHIN_S:.0f} s") from error
-    try:
-        said: dict[str, Any] = json.loads(done.stdout[:_MAX_SAID_BYTES])
-    except ValueError:
-        words = done.stderr[-1000:].decode("utf-8", "replace").strip()
-        raise ModelFailed(f"the model's process ended with {done.returncode}: {words}") from None
-    if "error" in said:
-        raise _refusal(said["error"])
-    return said
-
-
-def _refusal(told: dict[str, str]) -> TidemillError:
-    kind = getattr(errors, told["kind"], None)
-    if not (isinstance(kind, type) and issubclass(kind, TidemillError)):
-        kind = ModelFailed
-    return kind(told["what"], remedy=told["remedy"])

@@ -9,10 +9,12 @@ from typing import Literal
 from tidemill.foundation.errors import InvalidModel
 from tidemill.models.format import MANIFEST
 from tidemill.models.packagers.boosted import package_lightgbm, package_xgboost
+from tidemill.models.packagers.mlflow import package_pyfunc
 from tidemill.models.packagers.onnx import package_onnx_file
 from tidemill.models.packagers.sklearn import package_pickle
 from tidemill.models.packagers.torch import package_torch
 from tidemill.models.packaging import Packager
+from tidemill_worker.mlflow_models import MLMODEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,13 @@ KINDS = (
         trust="data",
         package=package_xgboost,
         suffixes=(".json", ".ubj"),
+    ),
+    Kind(
+        name="mlflow",
+        called="a model of MLflow's",
+        trust="code",
+        package=package_pyfunc,
+        marker=MLMODEL,
     ),
 )
 

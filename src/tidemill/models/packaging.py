@@ -57,6 +57,16 @@ class Given:
         return "probes" if self.rows is None else "evaluation"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What was put into a model folder, as its manifest will tell it."""
+
+    runtime: str
+    entry: str
+    signature: Signature
+    options: dict[str, Any]
+
+
 class Packager(Protocol):
     """Makes a model folder of what one framework saves."""
 

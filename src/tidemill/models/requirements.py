@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,6 +135,46 @@ def read_requirements(path: Path) -> tuple[str, ...]:
             )
         lines.append(wanted)
     return tuple(lines)
+
+
+def requirement_name(requirement: str) -> str:
+    """Returns the name of what is required, as package indexes compare names.
+
+    Example:
+        >>> requirement_name("Scikit_Learn[alldeps] >=1.5 ; python_version < '4'")
+        'scikit-learn'
+    """
+    named = re.match(r"[A-Za-z0-9._-]+", requirement)
+    return re.sub(r"[-_.]+", "-", named.group().lower()) if named is not None else ""
+
+
+def unmet_requirements(wanted: Sequence[str]) -> tuple[str, ...]:
+    """Returns those of the requirements that the libraries beside Tidemill do not meet.
+
+    Args:
+        wanted: as ``read_requirements`` returns them.
+    """
+    try:
+        from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return tuple(wanted)
+    unmet = []
+    for line in wanted:
+        try:
+            needed = Requirement(line)
+        except InvalidRequirement:
+            unmet.append(line)
+            continue
+        if needed.marker is not None and not needed.marker.evaluate():
+            continue
+        try:
+            found = version(needed.name)
+        except PackageNotFoundError:
+            unmet.append(line)
+            continue
+        if not needed.specifier.contains(found, prereleases=True):
+            unmet.append(line)
+    return tuple(unmet)
 
 
 def lock_requirements(wanted: Sequence[str], work: Path) -> Lock:

@@ -11,7 +11,9 @@ from tidemill.foundation.errors import InvalidModel, NotTrusted
 from tidemill.models.format import ModelManifest, read_manifest, verify_model
 from tidemill.models.requirements import LOCK
 from tidemill.models.runtimes.lightgbm import check_lightgbm, open_lightgbm
+from tidemill.models.runtimes.mlflow import open_mlflow
 from tidemill.models.runtimes.onnx import check_onnx, open_onnx
+from tidemill.models.runtimes.river import open_river
 from tidemill.models.runtimes.sklearn import open_sklearn
 from tidemill.models.runtimes.torch import check_torch, open_torch
 from tidemill.models.runtimes.xgboost import check_xgboost, open_xgboost
@@ -63,6 +65,8 @@ RUNTIMES: dict[str, Opener] = {
     "torch": Opener(trust="code", open=open_torch, open_on=open_torch, check=check_torch),
     "lightgbm": Opener(trust="data", open=open_lightgbm, check=check_lightgbm),
     "xgboost": Opener(trust="data", open=open_xgboost, check=check_xgboost),
+    "river": Opener(trust="code", open=open_river),
+    "mlflow": Opener(trust="code", open=open_mlflow),
 }
 """What opens a model here, by the name of its runtime."""
 

@@ -6,13 +6,14 @@ Nothing of the model's is imported here: its environment's own interpreter does 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
 
 from tidemill.foundation.clock import iso
-from tidemill.foundation.errors import InvalidInput, InvalidModel, NotTrusted
+from tidemill.foundation.errors import InvalidInput, InvalidModel
 from tidemill.foundation.home import Home
 from tidemill.foundation.names import check_name
 from tidemill.models.environments import (
@@ -20,24 +21,19 @@ from tidemill.models.environments import (
     Say,
     build_environment,
     environments_path,
-    try_in,
 )
-from tidemill.models.format import (
-    Latency,
-    ModelManifest,
-    read_manifest,
-    verify_model,
-    write_model,
-)
+from tidemill.models.format import ModelManifest, read_manifest, verify_model, write_model
 from tidemill.models.kinds import KINDS
-from tidemill.models.packaging import Given
+from tidemill.models.packagers.mlflow import is_pyfunc, take_pyfunc
+from tidemill.models.packaging import Given, Taken
 from tidemill.models.registry import Registry
-from tidemill.models.requirements import LOCK, lock_requirements, read_lock, read_requirements
+from tidemill.models.requirements import LOCK, lock_requirements, read_lock
 from tidemill.models.signature import Batch, Signature, check_batch
 from tidemill.models.sources import Sources, find_sources
+from tidemill.models.trying import measure_in, try_in
 from tidemill_worker.functions import CODE
 
-_ESTIMATORS = (".joblib", ".pkl", ".pickle")
+_PICKLED = (".joblib", ".pkl", ".pickle")
 
 
 def package_isolated(
@@ -46,36 +42,30 @@ def package_isolated(
     name: str,
     work: Path,
     *,
-    requirements: Path,
-    trust_code: bool,
+    wanted: Sequence[str],
     given: Given,
     say: Say = lambda _: None,
 ) -> Environment:
     """Makes ``work/model`` of a model, with the lock of its requirements, and tries it.
 
+    Somebody has vouched for the model and for all that it requires.
+
     Args:
         home: the installation; its cache keeps the environment.
-        path: a function, see ``find_sources``, or a joblib or pickle file with an estimator.
+        path: a function, see ``find_sources``, a joblib or pickle file with an estimator or a model
+            of River's, or a folder that MLflow saved.
         name: the model's name.
         work: an empty folder.
-        requirements: a file that lists what it needs.
-        trust_code: the caller vouches for the model and all that it requires.
+        wanted: what it requires, as ``read_requirements`` returns it.
         given: what else is known of it; without rows it must answer a made-up one.
         say: told what is done.
 
     Raises:
-        NotTrusted: nobody vouched for it.
         InvalidInput: its requirements have no wheels.
         InvalidModel: it does not say what it takes, or does not answer as it says.
     """
     check_name("model", name)
-    if not trust_code:
-        raise NotTrusted(
-            f"{path} and what {requirements} names run code",
-            remedy="Push it with --trust-code if you trust who made them.",
-        )
-    sources = None if path.suffix.lower() in _ESTIMATORS else _sources(path)
-    wanted = read_requirements(requirements)
+    _check_may_require(path)
     say(f"locking {len(wanted)} requirements")
     lock = lock_requirements(wanted, work)
     environment = build_environment(
@@ -85,32 +75,23 @@ def package_isolated(
     folder.mkdir()
     (folder / LOCK).write_bytes(lock.to_json())
     say("asking the model for its columns")
-    if sources is None:
-        runtime, entry, options = "sklearn", "model.joblib", {}
-        shutil.copyfile(path, folder / entry)
-        described = [str(folder / entry)]
-    else:
-        runtime, entry, options = "python", _entry(sources), {"function": sources.reference}
-        sources.copy(folder / CODE)
-        described = [str(folder / CODE), sources.reference]
-    signature = given.signature or _described(environment, *described)
+    taken = _take(environment.python, path, folder, given)
     manifest = write_model(
         folder,
         ModelManifest(
             name=name,
-            runtime=runtime,
-            signature=signature,
-            entry=entry,
+            runtime=taken.runtime,
+            signature=taken.signature,
+            entry=taken.entry,
             trust="code",
-            runtime_options=options,
+            runtime_options=taken.options,
+            classes=tuple(map(str, taken.options.get("classes", ()))),
             requirements=environment.distributions,
             created_at=iso(home.clock.now()),
         ),
     )
     say("trying it in its environment")
-    latency = _measured(
-        environment, folder, manifest, None if given.rows is None else given.rows(signature)
-    )
+    latency = measure_in(environment.python, folder, _rows(taken.signature, given))
     write_model(folder, msgspec.structs.replace(manifest, latency=latency))
     return environment
 
@@ -133,7 +114,7 @@ def restore_environment(
     environment = build_environment(
         environments_path(home.cache_path), lock, say=say, clock=home.clock
     )
-    try_in(environment, "measure", str(folder))
+    measure_in(environment.python, folder, None)
     return environment
 
 
@@ -154,20 +135,58 @@ def build_for(home: Home, name: str, version: int, *, say: Say = lambda _: None)
     return build_environment(environments_path(home.cache_path), lock, say=say, clock=home.clock)
 
 
-def _described(environment: Environment, *place: str) -> Signature:
-    said = try_in(environment, "describe", *place)
+def _take(python: Path, path: Path, folder: Path, given: Given) -> Taken:
+    if is_pyfunc(path):
+        return take_pyfunc(python, path, folder, given)
+    if path.suffix.lower() in _PICKLED:
+        return _take_pickled(python, path, folder, given)
+    sources = find_sources(path)
+    sources.copy(folder / CODE)
+    signature = given.signature
+    if signature is None:
+        said = try_in(python, "describe-function", str(folder / CODE), sources.reference)
+        signature = _signature(said)
+    return Taken(
+        runtime="python",
+        entry=_entry(sources),
+        signature=signature,
+        options={"function": sources.reference},
+    )
+
+
+def _take_pickled(python: Path, path: Path, folder: Path, given: Given) -> Taken:
+    entry = "model.joblib"
+    shutil.copyfile(path, folder / entry)
+    known = [] if given.signature is None else [msgspec.json.encode(given.signature).decode()]
+    said = try_in(python, "describe-file", str(folder / entry), *known)
+    if said["runtime"] == "river" and given.rows is not None:  # they may show more of its classes
+        told = msgspec.json.encode(said["signature"]).decode()
+        rows = _rows(_signature(said), given)
+        said = try_in(python, "describe-file", str(folder / entry), *(known or [told]), rows=rows)
+    return Taken(
+        runtime=said["runtime"],
+        entry=entry,
+        signature=_signature(said),
+        options=said["options"],
+    )
+
+
+def _signature(said: dict[str, Any]) -> Signature:
     return Signature.from_json(msgspec.json.encode(said["signature"]))
 
 
-def _sources(path: Path) -> Sources:
-    """Returns a function's sources; a file of some framework's is none, whatever it requires."""
+def _check_may_require(path: Path) -> None:
+    """Refuses a file of a framework whose files cannot have requirements of their own."""
     for kind in KINDS:
-        if path.suffix.lower() in kind.suffixes:
+        if path.suffix.lower() in kind.suffixes and path.suffix.lower() not in _PICKLED:
             raise InvalidModel(
                 f"{path} is {kind.called}, and cannot have requirements of its own",
                 remedy="Leave --requirements out, or push a function that loads the file.",
             )
-    return find_sources(path)
+
+
+def _rows(signature: Signature, given: Given) -> Batch | None:
+    return None if given.rows is None else check_batch(signature, given.rows(signature))
 
 
 def _entry(sources: Sources) -> str:
@@ -176,19 +195,3 @@ def _entry(sources: Sources) -> str:
         if place in sources.files:
             return f"{CODE}/{place.as_posix()}"
     raise InvalidModel(f"module {module!r} has no source file in {str(sources.root)!r}")
-
-
-def _measured(
-    environment: Environment, folder: Path, manifest: ModelManifest, rows: Batch | None
-) -> Latency:
-    arguments = [str(folder)]
-    if rows is not None:
-        plain = {
-            name: array.astype("U") if array.dtype.kind == "O" else array
-            for name, array in check_batch(manifest.signature, rows).items()
-        }
-        stored = folder.parent / "rows.npz"
-        with stored.open("wb") as file:
-            np.savez(file, allow_pickle=False, **plain)
-        arguments.append(str(stored))
-    return msgspec.convert(try_in(environment, "measure", *arguments), Latency)

@@ -15,8 +15,10 @@ from tidemill.foundation.home import Home
 from tidemill.models.environments import Environment, Say
 from tidemill.models.format import ModelManifest, read_manifest
 from tidemill.models.kinds import find_kind, is_model_folder
+from tidemill.models.packagers.mlflow import is_pyfunc, model_requirements
 from tidemill.models.packaging import Given
 from tidemill.models.registry import Registry
+from tidemill.models.requirements import read_requirements, unmet_requirements
 from tidemill.models.runtime import runs_code
 from tidemill.models.signature import Batch, Signature
 from tidemill.recipes.isolated import package_isolated, restore_environment
@@ -74,7 +76,8 @@ def push_model(
         sample: rows on which the compiled and the original model must agree; made up if None.
         signature: what it takes and gives; inferred if None, where that is possible.
         compiles: it is to be compiled where that changes no answer; else it is served as it is.
-        requirements: a file of what its own environment is to hold: of a function or estimator.
+        requirements: a file of what its own environment is to hold; a model of MLflow's gets one
+            anyway if what it says that it requires is not here.
         say: told what takes a while.
 
     Raises:
@@ -114,14 +117,14 @@ def packaged(
     environment: Environment | None = None
     with home.scratch("push") as work:
         folder = work / "model"
-        if source.requirements is not None:
+        wanted = _own_requirements(path, source.requirements, say, trust_code=trust_code)
+        if wanted is not None:
             environment = package_isolated(
                 home,
                 path,
                 name,
                 work,
-                requirements=source.requirements,
-                trust_code=trust_code,
+                wanted=wanted,
                 given=given,
                 say=say,
             )
@@ -133,6 +136,27 @@ def packaged(
         else:
             _package(path, name, folder, given, trust_code=trust_code)
         yield folder, environment
+
+
+def _own_requirements(
+    path: Path, listed: Path | None, say: Say, *, trust_code: bool
+) -> tuple[str, ...] | None:
+    """Returns what the model's own environment is to hold; None if it runs among Tidemill's."""
+    if listed is None and not is_pyfunc(path):
+        return None
+    if not trust_code:
+        raise NotTrusted(
+            f"{path} and what it requires run code",
+            remedy="Push it with --trust-code if you trust who made them.",
+        )
+    if listed is not None:
+        return read_requirements(listed)
+    wanted = model_requirements(path)
+    unmet = unmet_requirements(wanted)
+    if not unmet:
+        return None
+    say(f"it requires {', '.join(unmet)[:200]}, which is not here: it gets its own environment")
+    return wanted
 
 
 def read_signature(told: str) -> Signature:

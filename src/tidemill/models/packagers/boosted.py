@@ -22,7 +22,6 @@ from tidemill.models.boosters.graph import build_graph
 from tidemill.models.boosters.lightgbm import read_lightgbm
 from tidemill.models.boosters.xgboost import read_xgboost
 from tidemill.models.compilation import TOLERANCE, compile_verified
-from tidemill.models.environments import try_apart
 from tidemill.models.format import NOT_COMPILED, CompilationReport, ModelManifest, write_model
 from tidemill.models.packaging import (
     Given,
@@ -39,6 +38,7 @@ from tidemill.models.runtimes.boosted import BoostedRuntime, check_fits
 from tidemill.models.runtimes.lightgbm import load_lightgbm
 from tidemill.models.runtimes.xgboost import load_xgboost
 from tidemill.models.signature import Batch, Signature, check_batch
+from tidemill.models.trying import try_apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

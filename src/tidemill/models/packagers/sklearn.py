@@ -15,6 +15,7 @@ from tidemill.foundation.errors import InvalidInput, InvalidModel, ModelFailed, 
 from tidemill.foundation.names import check_name
 from tidemill.models.compilation import TOLERANCE, compile_sklearn
 from tidemill.models.format import NOT_COMPILED, CompilationReport, ModelManifest
+from tidemill.models.packagers.river import package_river
 from tidemill.models.packaging import (
     Given,
     answering,
@@ -25,10 +26,12 @@ from tidemill.models.packaging import (
     write_served,
 )
 from tidemill.models.probing import probe_rows
-from tidemill.models.runtimes.sklearn import SklearnRuntime, load_estimator
+from tidemill.models.runtimes.pickled import load_file
+from tidemill.models.runtimes.sklearn import SklearnRuntime, as_estimator
 from tidemill.models.signature import Batch, Signature, check_batch
 from tidemill_worker.estimators import describe_estimator
 from tidemill_worker.functions import InvalidModel as DescriptionError
+from tidemill_worker.river_models import is_river
 
 _ESTIMATOR = "model.joblib"
 _MAX_CLASSES = 10_000
@@ -39,10 +42,14 @@ def package_pickle(path: Path, name: str, folder: Path, given: Given) -> ModelMa
     """Makes a model folder of a joblib or pickle file that somebody vouched for.
 
     Raises:
-        InvalidModel: it holds no fitted estimator, or does not answer.
-        Unavailable: scikit-learn is not installed.
+        InvalidModel: it holds neither a fitted estimator nor a model of River's, or what it holds
+            does not answer.
+        Unavailable: a library that it names is not installed.
     """
-    estimator = load_estimator(path, trust_code=True)
+    model = load_file(path, trust_code=True)
+    if is_river(model):
+        return package_river(model, path, name, folder, given)
+    estimator = as_estimator(model, str(path))
     signature = given.signature or infer_sklearn_signature(estimator)
     rows = probe_rows(estimator, signature) if given.rows is None else given.rows(signature)
     with answering(path, given):

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tidemill.foundation.errors import (
-    InvalidInput,
-    InvalidModel,
-    NotReady,
-    NotTrusted,
-    Unavailable,
-)
+from tidemill.foundation.errors import InvalidInput, InvalidModel, NotReady, Unavailable
 from tidemill.models.format import ModelManifest, read_verified
+from tidemill.models.runtimes.pickled import load_bytes
 from tidemill.models.signature import Array, Batch, Signature
 from tidemill_worker.estimators import answers, features, with_threads
 
@@ -28,52 +22,29 @@ def open_sklearn(folder: Path, manifest: ModelManifest, threads: int) -> Sklearn
         Corrupted: the entry is not what was written.
         Unavailable: scikit-learn is not installed.
     """
-    data = read_verified(folder, manifest, manifest.entry)
-    estimator = with_threads(_load(data, manifest.entry), threads)
-    return SklearnRuntime(estimator, manifest.signature)
-
-
-def load_estimator(path: Path, *, trust_code: bool) -> Any:
-    """Returns the estimator in a joblib or pickle file; loading it runs code that it names.
-
-    Raises:
-        NotTrusted: nobody vouched for it.
-        InvalidModel: there is no such file, or it holds no estimator.
-        Unavailable: scikit-learn is not installed.
-    """
-    if not trust_code:
-        raise NotTrusted(
-            f"{str(path)!r} runs its maker's code when it is loaded",
-            remedy="Say --trust-code if you trust who made it, or push an ONNX file instead.",
-        )
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InvalidModel(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    return _load(data, str(path))
-
-
-def _load(data: bytes, where: str) -> Any:
-    try:
-        import joblib  # noqa: PLC0415
         import sklearn  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:
         raise Unavailable(
             "scikit-learn models need scikit-learn", remedy="pip install 'tidemill[sklearn]'."
         ) from error
-    try:
-        estimator = joblib.load(io.BytesIO(data))
-    except Exception as error:
+    where = manifest.entry
+    estimator = as_estimator(load_bytes(read_verified(folder, manifest, where), where), where)
+    return SklearnRuntime(with_threads(estimator, threads), manifest.signature)
+
+
+def as_estimator(model: Any, where: str) -> Any:
+    """Returns what was unpickled, which is an estimator.
+
+    Raises:
+        InvalidModel: it is not.
+    """
+    if not hasattr(model, "predict"):
         raise InvalidModel(
-            f"{where!r} cannot be unpickled: {type(error).__name__}: {str(error)[:300]}",
-            remedy="Use the versions of Python and scikit-learn that it was made with.",
-        ) from error
-    if not hasattr(estimator, "predict"):
-        raise InvalidModel(
-            f"{where!r} holds a {type(estimator).__name__}, which cannot predict",
+            f"{where!r} holds a {type(model).__name__}, which cannot predict",
             remedy="Save a fitted estimator or pipeline.",
         )
-    return estimator
+    return model
 
 
 class SklearnRuntime:
