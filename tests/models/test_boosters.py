@@ -49,7 +49,8 @@ def lgb(path: Path, labels: Values, rows: Any = X, rounds: int = 8, **options: A
 def xgb(path: Path, labels: Values, rows: Any = X, rounds: int = 8, **options: Any) -> Path:
     """Trains and saves a booster of XGBoost's."""
     given = xgboost.DMatrix(rows, labels, enable_categorical=True)
-    booster = xgboost.train({"max_depth": 3, "nthread": 1, **options}, given, rounds)
+    depth = {} if options.get("booster") == "gblinear" else {"max_depth": 3}
+    booster = xgboost.train({"nthread": 1, **depth, **options}, given, rounds)
     booster.save_model(path / "model.json")
     return path / "model.json"
 
@@ -349,6 +350,8 @@ def test_texts_that_lead_nowhere_are_refused(
         (("learner", "gradient_booster", "model", "trees", 0, "split_indices", 0), 3),
         (("learner", "gradient_booster", "model", "trees", 0, "split_conditions"), []),
         (("learner", "gradient_booster", "model", "trees", 0, "parents"), [0]),
+        (("learner", "gradient_booster", "model", "trees", 0, "parents", 1), 4096),
+        (("learner", "gradient_booster", "model", "trees", 0, "parents", 0), -9),
         (("learner", "gradient_booster", "model", "trees", 0, "id"), 1),
         (("learner", "gradient_booster", "model", "trees", 0, "tree_param", "num_nodes"), "9999"),
         (("learner", "gradient_booster", "model", "trees", 0, "tree_param", "num_feature"), "1"),

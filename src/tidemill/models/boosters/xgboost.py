@@ -26,6 +26,7 @@ from tidemill.models.signature import Array
 
 _TYPES = {"int": "int64", "i": "bool", "c": "int64"}
 _MAX_CATEGORIES = 1 << 24
+_NO_PARENT = (1 << 31) - 1
 _LINKS: dict[str, tuple[Link, Answer]] = {
     "binary:logistic": ("sigmoid", "binary"),
     "binary:logitraw": ("identity", "value"),
@@ -214,7 +215,8 @@ def _tree(
         group=group,
     )
     check_tree(tree, width, where)
-    for name in ("base_weights", "loss_changes", "sum_hessian", "parents"):
+    _check_parents(_integers(told, "parents", where), tree, where)
+    for name in ("base_weights", "loss_changes", "sum_hessian"):
         if _array(told, name, where).size < nodes:
             raise malformed(f"{name} of {where} is too short")
     if vector > 1:
@@ -226,6 +228,21 @@ def _tree(
             raise malformed(f"{where} names a leaf that it does not have")
         return tree, "its leaves are vectors"
     return tree, "it splits by categories" if _has_categories(told, tree, where) else None
+
+
+def _check_parents(parents: Array, tree: Tree, where: str) -> None:
+    """Makes sure that the ways up are the ways down; the library follows both."""
+    nodes = tree.left.size
+    inner = np.flatnonzero(tree.left >= 0)
+    children = np.concatenate([tree.left[inner], tree.right[inner]])
+    if parents.size != nodes or (
+        children.size and not 0 <= children.min() <= children.max() < nodes
+    ):
+        raise malformed(f"{where} names a node that it does not have")
+    others = np.delete(parents, children)  # the root, and what was pruned
+    known = (others >= -1) & (others < nodes) | (others == _NO_PARENT)
+    if (parents[children] != np.concatenate([inner, inner])).any() or not known.all():
+        raise malformed(f"the parents of {where} are not those of its children")
 
 
 def _has_categories(told: Any, tree: Tree, where: str) -> bool:
