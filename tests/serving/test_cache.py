@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tidemill.models.signature import Array, Batch
+from tidemill.models.signature import Array, Batch, Column
 from tidemill.serving.cache import ENTRY_BYTES, Cache
+from tidemill.serving.keeping import Keeping
+from tidemill.serving.query import Answers, Query
 from tidemill.serving.version import _cache_key
 
 
@@ -37,7 +39,8 @@ def test_it_is_a_bounded_lru(
     steps: list[tuple[str, bytes, int, float]], capacity: int, ttl: float | None
 ) -> None:
     """Whatever is put and got, it agrees with the plainest LRU of so many bytes and such an age."""
-    cache, now = Cache(capacity, ttl), 0.0
+    cache: Cache[Batch] = Cache(capacity, ttl)
+    now = 0.0
     plain: OrderedDict[bytes, tuple[Batch, int, float]] = OrderedDict()
     for number, (what, key, rows, later) in enumerate(steps):
         now += later
@@ -53,7 +56,7 @@ def test_it_is_a_bounded_lru(
                 assert (found["y"] == kept[0]["y"]).all()
         else:
             size = ENTRY_BYTES + len(key) + 8 * rows
-            cache.put(key, answer(number, rows), now=now)
+            cache.put(key, answer(number, rows), nbytes=8 * rows, now=now)
             if size <= capacity:
                 plain.pop(key, None)
                 plain[key] = (answer(number, rows), size, now)
@@ -65,36 +68,53 @@ def test_it_is_a_bounded_lru(
 
 def test_nothing_is_kept_without_room() -> None:
     """A capacity of nothing keeps nothing; an answer larger than all of it drives nobody out."""
-    nothing = Cache(0, None)
-    nothing.put(b"k", answer(1), now=0.0)
+    nothing: Cache[str] = Cache(0, None)
+    nothing.put(b"k", "answer", nbytes=6, now=0.0)
     assert nothing.get(b"k", now=0.0) is None
-    small = Cache(1000, None)
-    small.put(b"k", answer(1), now=0.0)
-    small.put(b"large", answer(2, 1000), now=0.0)
+    small: Cache[str] = Cache(1000, None)
+    small.put(b"k", "answer", nbytes=6, now=0.0)
+    small.put(b"large", "answer", nbytes=8000, now=0.0)
     assert small.get(b"large", now=0.0) is None
     assert small.get(b"k", now=0.0) is not None
 
 
-def test_a_row_of_a_batch_does_not_keep_the_batch() -> None:
-    """What is cached of a batch's answer is its own copy: the rest of the batch can go."""
-    cache = Cache(10_000, None)
-    batch = np.zeros((64, 1000))
-    cache.put(b"k", {"y": batch[3:4, :2]}, now=0.0)
-    batch[3] = 1.0
-    kept = cache.get(b"k", now=0.0)
-    assert kept is not None
-    assert kept["y"].base is None
-    assert kept["y"].tolist() == [[0.0, 0.0]]
+OUTPUTS = (Column("y", "float64", (2,)), Column("k", "int32"))
+
+
+def answered(outputs: Batch, start: int, n: int, *, shared: bool) -> Query:
+    """A query that was answered by some rows of a batch."""
+    query = Query(inputs={}, n=n, arrived=0.0, deadline=1.0, done=lambda _: None)
+    if shared:
+        query.answers, query.start = Answers({}, outputs), start
+    else:
+        query.outputs = {name: array[start : start + n] for name, array in outputs.items()}
+    return query
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("n", [1, 3])
+def test_what_is_kept_is_given_back_without_its_batch(n: int, shared: bool) -> None:  # noqa: FBT001
+    """Rows of a batch are kept apart from it: it may change, and it can go."""
+    batch = {"y": np.arange(128.0).reshape(64, 2), "k": np.arange(64, dtype=np.int32)}
+    keeping = Keeping(OUTPUTS)
+    kept, nbytes = keeping.take(answered(batch, 5, n, shared=shared))
+    for array in batch.values():
+        array[:] = 0
+    given_back = keeping.give(kept, n)
+    assert given_back["y"].tolist() == [[2.0 * row, 2.0 * row + 1] for row in range(5, 5 + n)]
+    assert given_back["k"].tolist() == list(range(5, 5 + n))
+    assert [array.dtype for array in given_back.values()] == [each.dtype for each in OUTPUTS]
+    assert not any(np.shares_memory(given_back[name], batch[name]) for name in batch)
+    assert nbytes >= 20 * n
 
 
 def test_text_counts_as_much_as_it_takes() -> None:
     """Long answers of text are counted by their text, not by the pointers to it."""
-    cache = Cache(1_000_000, None)
-    for number in range(100):
-        text = np.array([f"{number}" * 50_000], object)
-        cache.put(b"%d" % number, {"label": text}, now=0.0)
-    assert 5 <= len(cache) <= 20
-    assert cache.size_bytes <= 1_000_000
+    keeping = Keeping((Column("label", "string"),))
+    text = np.array(["7" * 50_000, "8"], object)
+    kept, nbytes = keeping.take(answered({"label": text}, 0, 1, shared=True))
+    assert 50_000 <= nbytes <= 51_000
+    assert keeping.give(kept, 1)["label"].tolist() == ["7" * 50_000]
 
 
 def strings(rows: int) -> st.SearchStrategy[Array]:

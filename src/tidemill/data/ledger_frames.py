@@ -122,7 +122,7 @@ def _encoded(predictions: Sequence[Prediction]) -> bytes:
     rows: list[Any] = []
     for each in predictions:
         n, start, answers = each.n, each.start, each.answers
-        batch: Prediction | Shared = answers or each
+        batch: Prediction | Shared = each if answers is None else answers
         if answers is None:
             start = 0
         if answers is None or answers is not shared:  # those of one batch follow one another

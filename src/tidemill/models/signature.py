@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -75,6 +76,11 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def dtype(self) -> np.dtype[Any]:
         """The NumPy type of its arrays."""
         return DTYPES[self.type]
+
+    @property
+    def row_bytes(self) -> int:
+        """What one row's elements take; of text, what points to it."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

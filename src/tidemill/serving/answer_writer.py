@@ -110,15 +110,17 @@ class AnswerWriter:
     def _blobs(self, query: Query) -> list[bytes]:
         if not self._binary:
             return []
-        outputs = query.outputs
-        return [to_bytes(outputs[column.name]) for column in self._binary]
+        answers = query.answers
+        if answers is None or not self._fixed:
+            outputs = query.outputs
+            return [to_bytes(outputs[column.name]) for column in self._binary]
+        start, stop = query.start, query.start + query.n
+        return [answers.rows(column, start, stop) for column in self._binary]
 
     def _keep(self, version: int, source: str) -> _Frame:
         if len(self._frames) >= _FRAMES_KEPT:
             self._frames.clear()
-        sizes = [
-            b"\0" * (column.dtype.itemsize * math.prod(column.shape)) for column in self._binary
-        ]
+        sizes = [b"\0" * column.row_bytes for column in self._binary]
         frame = self._frames[version, source] = self._frame(1, version, source, sizes)
         return frame
 

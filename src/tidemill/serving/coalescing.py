@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tidemill.serving.query import Query
 
 MAX_FOLLOWERS = 1024
@@ -27,7 +29,8 @@ class Coalescing:
     """
 
     def __init__(self) -> None:
-        self._leaders: dict[bytes, tuple[Query, list[Query]]] = {}
+        self._leaders: dict[bytes, Query] = {}
+        self._followers: dict[bytes, list[Query]] = {}
 
     def follow(self, query: Query) -> bool:
         """Has the query wait for an equal one that is out; if there is none, it leads.
@@ -37,21 +40,21 @@ class Coalescing:
         """
         key = query.cache_key
         assert key is not None
-        known = self._leaders.get(key)
-        if known is None:
-            self._leaders[key] = (query, [])
+        leader = self._leaders.get(key)
+        if leader is None:
+            self._leaders[key] = query
             return False
-        leader, followers = known
+        followers = self._followers.setdefault(key, [])
         if leader.deadline > query.deadline or len(followers) >= MAX_FOLLOWERS:
             return False
         query.asked = leader.asked  # equal: one copy is enough while they wait
         followers.append(query)
         return True
 
-    def release(self, query: Query) -> list[Query]:
+    def release(self, query: Query) -> Sequence[Query]:
         """Returns who follows a query that has ended; it leads no more."""
-        known = self._leaders.get(query.cache_key or b"")
-        if known is None or known[0] is not query:
-            return []
-        del self._leaders[query.cache_key or b""]
-        return known[1]
+        key = query.cache_key
+        if key is None or self._leaders.get(key) is not query:
+            return ()
+        del self._leaders[key]
+        return self._followers.pop(key, ()) if self._followers else ()

@@ -59,13 +59,26 @@ class Answers:
     each of these has made of them: once for all.
     """
 
-    __slots__ = ("inputs", "outputs", "texts", "written")
+    __slots__ = ("_blobs", "inputs", "outputs", "texts", "written")
 
     def __init__(self, inputs: Batch, outputs: Batch) -> None:
         self.inputs = inputs
         self.outputs = outputs
         self.texts: dict[str, list[bytes]] = {}
         self.written: dict[Any, Any] = {}
+        self._blobs: dict[str, bytes] = {}
+
+    def rows(self, column: Column, start: int, stop: int) -> bytes:
+        """Returns some rows of an output that holds no text: its elements, as the column has them.
+
+        They are little-endian, as is every machine that this runs on.
+        """
+        blob = self._blobs.get(column.name)
+        if blob is None:
+            array = self.outputs[column.name].astype(column.dtype, copy=False)
+            blob = self._blobs[column.name] = array.tobytes()
+        size = column.row_bytes
+        return blob[start * size : stop * size]
 
 
 class Query:

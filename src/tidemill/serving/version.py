@@ -13,6 +13,7 @@ from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
 from tidemill.serving.coalescing import Coalescing
+from tidemill.serving.keeping import Keeping, Kept
 from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import Deployment, VersionAssignment
 from tidemill.serving.query import Packed, Query
@@ -49,7 +50,7 @@ class LiveVersion:
         classes: tuple[str, ...] = (),
         table: Table | None,
         key: KeyEncoder | None,
-        cache: Cache,
+        cache: Cache[Kept],
         batcher: Batcher,
         coalesces: bool,
         clock: Clock,
@@ -72,6 +73,7 @@ class LiveVersion:
         self.measures = measures
         self._stages = measures.stages
         self._key_columns = [name for name, _ in key.columns] if key else []
+        self._keeping = Keeping(signature.outputs)
         self._outputs = {column.name: column for column in signature.outputs}
 
     def look_up(self, query: Query) -> bool:
@@ -112,14 +114,15 @@ class LiveVersion:
         kept = self.cache.get(query.cache_key, now=began)
         if kept is None:
             return False
-        query.outputs = kept
+        query.outputs = self._keeping.give(kept, query.n)
         self._stages["cache"].observe(self._clock.monotonic() - began)
         return True
 
     def keep(self, query: Query) -> None:
         """Keeps the model's answer for the next equal query."""
         if self.caches and query.cache_key is not None:
-            self.cache.put(query.cache_key, query.outputs, now=self._clock.monotonic())
+            kept, nbytes = self._keeping.take(query)
+            self.cache.put(query.cache_key, kept, nbytes=nbytes, now=self._clock.monotonic())
 
     async def aclose(self) -> None:
         """Waits until nothing waits or is out, then gives replicas and table back."""
@@ -236,10 +239,15 @@ def _output_array(cell: Any, column: Column) -> Array:
 
 
 def _cache_key(inputs: Batch | Packed) -> bytes:
-    """Returns the whole input as bytes: equal bytes, equal inputs (one signature's columns)."""
+    """Returns the whole input as bytes: equal bytes, equal inputs (one signature's columns).
+
+    Where there is no text, how many bytes they are says how many rows.
+    """
     if isinstance(inputs, Packed):
-        return inputs.n.to_bytes(4, "little") + inputs.data
+        return inputs.data
     parts: list[bytes] = []
+    if all(array.dtype != object for array in inputs.values()):
+        return b"".join([array.tobytes() for array in inputs.values()])
     for array in inputs.values():
         if array.dtype == object:
             texts = [text.encode() for text in array.ravel().tolist()]
