@@ -49,6 +49,8 @@ GRPC_MODULE = "tidemill.serving.rpc.gateway"
 _POLL_S = 0.1
 _RETRY_S = 2.0
 _DRAINED_WITHIN_S = 60.0
+_TOGETHER_S = 0.5
+"""Changes that are ready so soon go live together; nobody waits longer for another's worker."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +113,7 @@ class Supervisor:
         self._ring = LogRing(clock)
         self._placed: dict[str, Placed] = {}
         self._refusals: dict[str, Refusal] = {}
+        self._placing: dict[str, tuple[Deployment, asyncio.Task[Placed | None]]] = {}
         self._lacking: set[str] = set()  # refused for what this machine may have in a moment
         self._retrying: asyncio.TimerHandle | None = None
         self._wanted: int | None = None
@@ -285,9 +288,10 @@ class Supervisor:
         if self._fleet is not None:
             await self._fleet.stop(self._settings.drain_s)
         await self._inquiries.aclose()
-        for task in self._tasks:
+        ending = [*self._tasks, *(task for _, task in self._placing.values())]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         if self._pool is not None:
             await self._pool.stop_all()
 
@@ -332,16 +336,48 @@ class Supervisor:
         self._wanted = revision
         names = {each.application for each in deployments}
         self._refusals = {name: r for name, r in self._refusals.items() if name in names}
-        outcomes = await asyncio.gather(*(self._place(each) for each in deployments))
-        wanted = {each.deployment.application: each for each in outcomes if each is not None}
-        whole = len(wanted) == len(names) and not self._refusals
+        wanted, late = await self._place_all(deployments)
+        whole = len(wanted) == len(names) and not self._refusals and not late
         failure = await self._go_live(wanted, revision if whole else None)
         if failure is not None:
             await self._go_live_apart(wanted, failure)
-        self._drop_unused()
+        if not self._placing:  # else it is not known yet who is of use
+            self._drop_unused()
         self._lacking &= self._refusals.keys()
         if self._lacking:
             self._retry_later()
+
+    async def _place_all(
+        self, deployments: tuple[Deployment, ...]
+    ) -> tuple[dict[str, Placed], bool]:
+        """Returns what can be served of each application, and whether more is on its way.
+
+        One whose files or workers take long keeps what it has until they are there, and holds up no
+        other; only the very first time, all are waited for.
+        """
+        assert self._fleet is not None
+        for each in deployments:
+            placing = self._placing.get(each.application)
+            if placing is None or (placing[1].done() and placing[0] != each):
+                task = asyncio.create_task(self._place(each))
+                self._placing[each.application] = (each, task)
+        tasks = [task for _, task in self._placing.values()]
+        if tasks:
+            within_s = None if self._fleet.live is None else _TOGETHER_S
+            await asyncio.wait(tasks, timeout=within_s)
+        wanted: dict[str, Placed] = {}
+        for each in deployments:
+            name = each.application
+            begun, task = self._placing[name]
+            placed = task.result() if task.done() and begun == each else self._placed.get(name)
+            if placed is not None:
+                wanted[name] = placed
+        for name, (_, task) in list(self._placing.items()):
+            if task.done():
+                del self._placing[name]
+            else:
+                task.add_done_callback(lambda _: self._wake.set())
+        return wanted, bool(self._placing)
 
     async def _place(self, deployment: Deployment) -> Placed | None:
         """Returns what can be served of an application: the wanted deployment or the present."""
