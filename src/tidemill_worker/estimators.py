@@ -5,6 +5,7 @@ Needs NumPy; joblib or pickle only where a file is loaded, pandas only where fea
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import pickle
@@ -15,6 +16,7 @@ import numpy as np
 
 from tidemill_worker.frames import Batch
 from tidemill_worker.functions import InvalidInput, InvalidModel, NotReady, conform, no_answers
+from tidemill_worker.imports import import_without
 from tidemill_worker.signatures import Column, Signature
 
 
@@ -25,6 +27,9 @@ def load_pickled(data: bytes) -> Any:
         InvalidModel: they hold none, or what they name is not installed.
     """
     try:
+        if b"sklearn" in data:  # it imports pandas, and that Arrow, and uses neither
+            with contextlib.suppress(ModuleNotFoundError):  # unpickling says what is missing
+                import_without("sklearn.utils.fixes", "pandas")
         try:
             load = importlib.import_module("joblib").load
         except ModuleNotFoundError:

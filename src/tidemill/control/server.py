@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tidemill.serving.listening import open_listener
 from tidemill.serving.live import StoreSource
 from tidemill.serving.supervisor import Supervisor, stop_on_signals
 from tidemill.serving.tls import Certificate, certificate_of
+from tidemill_worker.process import share_heap, trim_memory
 
 COMPACT_EVERY_S = 60.0
 
@@ -55,6 +57,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         Conflict: a port is taken.
         InvalidSettings: the certificate or its key cannot be used, or an origin is none.
     """
+    share_heap()
     settings = home.settings
     with contextlib.suppress(NotReady, Unavailable), home.store.read():
         pass  # what waiting cannot mend is told at once
@@ -83,6 +86,9 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
     admin_port = listener.getsockname()[1]
 
     def up(port: int) -> None:
+        gc.collect()
+        gc.freeze()  # what is loaded now stays
+        trim_memory()
         ready(
             Serving(
                 host=settings.serve.host,

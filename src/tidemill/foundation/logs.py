@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tidemill.foundation.settings import mask_url
+from tidemill_worker.imports import import_without
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +93,7 @@ class _Configuration:
 
 
 def _make(threshold: int, format_: str) -> tuple[Any, logging.Formatter]:
+    import_without("structlog", "rich")  # for tracebacks of a kind that is not used here
     import structlog  # noqa: PLC0415
 
     shared: list[Processor] = [

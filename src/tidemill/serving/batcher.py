@@ -262,7 +262,7 @@ class Batcher:
 
     def _turn(self) -> None:
         self._scheduled = False
-        self._held_until = float("inf")
+        may_hold, self._held_until = self._held_until > 0.0, float("inf")
         began = now = self._clock.monotonic()
         if self._hedged:
             self._drop_ended()
@@ -271,7 +271,7 @@ class Batcher:
                 self.wake()  # the others first
                 break
             replica = self._free_replica()
-            if replica is None or self._holds(replica, now):
+            if replica is None or (may_hold and self._holds(replica, now)):
                 break
             head = self._queue[: self._most]
             decision = cut(
@@ -523,7 +523,8 @@ class Batcher:
                     flight.note()
                     self._end_late(query)
         self._doubt_overdue(now)
-        if self._held_until < float("inf"):
+        if self._held_until <= now:
+            self._held_until = 0.0  # long enough: whatever waits goes now
             self.wake()
         else:
             self._settle()

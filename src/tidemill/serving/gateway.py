@@ -57,7 +57,7 @@ from tidemill.serving.query_log import QueryLog
 from tidemill.serving.questions import Questions
 from tidemill.serving.tracing import Tracing
 from tidemill.serving.watching import QueryWatch, Watches
-from tidemill_worker.process import trim_memory
+from tidemill_worker.process import share_heap, trim_memory
 
 _ORPHAN_DRAIN_S = 1.0
 _MAX_FILES = 65_536
@@ -231,6 +231,7 @@ class Gateway:
                 await self._processor.retire()
             except Exception:  # noqa: BLE001 - what is live goes on; the log has the rest
                 self._log.exception("retire.failed", revision=revision)
+            await asyncio.to_thread(trim_memory)  # loading takes more than what is loaded
             self._channel.send(Drained(revision=revision))
 
     async def _collect(self) -> bytes:
@@ -327,6 +328,7 @@ def run_gateway(
     parser.add_argument("--fd", type=int, required=True, help="the socket that clients come to")
     parser.add_argument("--control-fd", type=int, required=True, help="the supervisor's channel")
     options = parser.parse_args(arguments)
+    share_heap()
     uvloop.run(_run(options.fd, options.control_fd, front))
     return 0
 

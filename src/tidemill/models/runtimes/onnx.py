@@ -127,6 +127,8 @@ def open_session(data: bytes, *, threads: int = 1, device: str = "cpu") -> Any:
         raise InvalidModel(
             f"ONNX Runtime {ort.__version__} cannot load the model: {str(error)[:500]}"
         ) from error
+    session.disable_fallback()
+    session._model_bytes = None  # noqa: SLF001 - kept for a fallback only, and as large as the model
     if device != "cpu":
         # A provider that cannot start is left out with a warning, and the CPU does its work.
         _check_provider(session.get_providers(), device)

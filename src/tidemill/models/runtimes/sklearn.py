@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,10 @@ def open_sklearn(folder: Path, manifest: ModelManifest, threads: int) -> Sklearn
         Corrupted: the entry is not what was written.
         Unavailable: scikit-learn is not installed.
     """
-    try:
-        import sklearn  # noqa: F401, PLC0415
-    except ModuleNotFoundError as error:
+    if find_spec("sklearn") is None:
         raise Unavailable(
             "scikit-learn models need scikit-learn", remedy="pip install 'tidemill[sklearn]'."
-        ) from error
+        )
     where = manifest.entry
     estimator = as_estimator(load_bytes(read_verified(folder, manifest, where), where), where)
     return SklearnRuntime(with_threads(estimator, threads), manifest.signature)
