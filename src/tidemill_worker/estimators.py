@@ -34,12 +34,16 @@ def load_pickled(data: bytes) -> Any:
             load = importlib.import_module("joblib").load
         except ModuleNotFoundError:
             load = pickle.load
-        return load(io.BytesIO(data))
+        model = load(io.BytesIO(data))
+        if getattr(model, "feature_names_in_", None) is not None:
+            with contextlib.suppress(ModuleNotFoundError):  # whoever asks the model says so
+                _pandas()  # it is needed: now, rather than with the first query
     except Exception as error:
         raise InvalidModel(
             f"the model cannot be unpickled: {type(error).__name__}: {str(error)[:300]}",
             remedy="Require the versions of the libraries that it was made with.",
         ) from error
+    return model
 
 
 def as_estimator(model: Any) -> Any:
