@@ -41,7 +41,10 @@ class Misdeeds:
     def asking(self, length: int) -> bytes:
         """Returns the head of a question with a body of so many bytes."""
         first = self.question.partition(b"\r\n")[0]
-        return first + b"\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n" % (self.headers, length)
+        return first + b"\r\nHost: localhost\r\n%bContent-Length: %d\r\n\r\n" % (
+            self.headers,
+            length,
+        )
 
     async def send(self, data: bytes) -> int | None:
         """Sends bytes on a connection of its own and returns the answer's status."""
@@ -77,12 +80,14 @@ async def wrong_shape(at: Misdeeds) -> int | None:
 async def no_key(at: Misdeeds) -> int | None:
     """Asks without the key that is needed."""
     first = at.question.partition(b"\r\n")[0]
-    return await at.send(first + b"\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+    return await at.send(first + b"\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
 
 
 async def unknown_model(at: Misdeeds) -> int | None:
     """Asks an application that does not exist."""
-    return await at.send(b"GET /v2/models/nobody HTTP/1.1\r\nHost: x\r\n%b\r\n" % at.headers)
+    return await at.send(
+        b"GET /v2/models/nobody HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % at.headers
+    )
 
 
 async def too_large(at: Misdeeds) -> int | None:

@@ -303,7 +303,8 @@ def test_what_is_wrong_is_refused(server: Any, client: httpx.Client, case: str) 
 def test_a_version_is_written_in_plain_digits(server: Any) -> None:
     """What Unicode calls a digit is no version, and no surprise to the server."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
-        raw.sendall(b"GET /v2/models/digits/versions/\xb2 HTTP/1.1\r\nConnection: close\r\n\r\n")
+        target = b"/v2/models/digits/versions/\xb2"
+        raw.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % target)
         received = b"".join(iter(lambda: raw.recv(4096), b""))
     assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n"), received
 

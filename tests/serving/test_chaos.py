@@ -99,7 +99,8 @@ class Client:
 
     async def _post(self, path: str, body: Any) -> Any:
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n".encode()
+        lines = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}"
+        head = f"{lines}\r\n\r\n".encode()
         try:
             async with asyncio.timeout(20):
                 if self._writer is None:

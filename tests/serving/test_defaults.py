@@ -75,8 +75,10 @@ def pipelined(server: Any, path: str, instances: list[Any]) -> list[dict[str, An
     sent = b""
     for each in instances:
         body = json.dumps({"instances": each}).encode()
-        sent += (
-            b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)) + body
+        sent += b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (
+            path.encode(),
+            len(body),
+            body,
         )
     answers = []
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:

@@ -182,8 +182,10 @@ def test_chunked_bodies_are_read_and_bounded() -> None:
 
     async def main() -> None:
         async with served() as (port, _, _edge):
-            head = b"POST /now HTTP/1.1\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
-            assert b'{"bytes": 6}' in await talk(port, head + b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n")
+            head = b"POST /now HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+            assert b'{"bytes": 6}' in await talk(
+                port, head + b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n", eof=True
+            )
             endless = b"400\r\n" + b"x" * 1024 + b"\r\n"
             assert b"HTTP/1.1 413 " in await talk(port, head + endless * 20)
 
@@ -196,7 +198,8 @@ def test_expect_continue_is_answered_before_the_body() -> None:
     async def main() -> None:
         async with served() as (port, _, _edge):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"POST /now HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+            writer.write(b"POST /now HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n")
+            writer.write(b"content-length: 2\r\n\r\n")
             assert (await reader.readline()).startswith(b"HTTP/1.1 100 ")
             writer.write(b"ok")
             await reader.readline()
@@ -287,7 +290,7 @@ def test_draining_answers_what_was_asked_and_closes() -> None:
             st.binary(max_size=200),
             st.sampled_from(
                 [
-                    b"POST /now HTTP/1.1\r\n",
+                    b"POST /now HTTP/1.1\r\nhost: x\r\n",
                     b"content-length: 5\r\n",
                     b"transfer-encoding: chunked\r\n",
                     b"\r\n",

@@ -42,7 +42,7 @@ WHOLE = [
     b"GET /now HTTP/1.1\r\nhost: x\r\n\r\n",
     b"POST /now HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello",
     b"POST /later HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nthere",
-    b"POST /now HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"POST /now HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     b"POST /now HTTP/1.1\r\nhost: x\r\ncontent-length: 60\r\n\r\n" + b"y" * 60,
 ]
 STREAMS = st.lists(

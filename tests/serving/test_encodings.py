@@ -310,7 +310,7 @@ def test_folded_answers_keep_their_order_on_a_connection() -> None:
             reader, writer = await asyncio.open_connection(
                 client.base_url.host, client.base_url.port
             )
-            head = "GET /%d HTTP/1.1\r\naccept-encoding: gzip\r\n%s\r\n"
+            head = "GET /%d HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\n%s\r\n"
             end = "connection: close\r\n"
             writer.write((head % (MIB, "") + head % (9, end)).encode())
             got = await reader.read()

@@ -110,7 +110,7 @@ async def _both(port: int, asked: list[tuple[Asked, int]]) -> None:
 
 def _asked(application: str, x: float, rate: float) -> Asked:
     body = json.dumps({"instances": [[x]]}).encode()
-    head = f"POST /v1/models/{application}:predict HTTP/1.1\r\nhost: x\r\n"
+    head = f"POST /v1/models/{application}:predict HTTP/1.1\r\nhost: localhost\r\n"
     return Asked(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body, rate)
 
 

@@ -149,6 +149,12 @@ MALFORMED = {
     "space in a name": head(b"a b: c"),
     "folded": head(b"a: b", b" c"),
     "folded framing": head(b"transfer-encoding:", b" chunked") + b"0\r\n\r\n",
+    "no host": b"GET /now HTTP/1.1\r\na: b\r\n\r\n",
+    "two hosts": head(b"host: y"),
+    "the same host twice": head(b"Host: x"),
+    "host of two": b"GET /now HTTP/1.1\r\nhost: x y\r\n\r\n",
+    "host in a user's name": b"GET /now HTTP/1.1\r\nhost: x@y\r\n\r\n",
+    "host with a path": b"GET /now HTTP/1.1\r\nhost: x/y\r\n\r\n",
     "connect": b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n",
     "upgrade": head(b"connection: upgrade", b"upgrade: websocket", b"content-length: 0"),
 }
@@ -344,7 +350,7 @@ def test_a_connection_that_breaks_anywhere_leaves_nothing() -> None:
 
 def test_a_flood_of_small_requests_is_parsed_no_further_than_it_is_answered() -> None:
     """However many requests one read brings, only so many wait; the rest stays counted bytes."""
-    one = b"GET /later HTTP/1.1\r\n\r\n"
+    one = b"GET /later HTTP/1.1\r\nhost: x\r\n\r\n"
     most = MAX_PIPELINE + SLICE_BYTES // len(one) + 1
     times = 3000
 
@@ -368,7 +374,7 @@ def test_a_flood_of_small_requests_is_parsed_no_further_than_it_is_answered() ->
 
 def test_who_asks_for_much_and_reads_nothing_holds_little() -> None:
     """Thousands of pipelined requests for a large answer: what is written waits for the reader."""
-    one = b"GET /large HTTP/1.1\r\n\r\n"
+    one = b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n"
 
     async def main() -> None:
         async with attacked() as (port, witness, edge):
@@ -442,8 +448,8 @@ def test_an_absolute_target_is_the_same_path(lone: Any) -> None:
     for target, status in (
         (f"http://{lone.address}/v2", 200),
         ("HTTP://x/v2?a=b", 200),
-        ("http://x/nothing", 404),
-        ("http://x", 404),
+        (f"http://{lone.address}/nothing", 404),
+        (f"http://{lone.address}", 404),
         ("ftp://x/v2", 404),
     ):
         connection = lone.connection()
@@ -505,7 +511,7 @@ def test_a_crowd_that_comes_at_once_waits_in_the_queue(lone: Any) -> None:
     for each in crowd:
         each.setblocking(True)
         each.settimeout(20)
-        each.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        each.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: [::1]\r\nconnection: close\r\n\r\n")
     for each in crowd:
         assert each.recv(4096).startswith(b"HTTP/1.1 200 ")
         each.close()

@@ -25,12 +25,15 @@ REQUESTS = (
     b"GET /c HTTP/1.1\r\nhost: x\r\n\r\n",
     b"HEAD /c HTTP/1.1\r\nhost: x\r\n\r\n",
     b"\r\n\r\nGET /c HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"POST /d HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\nq",
-    b"POST /e HTTP/1.1\r\nsec-fetch-site: cross-site\r\ncontent-length: 1\r\n\r\nq",
-    b"POST /f HTTP/1.1\r\ninference-header-content-length: 2\r\ncontent-length: 2\r\n\r\nqq",
-    b"POST /f HTTP/1.1\r\ncontent-encoding: odd\r\ncontent-length: 2\r\n\r\nqq",
+    b"POST /d HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\nq",
+    b"POST /e HTTP/1.1\r\nhost: x\r\nsec-fetch-site: cross-site\r\ncontent-length: 1\r\n\r\nq",
+    (
+        b"POST /f HTTP/1.1\r\nhost: x\r\n"
+        b"inference-header-content-length: 2\r\ncontent-length: 2\r\n\r\nqq"
+    ),
+    b"POST /f HTTP/1.1\r\nhost: x\r\ncontent-encoding: odd\r\ncontent-length: 2\r\n\r\nqq",
     *(
-        b"POST /g HTTP/1.1\r\ncontent-encoding: %b\r\ncontent-length: %d\r\n\r\n%b"
+        b"POST /g HTTP/1.1\r\nhost: x\r\ncontent-encoding: %b\r\ncontent-length: %d\r\n\r\n%b"
         % (coding.encode(), len(body), body)
         for coding in CODINGS
         for body in (
@@ -40,15 +43,19 @@ REQUESTS = (
             fold(b"a" * 99, coding),
         )
     ),
-    b"GET /long HTTP/1.1\r\naccept-encoding: gzip\r\n\r\n",
-    b"POST /t HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nA: b\r\n\r\n".replace(
+    b"GET /long HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\n\r\n",
+    b"POST /t HTTP/1.1\r\nhost: x\r\n"
+    b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nA: b\r\n\r\n".replace(
         b"A: b", b"content-encoding: gzip"
     ),
 )
 LAST = (
-    b"GET /last HTTP/1.1\r\nconnection: close\r\n\r\n",
+    b"GET /last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
     b"GET /old HTTP/1.0\r\n\r\n",
-    b"POST /both HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    (
+        b"POST /both HTTP/1.1\r\nhost: x\r\n"
+        b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
     b"what is this\r\n\r\n",
 )
 
@@ -143,6 +150,6 @@ def test_a_head_is_known_from_its_second_time_and_the_memory_is_bounded() -> Non
     for number in range(edges.MAX_REMEMBERED_HEADS + 10):
         answers(edge, [b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number])
     assert len(edge.heads) <= edges.MAX_REMEMBERED_HEADS
-    long = b"GET /a HTTP/1.1\r\nx: " + b"y" * MAX_REMEMBERED_HEAD_BYTES + b"\r\n\r\n"
+    long = b"GET /a HTTP/1.1\r\nhost: x\r\nx: " + b"y" * MAX_REMEMBERED_HEAD_BYTES + b"\r\n\r\n"
     assert answers(edge, [long])[0].startswith(b"HTTP/1.1 200")
     assert all(len(head) <= MAX_REMEMBERED_HEAD_BYTES for head in edge.heads)

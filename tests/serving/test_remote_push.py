@@ -114,7 +114,8 @@ def test_many_at_once_are_batched(near: Near, server: Any) -> None:
     x, labels = model.rows["x"], model.outputs["label"]
     body = [json.dumps({"instances": [row]}).encode() for row in x.tolist()]
     sent = b"".join(
-        b"POST /v1/models/digits:predict HTTP/1.1\r\ncontent-length: %d\r\n\r\n%s" % (len(b), b)
+        b"POST /v1/models/digits:predict HTTP/1.1\r\nhost: localhost\r\n"
+        b"content-length: %d\r\n\r\n%s" % (len(b), b)
         for b in body
     )
     port = httpx.URL(near.query).port

@@ -187,7 +187,10 @@ def test_the_clients_word_counts(served: str, collector: Collector) -> None:
     ask(served, 1, traceparent=f"00-{other}-{SPAN}-00")
     ask(served, 2)
     body = b'{"instances": [3]}'
-    head = b"POST /v1/models/add:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % len(body)
+    head = (
+        b"POST /v1/models/add:predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n"
+        % len(body)
+    )
     twice = f"traceparent: 00-{other}-{SPAN}-01\r\n".encode() * 2
     with httpx.Client(base_url=served) as client:
         port = client.base_url.port

@@ -6,7 +6,6 @@ It listens on the loopback and takes no request that a web page of another origi
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -34,11 +33,12 @@ from tidemill.foundation.errors import (
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments, render
 from tidemill.foundation.logs import log
+from tidemill.serving.hosts import Hosts
 from tidemill.serving.supervisor import Supervisor
 
 _OPEN = "/metrics"
 MAX_BODY_BYTES = 64 << 10
-_OWN_NAME = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+_OWN_NAMES = Hosts()
 _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (TooLarge, 413),
     (InvalidInput, 400),
@@ -288,15 +288,11 @@ def _json(serve: Serve, check: KeyCheck | None) -> Callable[[Request], Awaitable
 def _check_host(request: Request) -> None:
     """Refuses names that only lead to this machine, as a rebound DNS name does.
 
-    What the header says is what counts: where it is no proper host, ``request.url`` has the
-    socket's address in its place.
+    Even where keys are needed: the metrics need none. What the header says is what counts: where it
+    is no proper host, ``request.url`` has the socket's address in its place.
     """
     said = ", ".join(request.headers.getlist("host"))
-    if not _OWN_NAME.fullmatch(said):
-        raise Refused(
-            f"host {said[:100]!r} is not this machine's loopback",
-            remedy="Use 127.0.0.1 or localhost.",
-        )
+    _OWN_NAMES.check(said, remedy="Use 127.0.0.1 or localhost.")
 
 
 def _number(request: Request, name: str, otherwise: int) -> int:

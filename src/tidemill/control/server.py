@@ -23,6 +23,7 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 from tidemill.foundation.settings import ServeSettings
 from tidemill.serving.cors import cors_of
+from tidemill.serving.hosts import hosts_of
 from tidemill.serving.key_store import StoreKeys
 from tidemill.serving.listening import open_listener
 from tidemill.serving.live import StoreSource
@@ -55,7 +56,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         Corrupted: the store is damaged. One that cannot be reached yet is waited for.
         Refused: the address can be reached from elsewhere, and nobody said that it may be.
         Conflict: a port is taken.
-        InvalidSettings: the certificate or its key cannot be used, or an origin is none.
+        InvalidSettings: the certificate or its key cannot be used, or an origin or a host is none.
     """
     share_heap()
     settings = home.settings
@@ -77,7 +78,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
     stop = asyncio.Event()
     stop_on_signals(stop)
     certificate = certificate_of(settings.serve)
-    cors_of(settings.serve)  # what cannot be used is told before anything starts
+    cors_of(settings.serve), hosts_of(settings.serve)  # what cannot be used is told at once
     admin = _AdminServer(_admin_config(admin_app(home, supervisor, instruments), certificate))
     listener = open_listener(
         ServeSettings(host="127.0.0.1", port=settings.serve.admin_port),

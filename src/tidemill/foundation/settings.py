@@ -71,6 +71,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     labels_per_minute: Positive = 60_000
     max_held_bytes: Positive = 256 << 20
     cors_origins: str = ""
+    allowed_hosts: str = ""
     tls_cert: str | None = None
     tls_key: str | None = None
 

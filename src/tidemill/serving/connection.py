@@ -23,6 +23,7 @@ from tidemill.serving.cors import Cors
 from tidemill.serving.encodings import UNFOLD_AT_ONCE_BYTES, Unfolding
 from tidemill.serving.exchange import Exchange, Handler, Head, Load, Routes, error_body
 from tidemill.serving.guard import Guard
+from tidemill.serving.hosts import Hosts
 from tidemill.serving.pace import Pace
 
 _KNOWN_SIZES = frozenset(
@@ -37,6 +38,7 @@ _KNOWN_SIZES = frozenset(
             b"expect",  # and origin
             b"content-encoding",
             b"accept-encoding",
+            b"host",
             b"traceparent",
         ),
     )
@@ -75,6 +77,7 @@ class Shared(Protocol):
     clock: Clock
     guard: Guard | None
     cors: Cors | None
+    hosts: Hosts | None
     pace: Pace | None
     load: Load
     refused: Family[Counter]
@@ -294,6 +297,8 @@ class Connection(asyncio.Protocol):
                     self._fault = (413, self._body_text(size))
             case b"authorization" | b"x-api-key":
                 head.carry(value if name == b"authorization" else b"Bearer " + value)
+            case b"host":
+                self._fault = self._fault or head.call(value)
             case b"expect":
                 head.expects = value.lower() == b"100-continue"
                 if not head.expects:
@@ -306,6 +311,8 @@ class Connection(asyncio.Protocol):
             self._stop(400, "protocol upgrades are not supported. Ask for HTTP/1.1 only.")
         self._in_head = False
         self._fed_bytes = 0
+        if self._head.host is None and self._parser.get_http_version() != "1.0":
+            self._fault = self._fault or (400, "a request of HTTP/1.1 names its Host, and once.")
         cors, guard = self._edge.cors, self._edge.guard
         if cors is not None:
             cors.mark(self._head)
@@ -375,7 +382,7 @@ class Connection(asyncio.Protocol):
                 self._check_load(overload)
             handler = head.handler or self._find(head)
             if guard is not None and head.admitted_by is not guard.table:
-                guard.admit(head, self._edge.routes.access(handler))
+                guard.admit(head, self._edge.routes.access(handler), self._edge.hosts)
             if head.coding is None:
                 handler(exchange)
             else:

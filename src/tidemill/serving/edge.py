@@ -16,6 +16,7 @@ from tidemill.serving.connection import Connection, Limits
 from tidemill.serving.cors import Cors
 from tidemill.serving.exchange import Head, Load, Routes
 from tidemill.serving.guard import Guard
+from tidemill.serving.hosts import Hosts
 from tidemill.serving.pace import Pace
 
 CODERS = 2
@@ -38,6 +39,7 @@ class Edge:
         instruments: count what is refused before it becomes a query.
         guard: lets clients in by their keys; without one, everybody.
         cors: knows which web pages of other origins may ask; without it, none.
+        hosts: knows by which names the server may be asked where no key is; without it, by any.
         pace: tells when what is read arrived; without one, it arrives when it is read.
 
     ``protocol`` is the factory for ``loop.create_server``; ``start`` begins watching the time;
@@ -53,10 +55,12 @@ class Edge:
         guard: Guard | None = None,
         *,
         cors: Cors | None = None,
+        hosts: Hosts | None = None,
         pace: Pace | None = None,
     ) -> None:
         self.guard = guard
         self.cors = cors
+        self.hosts = hosts
         self.pace = pace
         self.arrival = clock.monotonic if pace is None else pace.arrival
         self.load = Load()

@@ -34,6 +34,7 @@ from tidemill.serving.encodings import (
     fold,
     preferred,
 )
+from tidemill.serving.hosts import is_host
 from tidemill.serving.keys import Access, KeyTable, Principal
 
 
@@ -88,6 +89,8 @@ _ERROR_HEADERS = {
     429: {b"retry-after": b"60"},
     503: {b"retry-after": b"1"},
 }
+_NOT_JUDGED = KeyTable()
+"""Stands on a head that no guard has looked at; None says that no key was needed."""
 _OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 _JSON = b"application/json"
 _OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
@@ -130,6 +133,7 @@ class Head:
         "foreign",
         "handler",
         "header_length",
+        "host",
         "method",
         "origin",
         "principal",
@@ -148,10 +152,11 @@ class Head:
         self.expects = False
         self.traceparent = b""
         self.origin = b""
+        self.host: bytes | None = None
         self.answer_headers = b""
         self.authorization = b""
         self.handler: Handler | None = None
-        self.admitted_by: KeyTable | None = None
+        self.admitted_by: KeyTable | None = _NOT_JUDGED
         self.principal: Principal | None = None
 
     def take(self, name: bytes, value: bytes) -> None:
@@ -175,6 +180,13 @@ class Head:
                 self.coding = said if self.coding is None else f"{self.coding}, {said}"
             case b"accept-encoding":
                 self.accepts = self.accepts or preferred(value)
+
+    def call(self, host: bytes) -> tuple[int, str] | None:
+        """Takes the name that the server was asked by; returns the refusal if it is none."""
+        if self.host is not None:
+            return 400, "Host was sent twice."
+        self.host = host
+        return None if is_host(host) else (400, "Host is no name or address of a server.")
 
     def carry(self, authorization: bytes) -> None:
         """Takes the key that the client sent; of two, nobody could say which one counts."""

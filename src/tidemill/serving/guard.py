@@ -10,11 +10,18 @@ from tidemill.foundation.clock import Clock
 from tidemill.foundation.instruments import Instruments
 from tidemill.serving.channel import Keys
 from tidemill.serving.exchange import Head
+from tidemill.serving.hosts import Hosts
 from tidemill.serving.keys import Access, Denial, KeyTable, Principal
 from tidemill.serving.quota import Quota
 
 RECHECK_S = 60.0
 """How often everybody's key is looked up again, so that it is known which ones are in use."""
+
+
+_FOREIGN_HOST = (
+    "Ask for 127.0.0.1 or localhost, need a key (tidemill keys create), or name the host in "
+    "serve.allowed_hosts."
+)
 
 
 class Guard:
@@ -65,17 +72,25 @@ class Guard:
             return True
         return isinstance(table.principal(head.authorization, self._clock.now()), Principal)
 
-    def admit(self, head: Head, access: Access) -> None:
+    def admit(self, head: Head, access: Access, hosts: Hosts | None = None) -> None:
         """Writes on the head that it may, and whose it is.
 
+        Args:
+            head: what was sent.
+            access: what the operation demands.
+            hosts: by which names a server may be asked that needs no key; None for any. A page
+                that had its name lead here knows no key, so where one is needed, names are free.
+
         Raises:
+            Refused: no key is needed, and it asks for another host.
             Unauthenticated: it has no key that counts.
             NotPermitted: its key may not do this.
         """
         table = self.table
         if table is None:
-            return
-        if access.scope is not None:
+            if hosts is not None and head.host is not None:
+                hosts.check(head.host.decode("latin-1"), remedy=_FOREIGN_HOST)
+        elif access.scope is not None:
             head.principal = self.identify(head.authorization)
             self.permit(head.principal, access)
         head.admitted_by = table

@@ -12,6 +12,7 @@ from tidemill.serving.connection import Limits
 from tidemill.serving.cors import CorsRoutes, cors_of
 from tidemill.serving.edge import Edge
 from tidemill.serving.front import Inside
+from tidemill.serving.hosts import hosts_of
 from tidemill.serving.listening import BACKLOG
 from tidemill.serving.openapi import ApiDocument
 from tidemill.serving.routes import PathRoutes
@@ -48,6 +49,7 @@ class HttpFront:
             inside.instruments,
             inside.guard,
             cors=cors,
+            hosts=hosts_of(inside.serve, _address(listener)),
             pace=inside.pace,
         )
         self._server: asyncio.Server | None = None
@@ -98,6 +100,11 @@ def limits_for(serve: ServeSettings, max_files: int) -> Limits:
         idle_timeout_s=serve.idle_timeout_s,
         read_timeout_s=serve.read_timeout_s,
     )
+
+
+def _address(listener: socket.socket) -> str:
+    found: str = listener.getsockname()[0]
+    return found.partition("%")[0]  # without an interface
 
 
 def few_connections(limits: Limits, max_files: int) -> dict[str, Any] | None:
