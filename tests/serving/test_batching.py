@@ -331,6 +331,32 @@ def test_an_overdue_batch_is_asked_of_another_replica_too() -> None:
     run(main())
 
 
+def test_a_hedged_query_of_high_priority_that_is_answered_after_all_leaves_an_empty_queue() -> None:
+    """It waits for the other replica, is answered by the first, and nothing is left behind."""
+
+    async def main() -> None:
+        first, second = Slow(0.002), Slow(0.002)
+        world = World(first, second)
+        for value in range(20):
+            world.ask(value + 20)
+            await asyncio.sleep(0.005)
+        await world.batcher.emptied()
+        world.ended.clear()
+        first.delay_s, second.delay_s = 0.15, 0.3
+        urgent = world.ask(7, priority=FIRST_PRIORITY)
+        await asyncio.sleep(0.01)
+        world.ask(8)
+        async with asyncio.timeout(2.0):
+            while not urgent.hedged or not urgent.ended:
+                await asyncio.sleep(0.002)
+            await world.batcher.emptied()
+        assert urgent.outputs["y"].tolist() == [70]
+        assert len(world.ended) == 2
+        assert world.batcher.queued_rows == world.batcher.queued_bytes == 0
+
+    run(main())
+
+
 def test_a_hedged_query_whose_replicas_all_die_ends_once() -> None:
     """Wherever it is, it is not forgotten: it is tried again, or ends as lost."""
 

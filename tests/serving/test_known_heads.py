@@ -142,6 +142,14 @@ def test_a_known_head_is_answered_as_a_parsed_one(connections: list[list[bytes]]
     assert not parsing.heads
 
 
+def test_an_empty_line_is_nobodys_head() -> None:
+    """What a client sends between its requests is never taken for the request before."""
+    edge, blank = Edge(Echo(), Limits(), FakeClock()), b"\r\n\r\n"
+    assert answers(edge, [b"GET /c HT", b"TP/1.1\r\n\r\n", blank])[0].count(b"200 OK") == 1
+    assert blank not in edge.heads
+    assert answers(edge, [blank]) == (b"", False)
+
+
 def test_a_head_is_known_from_its_second_time_and_the_memory_is_bounded() -> None:
     """The usual request is remembered; ever new heads do not fill the memory."""
     edge = Edge(Echo(), Limits(), FakeClock())

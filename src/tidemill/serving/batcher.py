@@ -412,9 +412,8 @@ class Batcher:
         """Takes out of the queue what a doubted replica has answered after all."""
         ended = [query for query in self._queue if query.ended]
         if ended:
-            self._queue = [query for query in self._queue if not query.ended]
-            self.queued_rows -= sum(query.n for query in ended)
-            self.queued_bytes -= sum(query.nbytes for query in ended)
+            self._queue = ended + [query for query in self._queue if not query.ended]
+            self._pop(len(ended))
         self._hedged = bool(self._queue)
 
     def _oldest(self) -> list[Flight]:

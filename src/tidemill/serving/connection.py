@@ -193,6 +193,7 @@ class Connection(asyncio.Protocol):
             self._last_active = now = self._edge.arrival()
             self._ask(known[0], data[end:], now, closes=self._edge.draining)
             return
+        self._told = None  # what came before is none of it
         self._parse(data)
         told, self._told = self._told, None
         if head_bytes and told is not None and told[1] == data[end:]:
