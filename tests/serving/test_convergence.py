@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,59 +16,95 @@ from tidemill.foundation.home import Home
 from tidemill.models.packagers.sklearn import package_sklearn
 from tidemill.models.registry import Registry
 from tidemill.models.signature import Column, Signature
-from tidemill.serving.plan import ServingPlan
+from tidemill.serving.plan import Deployment, ServingPlan
 
 LATE = """
-import sys, time
+import os, sys, time
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 
 class Late(RegressorMixin, BaseEstimator):
-    "Takes long to load in a worker."
+    "Loads in a worker of so many threads once there is a file of that name."
     n_features_in_ = 1
     def fit(self, x, y=None):
         return self
     def __setstate__(self, state):
         if "tidemill_worker" in sys.argv[0]:
-            time.sleep(8)
+            gate = GATES + os.environ["OMP_NUM_THREADS"]
+            open(gate + ".waits", "w").close()
+            while not os.path.exists(gate):
+                time.sleep(0.02)
         super().__setstate__(state)
     def predict(self, x):
         return np.ravel(x) * 2.0
 """
 
 
-def test_a_slow_start_holds_up_nobody_else(
-    launch: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While one worker loads, another application goes live; then it does, too."""
-    (tmp_path / "late_model.py").write_text(LATE)
+@pytest.fixture
+def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Home], None]:
+    """Registers a model that loads when it is told."""
+    (tmp_path / "late_model.py").write_text(f"GATES = {str(tmp_path / 'gate-')!r}\n{LATE}")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "late_model", raising=False)
     estimator = import_module("late_model").Late().fit(None)
     signature = Signature((Column("x", "float64", (1,)),), (Column("value", "float32"),))
 
-    def register(home: Home) -> None:
+    def _register(home: Home) -> None:
         package_sklearn(estimator, "late", signature, tmp_path / "late", None)
         Registry(home).register(
             tmp_path / "late", "late", blessed=True, blessing={"trust_code": True}
         )
 
+    return _register
+
+
+def deploy_late(home: Home, threads: int) -> Deployment:
+    """Wants the model live, in a worker of so many threads."""
+    return deploy(
+        home,
+        "late",
+        model="late",
+        version=1,
+        terms=Terms(plan=ServingPlan(placement="worker", threads=threads)),
+        by="tests",
+        reason="a test",
+    )
+
+
+def test_a_slow_start_holds_up_nobody_else(launch: Any, register: Any, tmp_path: Path) -> None:
+    """While one worker loads, another application goes live; then it does, too."""
     with launch(register, PYTHONPATH=str(tmp_path)) as server:
-        late = deploy(
-            server.home,
-            "late",
-            model="late",
-            version=1,
-            terms=Terms(plan=ServingPlan(placement="worker")),
-            by="tests",
-            reason="a test",
-        )
+        late = deploy_late(server.home, 1)
         server.deploy("quick", "add", version=2)
         server.deploy("quick", "add", version=3)
         health = server.health()
         assert health["applications"]["quick"] == late.revision + 2
         assert "late" not in health["applications"]
+        (tmp_path / "gate-1").touch()
         server.go_live(late)
         server.until(
             lambda: server.health()["revision_live"] == server.health()["revision_wanted"],
             "all to be live",
         )
+
+
+def test_a_change_while_a_worker_loads_is_live_when_its_own_worker_is(
+    launch: Any, register: Any, tmp_path: Path
+) -> None:
+    """Nobody is told that the newest revision is live while the one before comes up."""
+    with launch(register, PYTHONPATH=str(tmp_path)) as server:
+        (tmp_path / "gate-1").touch()
+        server.go_live(deploy_late(server.home, 1))
+        deploy_late(server.home, 2)
+        server.until((tmp_path / "gate-2.waits").exists, "a worker to load")
+        time.sleep(0.6)  # it is not waited for any more
+        newest = deploy_late(server.home, 3)
+        time.sleep(0.15)
+        (tmp_path / "gate-2").touch()
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            health = server.health()
+            assert health["revision_live"] < newest.revision, health
+            time.sleep(0.02)
+        (tmp_path / "gate-3").touch()
+        server.go_live(newest)

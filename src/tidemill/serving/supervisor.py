@@ -366,10 +366,13 @@ class Supervisor:
             within_s = None if self._fleet.live is None else _TOGETHER_S
             await asyncio.wait(tasks, timeout=within_s)
         wanted: dict[str, Placed] = {}
+        late = False
         for each in deployments:
             name = each.application
             begun, task = self._placing[name]
-            placed = task.result() if task.done() and begun == each else self._placed.get(name)
+            there = task.done() and begun == each
+            late |= not there
+            placed = task.result() if there else self._placed.get(name)
             if placed is not None:
                 wanted[name] = placed
         for name, (_, task) in list(self._placing.items()):
@@ -377,7 +380,7 @@ class Supervisor:
                 del self._placing[name]
             else:
                 task.add_done_callback(lambda _: self._wake.set())
-        return wanted, bool(self._placing)
+        return wanted, late
 
     async def _place(self, deployment: Deployment) -> Placed | None:
         """Returns what can be served of an application: the wanted deployment or the present."""
