@@ -10,13 +10,15 @@ import joblib
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.ensemble import RandomForestClassifier
 
 from tidemill.control.applications import find_version
 from tidemill.control.deployments import list_deployments
-from tidemill.foundation.errors import InvalidInput, ModelFailed, NotFound, NotTrusted
+from tidemill.foundation.errors import InvalidInput, InvalidModel, ModelFailed, NotFound, NotTrusted
 from tidemill.foundation.home import Home
+from tidemill.models.format import read_manifest, write_model
+from tidemill.models.packagers.onnx import package_onnx
 from tidemill.models.registry import Registry
 from tidemill.recipes.dry_run import BATCH_ROWS, Asking, read_input, try_file, try_version
 from tidemill.recipes.push import Source, push_model
@@ -56,6 +58,24 @@ def test_a_file_is_asked_as_it_would_be_served_and_nothing_is_kept(
     assert done.batch_rows == BATCH_ROWS
     assert Registry(home).list() == ()
     assert not list_deployments(home)
+
+
+def test_a_folder_that_may_not_be_registered_is_not_opened_either(
+    home: Home, double: Path, tmp_path: Path
+) -> None:
+    """A graph in somebody's folder that reads another file is refused before a server starts."""
+    folder = tmp_path / "folder"
+    manifest = package_onnx(double, "double", folder)
+    model = onnx.load(folder / manifest.entry)
+    weights = numpy_helper.from_array(np.ones(2, dtype=np.float32), "w")
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="secret")
+    model.graph.initializer.append(weights)
+    (folder / manifest.entry).write_bytes(model.SerializeToString())
+    write_model(folder, read_manifest(folder))
+    with pytest.raises(InvalidModel, match="keeps weights in another file"):
+        try_file(home, Source(path=folder, name="double"), Asking())
 
 
 def test_a_registered_version_is_asked_by_either_protocol(home: Home, double: Path) -> None:

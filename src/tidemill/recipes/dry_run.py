@@ -22,6 +22,7 @@ from tidemill.foundation.home import Home
 from tidemill.models.environments import Environment, Say, environments_path
 from tidemill.models.format import read_manifest, verify_model
 from tidemill.models.registry import Registry
+from tidemill.models.runtime import check_model
 from tidemill.models.signature import Batch, Signature, check_batch
 from tidemill.recipes.isolated import restore_environment
 from tidemill.recipes.push import Source, check_trust, packaged, read_sample, said_equal
@@ -94,7 +95,7 @@ def try_file(
     """Packages a file as ``push`` would, serves it privately, and asks it.
 
     Raises:
-        InvalidModel: it cannot be packaged.
+        InvalidModel: it cannot be packaged, or must not be opened.
         NotTrusted: it brings code and nobody vouched for it.
         InvalidInput: the input does not fit what the model takes.
         NotBlessed: a server on it does not start.
@@ -104,6 +105,7 @@ def try_file(
         manifest = read_manifest(folder)
         check_trust(manifest, trust_code=trust_code)
         verify_model(folder, manifest)
+        check_model(folder, manifest)
         return _run(home, folder, None, asking, environment)
 
 
