@@ -361,6 +361,8 @@ def test_texts_that_lead_nowhere_are_refused(
         (("learner", "gradient_booster", "model", "gbtree_model_param", "num_trees"), "9"),
         (("learner", "gradient_booster", "name"), "gbforest"),
         (("learner", "learner_model_param", "num_feature"), "0"),
+        (("learner", "learner_model_param", "num_feature"), "0_3"),
+        (("learner", "learner_model_param", "num_feature"), 3.5),
         (("learner", "learner_model_param", "num_class"), "7"),
         (("learner", "learner_model_param", "base_score"), "[1,2]"),
         (("learner", "feature_names"), ["a"]),
