@@ -11,8 +11,14 @@ import pytest
 from tidemill.control.audit import read_audit
 from tidemill.control.keys import create_key
 from tidemill.foundation.errors import InvalidInput, Refused
+from tidemill.foundation.instruments import Instruments
+from tidemill.models.signature import Column, Signature
+from tidemill.serving.extensions import describe_config
 from tidemill.serving.inquiries import describe_index
+from tidemill.serving.measures import Measures
 from tidemill.serving.model_control import KnownModel, read_load
+from tidemill.serving.plan import Deployment, ServingPlan
+from tidemill.serving.processor import Application
 from tidemill.serving.questions import error_of, fault_of
 from tidemill.serving.statistics import Tally, describe_tally, merge_tallies
 
@@ -103,6 +109,29 @@ def test_the_configuration_says_how_it_is_served(client: httpx.Client) -> None:
     }
     assert config["output"][1] == {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [2]}
     assert client.get("/v2/models/none/config").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("device", "kind", "gpus"),
+    [("cpu", "KIND_CPU", []), ("cuda", "KIND_GPU", [0]), ("cuda:1,cuda:3", "KIND_GPU", [1, 3])],
+)
+def test_the_configuration_says_where_it_computes(device: str, kind: str, gpus: list[int]) -> None:
+    """A plan with GPUs is told as one, with their numbers."""
+    column = Column("x", "float32", ())
+    application = Application(
+        deployment=Deployment(
+            application="on",
+            revision=1,
+            versions=(),
+            plan=ServingPlan(device=device, replicas=2),
+        ),
+        versions=(),
+        signature=Signature((column,), (column,)),
+        measures=Measures(Instruments(), "on"),
+    )
+    assert describe_config(application)["instance_group"] == [
+        {"name": "on", "kind": kind, "count": 2, "gpus": gpus}
+    ]
 
 
 def test_an_index_tells_what_is_live_and_what_is_not(client: httpx.Client) -> None:

@@ -18,6 +18,7 @@ from tidemill.foundation.errors import (
 )
 from tidemill.serving.exchange import Caller
 from tidemill.serving.model_control import IndexRequest, read_load
+from tidemill.serving.plan import CPU
 from tidemill.serving.processor import Application, Processor
 from tidemill.serving.questions import Questions
 from tidemill.serving.statistics import Tally, describe_tally
@@ -169,12 +170,17 @@ def describe_config(application: Application) -> dict[str, Any]:
         "max_batch_size": plan.max_batch,
         "input": [_tensor(column) for column in application.signature.inputs],
         "output": [_tensor(column) for column in application.signature.outputs],
-        "instance_group": [
-            {"name": application.name, "kind": "KIND_CPU", "count": plan.replicas, "gpus": []}
-        ],
+        "instance_group": [_instances(application)],
         "dynamic_batching": {"priority_levels": 9, "default_priority_level": 5},
         "response_cache": {"enable": plan.cache_bytes > 0},
     }
+
+
+def _instances(application: Application) -> dict[str, Any]:
+    plan = application.deployment.plan
+    gpus = [int(each.partition(":")[2] or 0) for each in plan.devices if each != CPU]
+    kind = "KIND_GPU" if gpus else "KIND_CPU"
+    return {"name": application.name, "kind": kind, "count": plan.replicas, "gpus": gpus}
 
 
 def _tensor(column: Any) -> dict[str, Any]:
