@@ -17,6 +17,8 @@ def import_without(name: str, *absent: str) -> ModuleType:
         >>> import_without("json.tool", "argparse_of_nobody").__name__
         'json.tool'
     """
+    if name in sys.modules:  # nothing is left to hide, even for a moment, from other threads
+        return importlib.import_module(name)
     hidden = [each for each in absent if each not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
     try:

@@ -37,8 +37,8 @@ class Server:
 
     A batch that the model fails on gets an error frame. A batch that runs longer than
     ``overrun_s`` ends the process, at once and whatever the model is doing: its callers see the
-    connection drop. Once it is known how long batches take, so does one that takes twenty times as
-    long as the longest so far, and over five seconds.
+    connection drop. Once it is known how long batches take, so does one that hangs; see
+    ``hung_after_s``.
 
     Args:
         listener: a listening Unix socket; closed by ``run``.
@@ -51,6 +51,7 @@ class Server:
         self._predict = predict
         self._overrun_s = overrun_s
         self._longest_s = 0.0
+        self._most_rows = 1
         self._batches = 0
         self._connections: dict[int, _Connection] = {}
 
@@ -95,25 +96,40 @@ class Server:
         else:
             connection.watch(selector)
 
-    def _allowed_s(self) -> float:
-        if self._batches < _KNOWN_FROM:
-            return self._overrun_s
-        return min(self._overrun_s, max(_HUNG_FROM_S, _HUNG_FACTOR * self._longest_s))
-
     def _answer(self, frame: Frame) -> Outgoing:
         try:
             batch = decode_batch(frame)
-            began = time.monotonic()
-            signal.setitimer(signal.ITIMER_REAL, self._allowed_s())
-            try:
-                answers = self._predict(batch)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                self._longest_s = max(self._longest_s, time.monotonic() - began)
-                self._batches += 1
+            answers = self._watched(batch)
             return encode_batch(ANSWER, frame.request_id, answers)
         except Exception as error:  # noqa: BLE001 - a model may raise anything; the caller is told
             return encode_failure(frame.request_id, error)
+
+    def _watched(self, batch: Batch) -> Batch:
+        """Asks the model; whatever it does, the process ends if it hangs."""
+        rows = max((array.shape[0] for array in batch.values() if array.ndim), default=0)
+        began, allowed_s = time.monotonic(), self._overrun_s
+        if self._batches >= _KNOWN_FROM:
+            allowed_s = min(allowed_s, hung_after_s(rows, self._longest_s, self._most_rows))
+        signal.setitimer(signal.ITIMER_REAL, allowed_s)
+        try:
+            return self._predict(batch)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._longest_s = max(self._longest_s, time.monotonic() - began)
+            self._most_rows = max(self._most_rows, rows)
+            self._batches += 1
+
+
+def hung_after_s(rows: int, longest_s: float, most_rows: int) -> float:
+    """Returns after how many seconds a batch hangs: twenty times the longest so far, or five.
+
+    One of more rows than any before it may take longer by as much.
+
+    Example:
+        >>> hung_after_s(64, 0.5, 64), hung_after_s(1, 0.001, 64), hung_after_s(640, 0.5, 64)
+        (10.0, 5.0, 100.0)
+    """
+    return max(_HUNG_FROM_S, _HUNG_FACTOR * longest_s * max(1.0, rows / most_rows))
 
 
 class _Connection:
