@@ -184,7 +184,8 @@ def _imported(module_name: str, name: str, reference: str) -> Callable[..., Any]
     except (Exception, SystemExit) as error:
         raise InvalidModel(
             f"{reference[:200]!r} cannot be loaded: {type(error).__name__}: {str(error)[:500]}",
-            remedy="Check the name, and that what it imports is beside it or installed.",
+            remedy="Check the name, and that what it imports is beside it, installed, or listed in "
+            "--requirements.",
         ) from error
     if isinstance(found, ModuleType) or not callable(found):
         raise InvalidModel(f"{reference[:200]!r} is a {type(found).__name__}, no function")

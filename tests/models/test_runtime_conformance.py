@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tidemill.models.format import MANIFEST, ORIGINAL, ModelManifest, read_manifest, write_model
+from tidemill.models.format import MANIFEST, ORIGINAL, read_manifest
 from tidemill.models.packagers.boosted import package_lightgbm, package_xgboost
 from tidemill.models.packagers.mlflow import package_pyfunc
+from tidemill.models.packagers.python import package_function
 from tidemill.models.packagers.sklearn import package_pickle
 from tidemill.models.packagers.torch import package_torch
 from tidemill.models.packaging import Given
@@ -128,37 +129,33 @@ def predict(batch):
 """
 
 
-def function(request: pytest.FixtureRequest, folder: Path) -> Subject:
-    """A Python function where there is nothing of Tidemill's but the worker."""
-    (folder / "code").mkdir()
-    (folder / "code" / "shouting.py").write_text(FUNCTION)
-    signature = Signature(
-        (Column("x", "float32", (2,)), Column("word", "string")),
-        (Column("shout", "string"), Column("half", "float32", (2,))),
-    )
-    manifest = ModelManifest(
-        name="function",
-        runtime="python",
-        signature=signature,
-        entry="code/shouting.py",
-        trust="code",
-        runtime_options={"function": "shouting:predict"},
-    )
-    write_model(folder, manifest)
-    numbers = np.arange(200, dtype=np.float32).reshape(100, 2)
-    words = np.array([f"wörd{i}" for i in range(100)], dtype=object)
-    return Subject(
-        folder=folder,
-        rows={"x": numbers, "word": words},
-        own=lambda rows: {
-            "shout": np.array([word.upper() for word in rows["word"]], dtype=object),
-            "half": rows["x"] / 2,
-        },
-        library=None,
-        extra=None,
-        parallel=False,
-        opens=open_model,
-    )
+def function(opens: Callable[..., Any] = open_runtime) -> Maker:
+    """A Python function, among Tidemill's libraries or where there is only the worker."""
+
+    def make(request: pytest.FixtureRequest, folder: Path) -> Subject:
+        (folder / "shouting.py").write_text(FUNCTION)
+        signature = Signature(
+            (Column("x", "float32", (2,)), Column("word", "string")),
+            (Column("shout", "string"), Column("half", "float32", (2,))),
+        )
+        source, place = folder / "shouting.py", folder / "packaged"
+        package_function(source, "function", place, Given(signature=signature))
+        numbers = np.arange(200, dtype=np.float32).reshape(100, 2)
+        words = np.array([f"wörd{i}" for i in range(100)], dtype=object)
+        return Subject(
+            folder=place,
+            rows={"x": numbers, "word": words},
+            own=lambda rows: {
+                "shout": np.array([word.upper() for word in rows["word"]], dtype=object),
+                "half": rows["x"] / 2,
+            },
+            library=None,
+            extra=None,
+            parallel=False,
+            opens=opens,
+        )
+
+    return make
 
 
 def network(kind: str, *, compiles: bool = False) -> Maker:
@@ -301,7 +298,8 @@ SUBJECTS: dict[str, Maker] = {
     "xgboost-named": xgboost(original=True),
     "onnx-xgboost": xgboost(original=False),
     "isolated-estimator": isolated_estimator,
-    "function": function,
+    "function": function(),
+    "isolated-function": function(open_model),
     "river-classifier": river("classifier"),
     "river-regressor": river("regressor"),
     "river-detector": river("detector"),
@@ -471,8 +469,8 @@ def test_code_needs_somebodys_word(subject: Subject, tmp_path: Path) -> None:
 
 def test_a_missing_library_is_named(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its framework a model is Unavailable, and the error says what to install."""
-    if subject.library is None:  # it has an environment of its own
-        assert subject.opens is open_model
+    if subject.library is None:  # it has an environment of its own, or needs what Tidemill does
+        assert subject.opens is open_model or read_manifest(subject.folder).runtime == "python"
         return
     monkeypatch.setitem(sys.modules, subject.library, None)
     with pytest.raises(Exception, match="need") as caught:

@@ -130,13 +130,14 @@ def manifest(runtime: str, **fields: Any) -> ModelManifest:
 
 
 def test_what_is_on_a_gpu_is_in_a_worker() -> None:
-    """And PyTorch always is: its threads are those of a whole process."""
+    """And PyTorch always is: its threads are those of a whole process. So are functions."""
     inside = ServingPlan(placement="gateway")
     assert decide_placement(inside, manifest("onnx")) == "gateway"
     assert decide_placement(msgspec.structs.replace(inside, device="cuda"), manifest("onnx")) == (
         "worker"
     )
     assert decide_placement(inside, manifest("torch")) == "worker"
+    assert decide_placement(inside, manifest("python")) == "worker"
     assert decide_placement(ServingPlan(device="cuda:1"), manifest("torch")) == "worker"
     for runtime in ("sklearn", "remote"):
         with pytest.raises(InvalidInput, match=rf"\({runtime}\) cannot be placed on 'cuda'"):

@@ -22,7 +22,8 @@ def register(app: typer.Typer) -> None:
     def push(
         name: Annotated[str, typer.Option(help="The model's name, and its application's.")],
         path: Annotated[
-            Path | None, typer.Argument(help="What a framework saved, or a model folder.")
+            Path | None,
+            typer.Argument(help="What a framework saved, module:function, or a model folder."),
         ] = None,
         remote: Annotated[
             str | None,

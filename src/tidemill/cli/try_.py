@@ -13,6 +13,7 @@ from tidemill.cli.environment import print_environment
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session
 from tidemill.control.applications import find_version
 from tidemill.foundation.errors import InvalidInput
+from tidemill.models.sources import split_reference
 from tidemill.recipes.dry_run import Asking, DryRun, read_input, try_file, try_version
 from tidemill.recipes.push import Source, read_signature
 
@@ -68,7 +69,9 @@ def register(app: typer.Typer) -> None:
                     on.err.print(words, markup=False)
 
             path = Path(model)
-            found = None if path.exists() else find_version(on.home, model)
+            # No version is called as a function is.
+            is_file = path.exists() or split_reference(path) is not None
+            found = None if is_file else find_version(on.home, model)
             if found is not None:
                 done = try_version(on.home, *found, asking, say=say)
             else:

@@ -11,9 +11,11 @@ from tidemill.models.format import MANIFEST
 from tidemill.models.packagers.boosted import package_lightgbm, package_xgboost
 from tidemill.models.packagers.mlflow import package_pyfunc
 from tidemill.models.packagers.onnx import package_onnx_file
+from tidemill.models.packagers.python import package_function
 from tidemill.models.packagers.sklearn import package_pickle
 from tidemill.models.packagers.torch import package_torch
 from tidemill.models.packaging import Packager
+from tidemill.models.sources import MAIN, split_reference
 from tidemill_worker.mlflow_models import MLMODEL
 
 
@@ -28,6 +30,7 @@ class Kind:
         package: makes a model folder of it.
         suffixes: what the names of its files end with, in small letters.
         marker: if it is a folder: a file that every such folder holds.
+        requires: it may have requirements of its own.
     """
 
     name: str
@@ -36,8 +39,18 @@ class Kind:
     package: Packager
     suffixes: tuple[str, ...] = ()
     marker: str | None = None
+    requires: bool = False
 
 
+_FUNCTION = Kind(
+    name="function",
+    called="a Python function",
+    trust="code",
+    package=package_function,
+    suffixes=(".py",),
+    marker=MAIN,
+    requires=True,
+)
 KINDS = (
     Kind(
         name="onnx",
@@ -52,6 +65,7 @@ KINDS = (
         trust="code",
         package=package_pickle,
         suffixes=(".joblib", ".pkl", ".pickle"),
+        requires=True,
     ),
     Kind(
         name="torch",
@@ -80,7 +94,9 @@ KINDS = (
         trust="code",
         package=package_pyfunc,
         marker=MLMODEL,
+        requires=True,
     ),
+    _FUNCTION,
 )
 
 
@@ -90,13 +106,15 @@ def is_model_folder(path: Path) -> bool:
 
 
 def find_kind(path: Path) -> Kind:
-    """Says what kind of model lies at a path, by its name; nothing is loaded.
+    """Says what kind of model lies at a path, or is named ``module:function``; nothing is loaded.
 
     Raises:
         InvalidModel: nothing is there, it is empty, or no model's name ends so.
     """
     if path.is_dir():
         return _folder_kind(path)
+    if not path.exists() and split_reference(path) is not None:
+        return _FUNCTION
     if not path.is_file():
         raise InvalidModel(f"there is no file {str(path)!r}", remedy="Check the path.")
     for kind in KINDS:
@@ -107,7 +125,7 @@ def find_kind(path: Path) -> Kind:
     known = ", ".join(suffix for kind in KINDS for suffix in kind.suffixes)
     raise InvalidModel(
         f"{str(path)!r} does not look like a model",
-        remedy=f"Give a file that ends with one of {known}, or a model folder.",
+        remedy=f"Give a file that ends with one of {known}, a model folder, or module:function.",
     )
 
 

@@ -13,6 +13,7 @@ from tidemill.models.requirements import LOCK
 from tidemill.models.runtimes.lightgbm import check_lightgbm, open_lightgbm
 from tidemill.models.runtimes.mlflow import open_mlflow
 from tidemill.models.runtimes.onnx import check_onnx, open_onnx
+from tidemill.models.runtimes.python import open_python
 from tidemill.models.runtimes.river import open_river
 from tidemill.models.runtimes.sklearn import open_sklearn
 from tidemill.models.runtimes.torch import check_torch, open_torch
@@ -67,6 +68,7 @@ RUNTIMES: dict[str, Opener] = {
     "xgboost": Opener(trust="data", open=open_xgboost, check=check_xgboost),
     "river": Opener(trust="code", open=open_river),
     "mlflow": Opener(trust="code", open=open_mlflow),
+    "python": Opener(trust="code", open=open_python, open_on=open_python),
 }
 """What opens a model here, by the name of its runtime."""
 

@@ -17,6 +17,8 @@ from tidemill.models.format import MAX_FILES
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 _MAX_BYTES = 1 << 30
 _FUNCTION = "predict"
+MAIN = "model.py"
+"""The module that holds the function of a folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ def find_sources(path: Path, working: Path | None = None) -> Sources:
     found = Path(place)
     if found.is_dir():
         module, _, function = name.rpartition(":")
-        reference = f"{module or 'model'}:{function or _FUNCTION}"
+        reference = f"{module or Path(MAIN).stem}:{function or _FUNCTION}"
         return _sources(found, _walk(found, found), reference)
     if found.is_file():
         root, module = found.parent, found.stem

@@ -25,13 +25,12 @@ from tidemill.models.environments import (
 from tidemill.models.format import ModelManifest, read_manifest, verify_model, write_model
 from tidemill.models.kinds import KINDS
 from tidemill.models.packagers.mlflow import is_pyfunc, take_pyfunc
+from tidemill.models.packagers.python import take_function
 from tidemill.models.packaging import Given, Taken
 from tidemill.models.registry import Registry
 from tidemill.models.requirements import LOCK, lock_requirements, read_lock
 from tidemill.models.signature import Batch, Signature, check_batch
-from tidemill.models.sources import Sources, find_sources
 from tidemill.models.trying import measure_in, try_in
-from tidemill_worker.functions import CODE
 
 _PICKLED = (".joblib", ".pkl", ".pickle")
 
@@ -140,18 +139,7 @@ def _take(python: Path, path: Path, folder: Path, given: Given) -> Taken:
         return take_pyfunc(python, path, folder, given)
     if path.suffix.lower() in _PICKLED:
         return _take_pickled(python, path, folder, given)
-    sources = find_sources(path)
-    sources.copy(folder / CODE)
-    signature = given.signature
-    if signature is None:
-        said = try_in(python, "describe-function", str(folder / CODE), sources.reference)
-        signature = _signature(said)
-    return Taken(
-        runtime="python",
-        entry=_entry(sources),
-        signature=signature,
-        options={"function": sources.reference},
-    )
+    return take_function(python, path, folder, given)
 
 
 def _take_pickled(python: Path, path: Path, folder: Path, given: Given) -> Taken:
@@ -178,7 +166,7 @@ def _signature(said: dict[str, Any]) -> Signature:
 def _check_may_require(path: Path) -> None:
     """Refuses a file of a framework whose files cannot have requirements of their own."""
     for kind in KINDS:
-        if path.suffix.lower() in kind.suffixes and path.suffix.lower() not in _PICKLED:
+        if path.suffix.lower() in kind.suffixes and not kind.requires:
             raise InvalidModel(
                 f"{path} is {kind.called}, and cannot have requirements of its own",
                 remedy="Leave --requirements out, or push a function that loads the file.",
@@ -187,11 +175,3 @@ def _check_may_require(path: Path) -> None:
 
 def _rows(signature: Signature, given: Given) -> Batch | None:
     return None if given.rows is None else check_batch(signature, given.rows(signature))
-
-
-def _entry(sources: Sources) -> str:
-    module = sources.reference.partition(":")[0].replace(".", "/")
-    for place in (Path(f"{module}.py"), Path(module, "__init__.py")):
-        if place in sources.files:
-            return f"{CODE}/{place.as_posix()}"
-    raise InvalidModel(f"module {module!r} has no source file in {str(sources.root)!r}")

@@ -12,7 +12,7 @@ from tidemill.serving.plan import CPU, ServingPlan
 from tidemill.serving.replicas.address import RUNTIME
 
 _COMPILED = "onnx"
-_IN_WORKERS = frozenset({"mlflow", "torch"})
+_IN_WORKERS = frozenset({"mlflow", "python", "torch"})
 _ON_GPUS = frozenset({"onnx", "torch", "python"})
 
 
@@ -23,8 +23,9 @@ def decide_placement(
 
     ``auto`` puts a model into the gateway only if it is compiled, and a batch of one was measured
     and is short: everything else on the event loop waits meanwhile. A model with requirements of
-    its own, one on a GPU, one of PyTorch's, whose threads are those of a whole process, and one of
-    MLflow's, whose import alone takes seconds, run in workers, whatever the plan says.
+    its own, one on a GPU, one of PyTorch's, whose threads are those of a whole process, one of
+    MLflow's, whose import alone takes seconds, and a function, which may do anything, run in
+    workers, whatever the plan says.
 
     Raises:
         InvalidInput: the plan wants a GPU for a model that cannot use one.
