@@ -83,12 +83,16 @@ class Observed:
     def __init__(self) -> None:
         self.batches: list[tuple[int, int, float]] = []
         self.returned: list[tuple[int, float]] = []
+        self.overdue: list[int] = []
 
     def sent(self, flight: Any, waited_s: float) -> None:
         self.batches.append((flight.rows, len(flight.queries), waited_s))
 
     def landed(self, flight: Any, now: float) -> None:
         self.returned.append((len(flight.queries), now - flight.started))
+
+    def hedged(self, flight: Any) -> None:
+        self.overdue.append(len(flight.queries))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -319,6 +323,7 @@ def test_an_overdue_batch_is_asked_of_another_replica_too() -> None:
             while len(world.ended) < 2:
                 await asyncio.sleep(0.005)
         assert [query.outputs["y"].tolist() for query in asked] == [[70], [80]]
+        assert sum(world.observed.overdue) == sum(query.hedged for query in asked) > 0
         for value in range(5):
             query = world.ask(value + 20, allowed_s=5.0)
             while not query.ended:

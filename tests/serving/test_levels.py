@@ -19,6 +19,7 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.processes import usage
+from tidemill.serving.flight import NotedBatches
 from tidemill.serving.levels import REMEMBERED, Levels
 from tidemill.serving.measures import VersionMeasures, outcome_of
 from tidemill.serving.process_measures import show_processes
@@ -44,6 +45,16 @@ def rows(instruments: Instruments, name: str) -> list[Any]:
     """What a family shows."""
     shown: list[Any] = instruments.snapshot()[name]["rows"]
     return shown
+
+
+def test_batches_that_are_asked_twice_are_counted() -> None:
+    """Whoever else watches: a batch that another replica gets, too, is one of its version's."""
+    instruments = Instruments()
+    noted = NotedBatches(VersionMeasures(instruments, "app", 2))
+    assert rows(instruments, "tidemill_hedged_batches") == [[["app", "2"], 0]]
+    for _ in range(3):
+        noted.hedged(cast("Any", SimpleNamespace(queries=())))
+    assert rows(instruments, "tidemill_hedged_batches") == [[["app", "2"], 3]]
 
 
 def test_levels_are_of_now() -> None:

@@ -59,6 +59,9 @@ class Observer:
     def landed(self, flight: Any, now: float) -> None:
         pass
 
+    def hedged(self, flight: Any) -> None:
+        pass
+
 
 class World:
     """A batcher over one replica, on a clock that stands still while nothing is asked."""

@@ -441,12 +441,19 @@ class Batcher:
             log("serving.batcher").warning(
                 "replica.overdue", replica=replica.name, out_ms=_ms(now - flight.started)
             )
-            with_it = [each for each in self._out if each.replica is replica]
-            for query in [query for each in with_it for query in each.queries]:
-                if not query.ended and not query.hedged:
-                    query.hedged = self._hedged = True
-                    self._put(query)
+            for each in self._out:
+                if each.replica is replica:
+                    self._hedge(each)
             self.wake()
+
+    def _hedge(self, flight: Flight) -> None:
+        """Queues what a batch asks once more, unless it is queued already."""
+        again = [query for query in flight.queries if not query.ended and not query.hedged]
+        for query in again:
+            query.hedged = self._hedged = True
+            self._put(query)
+        if again:
+            self._observer.hedged(flight)
 
     def _apart(self, flight: Flight, error: TidemillError) -> None:
         """Sends a failed batch's queries one by one, so that one bad row spoils only its own."""

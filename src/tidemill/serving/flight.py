@@ -52,6 +52,9 @@ class BatchObserver(Protocol):
     def landed(self, flight: Flight, now: float) -> None:
         """Counts a batch that came back with answers."""
 
+    def hedged(self, flight: Flight) -> None:
+        """Counts a batch whose queries are asked of another replica, too: it is overdue."""
+
 
 class NotedBatches:
     """Notes each batch, then tells another observer."""
@@ -68,3 +71,7 @@ class NotedBatches:
         """Notes when the batch came back."""
         flight.note().returned = now
         self._inner.landed(flight, now)
+
+    def hedged(self, flight: Flight) -> None:
+        """Tells the other observer; the batch is noted already."""
+        self._inner.hedged(flight)

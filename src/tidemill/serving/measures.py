@@ -50,6 +50,7 @@ class VersionMeasures:
         "batches_rows",
         "coalesced",
         "failures",
+        "hedges",
         "landed_at",
         "outcomes",
         "rows",
@@ -87,6 +88,11 @@ class VersionMeasures:
         ).of(*labels)
         self.rows: Histogram = instruments.histogram(
             "tidemill_batch_rows", "Rows in a batch.", named, bounds=BATCH_BUCKETS
+        ).of(*labels)
+        self.hedges: Counter = instruments.counter(
+            "tidemill_hedged_batches",
+            "Batches that were overdue, and asked of another replica, too.",
+            named,
         ).of(*labels)
         self.failures: Histogram = instruments.histogram(
             "tidemill_error_seconds", "Seconds from a query's arrival to its error.", named
@@ -148,6 +154,11 @@ class VersionMeasures:
         spent = self.batches.get(flight.rows) or self._of_size(flight.rows)
         spent[0] += 1
         spent[1] += int(took_s * 1e9)
+
+    def hedged(self, flight: Flight) -> None:
+        """Counts a batch that is asked of another replica, too."""
+        del flight
+        self.hedges.value += 1
 
     def _of_size(self, rows: int) -> list[int]:
         return self.batches.setdefault(rows if len(self.batches) < MAX_SIZES else 0, [0, 0])
