@@ -150,6 +150,13 @@ def _inputs(model: Any) -> tuple[Column, ...]:
         )
     if set(features) == set(range(len(features))):
         return (Column("x", "float64", (len(features),)),)
+    if not all(isinstance(name, str) for name in features):
+        # Columns have names: asked by them, it would take each feature for one that it never saw.
+        raise InvalidModel(
+            f"the {type(_last(model)).__name__} numbers its features otherwise than from 0 on: "
+            f"{', '.join(map(str, features))[:200]}",
+            remedy="Say that it takes one vector up to the last of them, with --signature.",
+        )
     return tuple(Column(str(name), kind) for name, kind in features.items())
 
 

@@ -199,6 +199,20 @@ def test_a_model_that_learns_while_it_predicts_is_found_out() -> None:
         RiverModel(Counts(), signature, ()).check_steady(batch_of(NUMBERS))
 
 
+@pytest.mark.parametrize("names", [{"heat": 1, "load": 2}, {"heat": 0, "load": "load"}])
+def test_features_under_other_numbers_are_not_asked_for_by_name(names: dict[str, Any]) -> None:
+    """As text they would be features that it never saw; one vector holds them under theirs."""
+    rows = [{names[name]: value for name, value in row.items()} for row in NUMBERS]
+    model = learned(linear_model.LinearRegression(), rows, [row["heat"] for row in NUMBERS])
+    with pytest.raises(InvalidModel, match="otherwise than from 0 on"):
+        describe_river(model)
+    if names["load"] == 2:
+        signature, classes = describe_river(model, (Column("x", "float64", (3,)),))
+        answer = RiverModel(model, signature, classes).predict({"x": np.array([[9.0, 5.0, 0.5]])})
+        asked = {0: 9.0, 1: 5.0, 2: 0.5}
+        assert answer["value"].tolist() == [np.float32(model.predict_one(asked))]
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [
