@@ -314,6 +314,7 @@ def test_an_overdue_batch_is_asked_of_another_replica_too() -> None:
             await asyncio.sleep(0.005)
         await world.batcher.emptied()
         world.ended.clear()
+        world.observed.overdue.clear()
         first.delay_s = 1.0
         asked = [world.ask(7, allowed_s=0.9)]
         await asyncio.sleep(0.001)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import tracemalloc
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,8 +16,8 @@ import uvloop
 
 from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import ModelFailed
-from tidemill.serving.connection import Limits
-from tidemill.serving.edge import Edge
+from tidemill.serving.connection import Connection, Limits
+from tidemill.serving.edge import SWEPT_AT_ONCE, Edge
 from tidemill.serving.exchange import Exchange
 
 LIMITS = Limits(max_header_bytes=2048, max_body_bytes=4096)
@@ -138,6 +140,46 @@ def test_who_does_not_take_the_last_answer_is_cut_off() -> None:
         clock.advance(LIMITS.read_timeout_s + 1)
         connection.check_time(clock.monotonic())
         assert transport.aborted
+
+
+def test_a_crowd_is_looked_at_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection as often as the others, a few in one go, whoever comes and goes."""
+    looked: list[Connection] = []
+    at_once: Counter[float] = Counter()
+
+    def check_time(self: Connection, now: float) -> None:
+        looked.append(self)
+        at_once[now] += 1
+
+    monkeypatch.setattr(Connection, "check_time", check_time)
+
+    def crowd(edge: Edge) -> list[Any]:
+        made: list[Any] = [edge.protocol() for _ in range(700)]
+        for each in made:
+            each.connection_made(Transport())
+        return made
+
+    async def main() -> None:
+        edge = Edge(Handlers(), LIMITS)
+        stay, go = crowd(edge), crowd(edge)
+        edge.start()
+        assert looked
+        await asyncio.sleep(0.3)
+        for each in go:
+            each.connection_lost(None)
+        before = len(looked)
+        late = crowd(edge)
+        began = time.monotonic()
+        async with asyncio.timeout(20):
+            while min((times := Counter(looked))[each] for each in [*stay, *late]) < 2:
+                await asyncio.sleep(0.02)
+        assert max(at_once.values()) <= SWEPT_AT_ONCE
+        assert time.monotonic() - began > 1.0  # a round takes a second
+        assert max(times[each] for each in stay) <= min(times[each] for each in stay) + 1
+        assert not set(go) & set(looked[before:])
+        await edge.drain(0.0)
+
+    run(main())
 
 
 def test_a_body_in_crumbs_takes_no_more_than_a_body() -> None:

@@ -8,7 +8,7 @@ does not read. What a request means is the business of the routes.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol
@@ -82,7 +82,7 @@ class Shared(Protocol):
     load: Load
     refused: Family[Counter]
     heads: dict[bytes, tuple[Head, int]]
-    connections: set[Connection]
+    connections: OrderedDict[Connection, None]
     coders: Executor
     draining: bool
     log: Any
@@ -162,13 +162,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - promised by asyncio.Protocol
         self._transport = transport
         self._last_active = self._edge.clock.monotonic()
-        self._edge.connections.add(self)
+        self._edge.connections[self] = None
         if len(self._edge.connections) > self._limits.max_connections:
             self._refuse(503, "too many connections. Retry in a moment.")
 
     def connection_lost(self, _: Exception | None) -> None:  # noqa: D102
         self._closing = True
-        self._edge.connections.discard(self)
+        self._edge.connections.pop(self, None)
         self._pipeline.clear()
         self._drop_body()
         self._drop_backlog()

@@ -7,7 +7,10 @@ there are, what they hold together, which heads came before, and when all must c
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import islice
+from math import ceil
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.instruments import Instruments
@@ -24,6 +27,12 @@ CODERS = 2
 
 MAX_REMEMBERED_HEADS = 2048
 """Request heads that are known again when the same bytes come."""
+
+SWEPT_AT_ONCE = 256
+"""Connections whose time is looked at in one go: under a millisecond."""
+
+SWEEP_S = 1.0
+"""How often the time of each connection is looked at."""
 
 LAST_REQUEST_S = 0.3
 """How long a kept connection may send one more request once the edge is draining."""
@@ -70,7 +79,7 @@ class Edge:
         self.routes = routes
         self.limits = limits
         self.clock = clock
-        self.connections: set[Connection] = set()
+        self.connections: OrderedDict[Connection, None] = OrderedDict()
         self.heads: dict[bytes, tuple[Head, int]] = {}
         self.draining = False
         self.log = log("serving.edge")
@@ -97,11 +106,17 @@ class Edge:
         self._sweep()
 
     def _sweep(self) -> None:
-        self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)
+        """Looks at some connections, those first that were not looked at for longest.
+
+        All have their turn within ``SWEEP_S``, in slices that hold up nobody.
+        """
+        slices = max(1, ceil(len(self.connections) / SWEPT_AT_ONCE))
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S / slices, self._sweep)
         now = self.clock.monotonic()
         if self.guard is not None:
             self.guard.sweep()
-        for connection in list(self.connections):
+        for connection in list(islice(self.connections, ceil(len(self.connections) / slices))):
+            self.connections.move_to_end(connection)
             connection.check_time(now)
 
     async def drain(self, timeout_s: float) -> None:

@@ -56,7 +56,7 @@ class Guard:
         self._labels.keep({key.name for key in keys.keys})
 
     def sweep(self) -> None:
-        """Forgets what was found, if a key has expired since; call it every second."""
+        """Forgets what was found, if a key has expired since; call it at least every second."""
         table, monotonic = self.table, self._clock.monotonic()
         if table is None:
             return
