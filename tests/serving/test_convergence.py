@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tidemill.control.deployments import Terms, deploy
@@ -108,3 +111,27 @@ def test_a_change_while_a_worker_loads_is_live_when_its_own_worker_is(
             time.sleep(0.02)
         (tmp_path / "gate-3").touch()
         server.go_live(newest)
+
+
+def test_what_is_live_gets_its_worker_back_while_a_change_loads(
+    launch: Any, register: Any, tmp_path: Path
+) -> None:
+    """A worker that dies meanwhile is started again, and nobody waits for the change."""
+    with launch(register, PYTHONPATH=str(tmp_path)) as server:
+        (tmp_path / "gate-1").touch()
+        server.go_live(deploy_late(server.home, 1))
+        newest = deploy_late(server.home, 2)
+        server.until((tmp_path / "gate-2.waits").exists, "a worker to load")
+        (worker,) = server.health()["workers"]
+        os.kill(worker["pid"], signal.SIGKILL)
+
+        def answers() -> bool:
+            url = f"http://127.0.0.1:{server.port}/v1/models/late:predict"
+            return httpx.post(url, json={"instances": [[2.0]]}).is_success
+
+        server.until(lambda: worker not in server.health()["workers"], "the worker to die")
+        server.until(answers, "an answer")
+        assert server.health()["applications"]["late"] < newest.revision
+        (tmp_path / "gate-2").touch()
+        server.go_live(newest)
+        server.until(lambda: len(server.health()["workers"]) == 1, "the old worker to end")

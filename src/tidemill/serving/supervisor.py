@@ -114,6 +114,7 @@ class Supervisor:
         self._placed: dict[str, Placed] = {}
         self._refusals: dict[str, Refusal] = {}
         self._placing: dict[str, tuple[Deployment, asyncio.Task[Placed | None]]] = {}
+        self._mending: dict[str, asyncio.Task[None]] = {}
         self._lacking: set[str] = set()  # refused for what this machine may have in a moment
         self._retrying: asyncio.TimerHandle | None = None
         self._wanted: int | None = None
@@ -288,7 +289,8 @@ class Supervisor:
         if self._fleet is not None:
             await self._fleet.stop(self._settings.drain_s)
         await self._inquiries.aclose()
-        ending = [*self._tasks, *(task for _, task in self._placing.values())]
+        placing = [task for _, task in self._placing.values()]
+        ending = [*self._tasks, *placing, *self._mending.values()]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
@@ -341,7 +343,7 @@ class Supervisor:
         failure = await self._go_live(wanted, revision if whole else None)
         if failure is not None:
             await self._go_live_apart(wanted, failure)
-        if not self._placing:  # else it is not known yet who is of use
+        if not self._placing and not self._mending:  # else it is not known yet who is of use
             self._drop_unused()
         self._lacking &= self._refusals.keys()
         if self._lacking:
@@ -352,8 +354,8 @@ class Supervisor:
     ) -> tuple[dict[str, Placed], bool]:
         """Returns what can be served of each application, and whether more is on its way.
 
-        One whose files or workers take long keeps what it has until they are there, and holds up no
-        other; only the very first time, all are waited for.
+        One whose files or workers take long keeps what it has until they are there, also where a
+        worker of that dies, and holds up no other; only the very first time, all are waited for.
         """
         assert self._fleet is not None
         for each in deployments:
@@ -375,12 +377,29 @@ class Supervisor:
             placed = task.result() if there else self._placed.get(name)
             if placed is not None:
                 wanted[name] = placed
+                if not there and name not in self._mending:
+                    self._mending[name] = asyncio.create_task(self._mend(placed))
         for name, (_, task) in list(self._placing.items()):
             if task.done():
                 del self._placing[name]
             else:
                 task.add_done_callback(lambda _: self._wake.set())
         return wanted, late
+
+    async def _mend(self, placed: Placed) -> None:
+        """Starts the workers that an application lacks of what it keeps meanwhile."""
+        assert self._pool is not None
+        name, plan = placed.deployment.application, placed.deployment.plan
+        before = [self._pool.alive(key) for key in placed.worker_keys]
+        try:
+            for key in placed.worker_keys:
+                await self._pool.ensure(key, plan.replicas)
+        except Exception as error:  # noqa: BLE001 - the pool asks for it again
+            self._log.warning("worker.start_failed", application=name, reason=describe(error))
+        finally:
+            del self._mending[name]
+        if before != [self._pool.alive(key) for key in placed.worker_keys]:
+            self._wake.set()
 
     async def _place(self, deployment: Deployment) -> Placed | None:
         """Returns what can be served of an application: the wanted deployment or the present."""
