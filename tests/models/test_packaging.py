@@ -258,6 +258,40 @@ def test_a_given_signature_renames_nothing_but_casts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "wide", "fits", "beyond"),
+    [
+        (FLOAT, "float64", [3.4e38, -3.4e38], [1.0, -1e39]),
+        (TensorProto.FLOAT16, "float32", [65504.0, 1e-9], [7e4, 1.0]),
+        (TensorProto.FLOAT16, "int64", [65504, -1], [1, 70_000]),
+        (TensorProto.INT32, "int64", [2**31 - 1, -(2**31)], [0, 2**31]),
+        (TensorProto.UINT8, "int64", [0, 255], [-1, 0]),
+        (TensorProto.INT64, "uint64", [0, 2**63 - 1], [2**63, 1]),
+        (FLOAT, "float64", [np.inf, np.nan], [1e308, np.inf]),
+    ],
+)
+def test_a_number_that_the_graph_cannot_hold_is_refused(
+    kind: int, wide: str, fits: list[float], beyond: list[float], tmp_path: Path
+) -> None:
+    """Neither infinity nor another number stands in for it; the error names input and value."""
+    path = write_onnx(
+        tmp_path / "m.onnx",
+        [("a", kind, ["n"])],
+        [("b", kind, ["n"])],
+        helper.make_node("Identity", ["a"], ["b"]),
+    )
+    columns = Column("a", wide), Column("b", wide)
+    package_onnx(path, "m", tmp_path / "m", Signature(columns[:1], columns[1:]))
+    runtime = open_runtime(tmp_path / "m")
+    answer = runtime.predict({"a": np.array(fits, wide)})["b"]
+    np.testing.assert_allclose(answer.astype("float64"), fits, rtol=1e-6, atol=1e-7)
+    with pytest.raises(InvalidInput, match="input 'a'") as caught:
+        runtime.predict({"a": np.array(beyond, wide)})
+    worst = max(np.array(beyond, wide), key=lambda x: (np.isfinite(x), abs(float(x))))
+    assert f"has {worst!s}," in caught.value.what
+    runtime.close()
+
+
+@pytest.mark.parametrize(
     ("shape", "message"),
     [([1, 3], "dynamic first dimension"), (["n", "m"], "fixed sizes"), ([], "fixed shape")],
 )

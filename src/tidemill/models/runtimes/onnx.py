@@ -65,7 +65,11 @@ class OnnxRuntime:
         return self._signature
 
     def predict(self, batch: Batch) -> Batch:
-        """Returns the outputs, (n, *shape) each."""
+        """Returns the outputs, (n, *shape) each.
+
+        Raises:
+            InvalidInput: the graph's own type cannot hold a number, or the graph refuses a value.
+        """
         session = self._session
         if session is None:
             raise NotReady("the model is closed", remedy="Open it again.")
@@ -77,9 +81,11 @@ class OnnxRuntime:
             for name, dtype, as_matrix in self._feeds:
                 array = batch[name]
                 if array.dtype != dtype:
-                    array = array.astype(dtype)
+                    array = _cast(name, array, dtype)
                 feed[name] = array.reshape(n, 1) if as_matrix else array
             answers = session.run(self._names, feed)
+        except InvalidInput:
+            raise
         except Exception as error:
             raise InvalidInput(f"the model refuses the batch: {str(error)[:500]}") from error
         return {
@@ -255,6 +261,30 @@ def _match_outputs(
             )
     outputs = [(column.name, column.dtype, column.shape) for column in signature.outputs]
     return [column.name for column in signature.outputs], outputs
+
+
+def _cast(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Returns an input in the graph's own type.
+
+    Raises:
+        InvalidInput: a number would become infinite there, or wrap around.
+    """
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if np.can_cast(array.dtype, dtype):
+        return cast
+    if dtype.kind == "f":
+        finite = np.isfinite(cast)
+        lost = np.zeros(0, bool) if finite.all() else ~finite & np.isfinite(array)
+    else:
+        whole = dtype.kind in "iu" and array.dtype.kind in "iu"
+        lost = cast != array if whole else np.zeros(0, bool)
+    if lost.any():
+        raise InvalidInput(
+            f"input {name!r} has {array[lost][0]!s}, which the model's {dtype} cannot hold",
+            remedy="Send numbers that fit, or push a model that takes larger ones.",
+        )
+    return cast
 
 
 def _castable(column: Column, kind: str) -> bool:
