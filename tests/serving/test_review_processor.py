@@ -144,6 +144,21 @@ def test_what_cannot_be_recorded_costs_nobody_else_an_answer(tmp_path: Path) -> 
     asyncio.run(main())
 
 
+def test_a_version_that_is_no_longer_live_keeps_no_answers(tmp_path: Path) -> None:
+    """However long somebody still knows of it, its cache goes with its replicas."""
+
+    async def main() -> None:
+        async with served(tmp_path) as world:
+            (version,) = world.application.versions
+            world.ask(1)
+            await world.until(1)
+            assert version.cache.size_bytes > 0
+            await version.aclose()
+            assert version.cache.size_bytes == 0
+
+    asyncio.run(main())
+
+
 def test_who_cannot_be_told_keeps_nobody_else_waiting(tmp_path: Path) -> None:
     """A ``done`` that raises is logged; the others of that turn are told."""
 

@@ -125,8 +125,11 @@ class LiveVersion:
             self.cache.put(query.cache_key, kept, nbytes=nbytes, now=self._clock.monotonic())
 
     async def aclose(self) -> None:
-        """Waits until nothing waits or is out, then gives replicas and table back."""
+        """Waits until nothing waits or is out, then gives cache, replicas and table back."""
         await self.batcher.emptied()
+        # Whoever still knows of this version, as what reads its application's requests, or the
+        # collector that was told to leave alone what was loaded first, keeps no answers with it.
+        self.cache = Cache(0, None)
         for replica in self.batcher.replicas:
             await replica.aclose()
         if self.table is not None:
