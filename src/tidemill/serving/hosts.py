@@ -9,11 +9,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from tidemill.foundation.errors import InvalidSettings, Refused
 from tidemill.foundation.settings import ServeSettings
 
 MAX_NAMES = 100
+_REMEMBERED = 64  # clients ask by few names, again and again
 
 _OWN = re.compile(r"(127(\.[0-9]{1,3}){3}|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _PORT = re.compile(r":[0-9]{1,5}\Z")
@@ -38,7 +40,7 @@ class Hosts:
 
     def knows(self, said: str) -> bool:
         """Says whether a server may be asked by that name."""
-        return bool(_OWN.fullmatch(said)) or _PORT.sub("", said).lower() in self._names
+        return _is_own(said) or _PORT.sub("", said).lower() in self._names
 
     def check(self, said: str, *, remedy: str) -> None:
         """Does nothing if a server may be asked by that name.
@@ -50,6 +52,12 @@ class Hosts:
             raise Refused(f"host {said[:100]!r} is not this machine's loopback", remedy=remedy)
 
 
+@lru_cache(_REMEMBERED)
+def _is_own(said: str) -> bool:
+    return _OWN.fullmatch(said) is not None
+
+
+@lru_cache(_REMEMBERED)
 def is_host(value: bytes) -> bool:
     """Says whether a header's value is a host and port at all; empty is, and says nothing."""
     return _FIELD.fullmatch(value) is not None
