@@ -23,25 +23,33 @@ def open_nothing(folder, *, trust_code, threads, device):
 """
 
 
-def test_workers_over_the_wanted_number_are_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From three replicas to one: two end, the oldest stays, and none is counted as a death."""
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerPool:
+    """A pool whose workers load nothing."""
     (tmp_path / "loads_nothing.py").write_text(LOADER)
     paths = filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    key = WorkerKey(
+    return WorkerPool(
+        tmp_path,
+        wanted=lambda: None,
+        clock=SYSTEM_CLOCK,
+        ring=LogRing(SYSTEM_CLOCK),
+        loader="loads_nothing:open_nothing",
+    )
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> WorkerKey:
+    """What its workers serve."""
+    return WorkerKey(
         application="a", model="m", version=1, folder=str(tmp_path), trust_code=False, threads=1
     )
 
+
+def test_workers_over_the_wanted_number_are_stopped(pool: WorkerPool, key: WorkerKey) -> None:
+    """From three replicas to one: two end, the oldest stays, and none is counted as a death."""
+
     async def main() -> None:
-        pool = WorkerPool(
-            tmp_path,
-            wanted=lambda: None,
-            clock=SYSTEM_CLOCK,
-            ring=LogRing(SYSTEM_CLOCK),
-            loader="loads_nothing:open_nothing",
-        )
         try:
             await pool.ensure(key, 3)
             started = pool.alive(key)
@@ -53,6 +61,21 @@ def test_workers_over_the_wanted_number_are_stopped(
             assert [each.alive for each in started] == [True, False, False]
             assert pool.restarts == 0
             assert len(pool.take_unused({})) == 1
+        finally:
+            await pool.stop_all()
+
+    asyncio.run(main())
+
+
+def test_those_who_ask_for_the_same_workers_at_once_share_them(
+    pool: WorkerPool, key: WorkerKey
+) -> None:
+    """However many ask while they start, there are as many as one of them wants."""
+
+    async def main() -> None:
+        try:
+            await asyncio.gather(pool.ensure(key, 2), pool.ensure(key, 2), pool.ensure(key, 1))
+            assert len(pool.alive(key)) == 2
         finally:
             await pool.stop_all()
 

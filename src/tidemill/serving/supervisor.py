@@ -377,7 +377,7 @@ class Supervisor:
             placed = task.result() if there else self._placed.get(name)
             if placed is not None:
                 wanted[name] = placed
-                if not there and name not in self._mending:
+                if begun != placed.deployment and not there and name not in self._mending:
                     self._mending[name] = asyncio.create_task(self._mend(placed))
         for name, (_, task) in list(self._placing.items()):
             if task.done():

@@ -27,6 +27,7 @@ class _Group:
     workers: dict[WorkerProcess, float] = field(default_factory=dict)  # with when they started
     deaths: Deaths = field(default_factory=Deaths)
     wait_until: float = 0.0
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class WorkerPool:
@@ -72,10 +73,16 @@ class WorkerPool:
     async def ensure(self, key: WorkerKey, count: int) -> None:
         """Starts the workers that a kind lacks, unless it died too often too recently.
 
+        Whoever asks while some are starting waits for them.
+
         Raises:
             TidemillError: one could not be started; the others stay.
         """
         group = self._groups[key]
+        async with group.starting:
+            await self._fill(group, key, count)
+
+    async def _fill(self, group: _Group, key: WorkerKey, count: int) -> None:
         missing = count - len(group.workers)
         if missing <= 0 or self._clock.monotonic() < group.wait_until:
             return
