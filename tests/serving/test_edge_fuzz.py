@@ -29,8 +29,16 @@ LIMITS = Limits(max_header_bytes=8192, max_body_bytes=64)
 REFUSALS = {400, 413, 417, 431}
 
 LINES = [
-    *(b"GET /now HTTP/1.1\r\n", b"POST /now HTTP/1.1\r\n", b"HEAD /now HTTP/1.1\r\n"),
-    *(b"POST /later HTTP/1.1\r\n", b"GET /now HTTP/1.0\r\n", b"GET http://x/now HTTP/1.1\r\n"),
+    *(
+        b"GET /now HTTP/1.1\r\nhost: x\r\n",
+        b"POST /now HTTP/1.1\r\nhost: x\r\n",
+        b"HEAD /now HTTP/1.1\r\nhost: x\r\n",
+    ),
+    *(
+        b"POST /later HTTP/1.1\r\nhost: x\r\n",
+        b"GET /now HTTP/1.0\r\n",
+        b"GET http://x/now HTTP/1.1\r\n",
+    ),
     *(b"host: x\r\n", b"content-length: 5\r\n", b"content-length: 65\r\n", b"a: b\r\n"),
     *(b"transfer-encoding: chunked\r\n", b"connection: close\r\n", b"expect: 100-continue\r\n"),
     *(b"expect: x\r\n", b"upgrade: h2c\r\nconnection: upgrade\r\n", b"sec-fetch-site: none\r\n"),
