@@ -201,7 +201,7 @@ _decoder = msgspec.msgpack.Decoder(PredictionFrame | LabelFrame)
 
 
 def decode(payload: bytes | memoryview) -> PredictionFrame | LabelFrame:
-    """Returns what ``PredictionEncoder.encode`` or ``encode_labels`` was given.
+    """Returns what ``encode_predictions`` or ``encode_labels`` was given.
 
     Raises:
         msgspec.DecodeError: the payload is none.
