@@ -27,8 +27,9 @@ from tidemill.serving.batcher import Batcher
 from tidemill.serving.batching import (
     ServiceTime,
     ample_s,
-    can_meet,
+    answered_at,
     cut,
+    remaining_s,
 )
 from tidemill.serving.query import DEFAULT_PRIORITY, FIRST_PRIORITY, LAST_PRIORITY, Query
 from tidemill.serving.replicas.replica import Done, Replica
@@ -535,13 +536,36 @@ def test_a_batch_ends_before_the_earliest_deadline_in_it(
 )
 def test_ample_time_is_enough(queued: int, rows: int, replicas: int, law: ServiceTime) -> None:
     """What is admitted by the short way would be admitted by the long one."""
-    assert can_meet(
-        ample_s(law, 64) + 1e-9,
+    at = answered_at(
         rows,
         now=0.0,
         queued_rows=min(queued, 64 - rows),
-        batches_out=replicas,
+        busy_s=replicas * remaining_s(law, 64, 0.0),
         replicas=replicas,
         law=law,
         max_batch=64,
     )
+    assert at <= ample_s(law, 64) + 1e-9
+
+
+def test_who_cannot_be_admitted_need_not_be_read() -> None:
+    """After a refusal the queue says until when others would be refused, and then takes them."""
+
+    async def main() -> None:
+        world = World(Slow(0.02), max_batch=4)
+        for _ in range(6):  # it learns what a batch takes
+            world.ask(1)
+            await world.batcher.emptied()
+        world.ask(1, 2, 3, 4)
+        await asyncio.sleep(0)  # a batch is out
+        with pytest.raises(DeadlineExceeded):
+            world.ask(1, allowed_s=0.03)
+        now = SYSTEM_CLOCK.monotonic()
+        assert now < world.batcher.closed_until < now + 0.02
+        assert world.batcher.closed_for_s == pytest.approx(0.03)
+        await asyncio.sleep(world.batcher.closed_until - now + 0.001)
+        world.ask(1, allowed_s=0.03)
+        await world.batcher.emptied()
+        assert world.ended[-1].error is None
+
+    run(main())

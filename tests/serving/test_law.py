@@ -12,10 +12,11 @@ from tidemill.serving.batching import (
     LONGEST_ON_LOOP_S,
     ServiceTime,
     Slowdown,
-    can_meet,
+    answered_at,
     cut,
     held_until,
     most_rows,
+    remaining_s,
     worth_sending,
 )
 
@@ -85,16 +86,16 @@ def test_admission_refuses_what_cannot_be_met() -> None:
     law = ServiceTime(a_s=0.01, b_s=0.0, weight=10.0)
 
     def meets(allowed_s: float) -> bool:
-        return can_meet(
-            allowed_s,
+        at = answered_at(
             1,
             now=0.0,
             queued_rows=128,
-            batches_out=1,
+            busy_s=0.01,
             replicas=1,
             law=law,
             max_batch=64,
         )
+        return at <= allowed_s
 
     assert not meets(0.015)
     assert meets(0.05)
@@ -105,20 +106,27 @@ def test_a_queue_that_shares_its_loop_waits_longer() -> None:
     law = ServiceTime(a_s=0.01, b_s=0.0, weight=10.0)
 
     def meets(slowdown: float) -> bool:
-        return can_meet(
-            0.05,
+        at = answered_at(
             1,
             now=0.0,
             queued_rows=192,
-            batches_out=0,
+            busy_s=0.0,
             replicas=1,
             law=law,
             max_batch=64,
             slowdown=slowdown,
         )
+        return at <= 0.05
 
     assert meets(1.0)
     assert not meets(2.0)
+
+
+def test_a_batch_that_is_nearly_back_is_not_counted_in_full() -> None:
+    """What is out counts by the time that is left; if it is late, by how late it is."""
+    law = ServiceTime(a_s=0.006, b_s=0.001, weight=10.0)
+    left = [remaining_s(law, 4, out_s) for out_s in (0.0, 0.009, 0.010, 0.013, 5.0)]
+    assert left == pytest.approx([0.010, 0.001, 0.0, 0.003, 0.010])
 
 
 @given(

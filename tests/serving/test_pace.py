@@ -11,12 +11,12 @@ import pytest
 from tidemill.foundation.clock import SYSTEM_CLOCK, FakeClock
 from tidemill.foundation.errors import DeadlineExceeded, TidemillError
 from tidemill.foundation.instruments import Instruments
+from tidemill.models.signature import Column, Signature
 from tidemill.serving.batching import SLICE_S, UNSEEN_FROM_S, unseen_wait_s
 from tidemill.serving.dataplane import DataPlane
-from tidemill.serving.exchange import Exchange, Head
+from tidemill.serving.exchange import Exchange, Head, Load
 from tidemill.serving.pace import Pace
 from tidemill.serving.processor import Application
-from tidemill.serving.query import Query
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,18 @@ def test_what_has_waited_too_long_is_refused_unread() -> None:
         pace = Pace(clock)
         pace.arrival()
         pace.waited_s, pace.now = 0.2, 100.0
-        refused: list[tuple[Query, TidemillError]] = []
+        refused: list[TidemillError] = []
         processor = SimpleNamespace(
             application=lambda _: application,
-            refuse=lambda _, query, error: refused.append((query, error)),
+            refuse=lambda _, error, **_times: refused.append(error),
         )
         application = SimpleNamespace(
             name="app",
             slo_s=0.1,
             only=None,
+            versions=(),
+            closed_to=lambda _: False,
+            signature=Signature((Column("x", "float64"),), (Column("y", "float64"),)),
             deployment=SimpleNamespace(slo_ms=100.0, default=None),
         )
         application.hopeless = lambda arrived, now: Application.hopeless(
@@ -115,8 +118,13 @@ def test_what_has_waited_too_long_is_refused_unread() -> None:
             pace=pace,
         )
         for ask in (lambda e: plane.infer(e, "app", None), lambda e: plane.predict(e, "app")):
-            ask(Exchange(cast("Any", None), Head(), b"no JSON", 99.8, closes=False))
-        assert [type(error) for _, error in refused] == [DeadlineExceeded] * 2
+            connection = SimpleNamespace(load=Load(), flush=lambda: None)
+            exchange = Exchange(cast("Any", connection), Head(), b"no JSON", 99.8, closes=False)
+            ask(exchange)
+            assert exchange.out is not None
+            assert exchange.out.startswith(b"HTTP/1.1 504 ")
+            assert b"100 ms" in exchange.out
+        assert [type(error) for error in refused] == [DeadlineExceeded] * 2
         application.deployment.default = {"y": 0}
         assert not application.hopeless(99.8, 100.0)  # it has something to say all the same
 

@@ -37,11 +37,12 @@ from tidemill.serving.batching import (
     ServiceTime,
     Slowdown,
     ample_s,
-    can_meet,
+    answered_at,
     cut,
     held_until,
     most_rows,
     overdue_s,
+    remaining_s,
     worth_sending,
 )
 from tidemill.serving.flight import BatchObserver, Flight
@@ -103,7 +104,7 @@ class Batcher:
         self._emptied: asyncio.Event | None = None
         self.queued_rows = 0
         self.queued_bytes = 0
-        self._ranked = False
+        self._ranked = self._ranks = False
         self._on_loop = False
         self._grown = 1
         self._doubted: set[int] = set()  # replicas with a batch that is overdue
@@ -113,6 +114,8 @@ class Batcher:
         self._arrivals = Arrivals()
         self._sent_at = 0.0
         self._held_until = float("inf")
+        self.closed_until = 0.0
+        self.closed_for_s = 0.0
         self._know(ServiceTime())
 
     @property
@@ -171,7 +174,11 @@ class Batcher:
                 f"the queue is full: {self.queued_bytes} bytes wait, {self._max_queue_bytes} may",
                 remedy="Send fewer or smaller queries, or add replicas.",
             )
-        if not self._can_meet(query) and not (self._doubt() and self._can_meet(query)):
+        late_s = self._late_s(query)
+        if late_s > 0.0 and self._doubt():
+            late_s = self._late_s(query)
+        if late_s > 0.0:
+            self._close(query, late_s)
             raise DeadlineExceeded(
                 f"an answer is not possible within {_ms(query.deadline - query.arrived)} ms: "
                 f"{self.queued_rows} rows wait and a batch of {self._most} takes "
@@ -185,18 +192,41 @@ class Batcher:
             self._emptied = asyncio.Event()
             await self._emptied.wait()
 
-    def _can_meet(self, query: Query) -> bool:
-        return can_meet(
-            query.deadline,
-            query.n,
-            now=query.arrived + query.unseen_s,
-            queued_rows=self._rows_before(query),
-            batches_out=len(self._out),
-            replicas=len(self._replicas) - len(self._doubted),
-            law=self.law,
-            max_batch=self._most,
-            slowdown=self._slowdown.factor,
+    def _close(self, query: Query, late_s: float) -> None:
+        """Notes until when nobody can be admitted who has no more time than this query has.
+
+        What is ahead of them is worked off no faster than time goes by. Where priorities are used,
+        somebody may still go first.
+        """
+        if query.n == 1 and not self._ranks:
+            self.closed_until = query.arrived + late_s
+            self.closed_for_s = query.deadline - query.arrived
+
+    def _late_s(self, query: Query) -> float:
+        """Returns how long after its deadline a query would be answered."""
+        return (
+            answered_at(
+                query.n,
+                now=query.arrived + query.unseen_s,
+                queued_rows=self._rows_before(query),
+                busy_s=self._busy_s(),
+                replicas=len(self._replicas) - len(self._doubted),
+                law=self.law,
+                max_batch=self._most,
+                slowdown=self._slowdown.factor,
+            )
+            - query.deadline
         )
+
+    def _busy_s(self) -> float:
+        """Returns how long what is out keeps the replicas still, all of them together."""
+        now, begun, busy_s = self._clock.monotonic(), set(), 0.0
+        for flight in self._out:
+            replica = id(flight.replica)
+            since = max(flight.started, self._freed_at.get(replica, 0.0))
+            busy_s += remaining_s(self.law, flight.rows, 0.0 if replica in begun else now - since)
+            begun.add(replica)
+        return busy_s
 
     def _rows_before(self, query: Query) -> int:
         """Returns how many rows wait that go before this query's, or with them."""
@@ -226,7 +256,9 @@ class Batcher:
 
     def _put(self, query: Query) -> None:
         if query.priority != DEFAULT_PRIORITY and not self._ranked:
-            self._ranked = True  # until the queue is empty again; so far all had one priority
+            self._ranks = self._ranked = (
+                True  # until the queue is empty again; so far all had one priority
+            )
         if self._ranked:
             insort(self._queue, query, key=_rank)
         elif not self._queue or self._queue[-1].deadline <= query.deadline:

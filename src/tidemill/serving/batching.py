@@ -134,33 +134,42 @@ def cut(
     return Cut(late, take)
 
 
-def can_meet(
-    deadline: float,
+def answered_at(
     rows: int,
     *,
     now: float,
     queued_rows: int,
-    batches_out: int,
+    busy_s: float,
     replicas: int,
     law: ServiceTime,
     max_batch: int,
     slowdown: float = 1.0,
-) -> bool:
-    """Says whether a query that arrives now can be answered by its deadline.
+) -> float:
+    """Returns when a query that arrives now will be answered, as far as it is known.
 
-    What is queued ahead goes in full batches over all replicas, after what is out now. It takes
-    ``slowdown`` times as long as the batches alone, since others have their turns between them.
+    What is queued ahead goes in full batches over all replicas, after what is out now, which keeps
+    them for ``busy_s`` together (see ``remaining_s``). It takes ``slowdown`` times as long as the
+    batches alone, since others have their turns between them.
     """
     if law.weight == 0.0:
-        return now < deadline
+        return now
     full = law.a_s + law.b_s * max_batch
-    ahead = (queued_rows // max_batch) * full + batches_out * full
+    ahead = (queued_rows // max_batch) * full + busy_s
     wait = slowdown * ahead / max(1, replicas)
-    return now + wait + law.predict(min(rows + queued_rows % max_batch, max_batch)) <= deadline
+    return now + wait + law.predict(min(rows + queued_rows % max_batch, max_batch))
+
+
+def remaining_s(law: ServiceTime, rows: int, out_s: float) -> float:
+    """Returns how long a batch that is out for so long is expected to be out still.
+
+    One that is late is expected to be late by as much again, up to the time that it should take.
+    """
+    takes_s = law.a_s + law.b_s * rows
+    return min(takes_s, abs(takes_s - out_s))
 
 
 def ample_s(law: ServiceTime, max_batch: int) -> float:
-    """Returns a time within which ``can_meet`` is sure to say yes, in the usual state of a queue.
+    """Returns within what time a query is sure to be answered, in the usual state of a queue.
 
     That is: no more than a batch waits, this query included, and no more batches are out than
     there are replicas.

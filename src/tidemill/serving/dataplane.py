@@ -23,7 +23,7 @@ from tidemill.models.signature import Column
 from tidemill.serving import wire
 from tidemill.serving.answer_writer import AnswerWriter
 from tidemill.serving.classification import classified
-from tidemill.serving.exchange import Caller, Exchange
+from tidemill.serving.exchange import Caller, Exchange, Refusal
 from tidemill.serving.guard import Guard
 from tidemill.serving.labels import judge, refusal
 from tidemill.serving.pace import Pace
@@ -47,11 +47,18 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class _Form:
     """How an application's requests are read and its answers written."""
 
-    __slots__ = ("_writers", "application", "reader")
+    __slots__ = ("_writers", "application", "reader", "refusal")
 
     def __init__(self, application: Application) -> None:
         self.application = application
         self.reader = InferReader(application.signature)
+        self.refusal = Refusal(
+            DeadlineExceeded(
+                f"an answer is not possible within {application.deployment.slo_ms:g} ms: too much "
+                "is asked",
+                remedy="Send less, allow more time, add replicas or run more gateways.",
+            )
+        )
         self._writers: dict[tuple[tuple[Column, bool], ...], AnswerWriter] = {}
 
     def writer(self, wanted: tuple[tuple[Column, bool], ...]) -> AnswerWriter:
@@ -115,11 +122,12 @@ class DataPlane:
         """Answers a v2 inference request."""
         application = self._processor.application(name)
         behind = self._pace.waited_s > 0.0
-        if behind and self._refused(application, exchange, self._inferred):
+        asks_any = version is None or len(application.versions) == 1
+        if (behind or application.closed_to(exchange.arrived)) and (
+            asks_any and self._refused(application, exchange)
+        ):
             return
-        form = self._forms.get(name)
-        if form is None or form.application is not application:
-            form = self._forms[name] = _Form(application)
+        form = self._form(application)
         body = exchange.body
         asked, inputs, n = form.reader.read(body, exchange.head.header_length)
         exchange.body = b""  # a query that waits holds its arrays, no more
@@ -145,7 +153,9 @@ class DataPlane:
         """Answers a v1 prediction request."""
         application = self._processor.application(name)
         behind = self._pace.waited_s > 0.0
-        if behind and self._refused(application, exchange, self._predicted):
+        if (behind or application.closed_to(exchange.arrived)) and self._refused(
+            application, exchange
+        ):
             return
         signature = application.signature
         body_bytes = len(exchange.body)
@@ -167,25 +177,22 @@ class DataPlane:
             query.unseen_s = self._pace.now - query.arrived
         self._processor.submit(application, query)
 
-    def _refused(
-        self, application: Application, exchange: Exchange, done: Callable[[Query], None]
-    ) -> bool:
-        """Refuses a request that has waited too long unseen, without reading it; says whether."""
-        arrived, now = exchange.arrived, self._pace.now
+    def _refused(self, application: Application, exchange: Exchange) -> bool:
+        """Refuses a request that cannot be answered in time, without reading it; says whether."""
+        arrived = exchange.arrived
+        now = max(arrived, self._pace.now)
         if not application.hopeless(arrived, now):
             return False
-        deadline = arrived + application.slo_s
-        query = Query(
-            inputs={}, n=0, arrived=arrived, deadline=deadline, done=done, context=exchange
-        )
-        exchange.body = b""
-        error = DeadlineExceeded(
-            f"an answer is not possible within {application.deployment.slo_ms:g} ms: "
-            f"the gateway is behind by {1000 * (now - arrived):.1f} ms",
-            remedy="Send less, or run more gateways.",
-        )
-        self._processor.refuse(application, query, error)
+        refusal = self._form(application).refusal
+        self._processor.refuse(application, refusal.error, arrived=arrived, now=now)
+        exchange.refuse(refusal)
         return True
+
+    def _form(self, application: Application) -> _Form:
+        form = self._forms.get(application.name)
+        if form is None or form.application is not application:
+            form = self._forms[application.name] = _Form(application)
+        return form
 
     def _inferred(self, query: Query) -> None:
         exchange: Exchange = query.context

@@ -276,23 +276,15 @@ class Exchange:
         status: int,
     ) -> None:
         head = self.head
-        sent = b"" if head.method == b"HEAD" else body
         more = headers or self.closes or head.answer_headers
         if status == 200 and content_type is _JSON and not more:
-            self.out = _OK_JSON % (len(body), sent)
+            self.out = _OK_JSON % (len(body), b"" if head.method == b"HEAD" else body)
             self._connection.flush()
             return
-        extra = b"".join(b"%s: %s\r\n" % item for item in headers.items()) if headers else b""
-        self.out = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s%s\r\n%s" % (
-            status,
-            _REASONS[status],
-            content_type,
-            len(body),
-            extra,
-            head.answer_headers,
-            b"connection: close\r\n" if self.closes else b"",
-            sent,
-        )
+        lines = _lines(headers) + head.answer_headers
+        if self.closes:
+            lines += b"connection: close\r\n"
+        self.out = _response(status, body, content_type, lines, sent=head.method != b"HEAD")
         self._connection.flush()
 
     def hold(self, nbytes: int) -> None:
@@ -302,11 +294,53 @@ class Exchange:
 
     def fail(self, error: TidemillError) -> None:
         """Answers with a typed error."""
-        status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-        headers = _ERROR_HEADERS.get(status)
-        if isinstance(error, WrongMethod):
-            headers = {b"allow": error.allowed}
+        status, headers = _status_of(error)
         self.answer(error_body(str(error)), headers=headers, status=status)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answers with an error that many get, and that was written once for all of them."""
+        if self.closes or self.head.answer_headers or self.answered:
+            self.fail(refusal.error)
+            return
+        self.answered = True
+        self._connection.load.nbytes -= self.nbytes
+        self.body, self.out = b"", refusal.response
+        self._connection.flush()
+
+
+class Refusal:
+    """A typed error, written as it is answered to a POST on a connection that stays."""
+
+    __slots__ = ("error", "response")
+
+    def __init__(self, error: TidemillError) -> None:
+        status, headers = _status_of(error)
+        self.error = error
+        self.response = _response(status, error_body(str(error)), _JSON, _lines(headers))
+
+
+def _status_of(error: TidemillError) -> tuple[int, Mapping[bytes, bytes] | None]:
+    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    if isinstance(error, WrongMethod):
+        return status, {b"allow": error.allowed}
+    return status, _ERROR_HEADERS.get(status)
+
+
+def _lines(headers: Mapping[bytes, bytes] | None) -> bytes:
+    return b"".join(b"%s: %s\r\n" % item for item in headers.items()) if headers else b""
+
+
+def _response(
+    status: int, body: bytes, content_type: bytes, lines: bytes, *, sent: bool = True
+) -> bytes:
+    return b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
+        status,
+        _REASONS[status],
+        content_type,
+        len(body),
+        lines,
+        body if sent else b"",
+    )
 
 
 def error_body(message: str) -> bytes:

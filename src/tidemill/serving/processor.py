@@ -98,12 +98,22 @@ class Application:
         """Returns what a version calls its classes; nothing if that is not known."""
         return next((each.classes for each in self.versions if each.version == number), ())
 
+    def closed_to(self, arrived: float) -> bool:
+        """Says whether a query that arrived then may be hopeless, and it is worth a closer look."""
+        only = self.only
+        return only is not None and arrived < only.batcher.closed_until
+
     def hopeless(self, arrived: float, now: float) -> bool:
         """Says whether no answer can come in time, whatever the query asks, nor a default."""
+        if self.deployment.default is not None:
+            return False
         least_s, only = SLICE_S, self.only
         if only is not None and only.table is None and not only.keyed:
-            least_s += only.batcher.law.predict(1)
-        return now + least_s > arrived + self.slo_s and self.deployment.default is None
+            batcher = only.batcher
+            if arrived < batcher.closed_until and self.slo_s <= batcher.closed_for_s:
+                return True
+            least_s += batcher.law.predict(1)
+        return now + least_s > arrived + self.slo_s
 
     def live_version(self, number: int) -> LiveVersion:
         """Returns the version that a client insists on.
@@ -265,13 +275,21 @@ class Processor:
             query.error, query.refused = error, True
             self._end(query)
 
-    def refuse(self, application: Application, query: Query, error: TidemillError) -> None:
-        """Ends a query that nobody has read, and of which no more is known than whom it asks."""
+    def refuse(
+        self, application: Application, error: TidemillError, *, arrived: float, now: float
+    ) -> None:
+        """Counts a query that nobody has read, and of which no more is known than whom it asks."""
+        version = 0 if application.only is None else application.only.version
+        application.measures.refused(version, error, now - arrived)
+        watch = self._watch
+        if watch is None or not watch.wants(now):
+            return
+        deadline = arrived + application.slo_s
+        query = Query({}, 0, arrived, deadline, _told_already)
         query.state, query.application = application, application.name
-        query.request_id = self.ids.next(query.arrived)
-        query.version = 0 if application.only is None else application.only.version
+        query.request_id, query.version = self.ids.next(arrived), version
         query.error, query.refused = error, True
-        self._end(query)
+        watch.ended(query, now)
 
     def catch_up(self) -> None:
         """Sends the batches that are due, and tells clients what has ended, at once."""
@@ -459,6 +477,10 @@ class Processor:
             signature=signature,
             measures=Measures(self._instruments, deployment.application),
         )
+
+
+def _told_already(_: Query) -> None:
+    """Whoever asked was told before anybody looked at the query."""
 
 
 def _what(error: Exception) -> str:

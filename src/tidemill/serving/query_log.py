@@ -44,6 +44,13 @@ class QueryLog:
         else:
             self._log.info("query.answered", **line(query, now))
 
+    def wants(self, now: float) -> bool:
+        """Says whether it has room for one more line; what it does not want is counted."""
+        if self._allowed + (now - self._refilled) * self._per_s >= 1.0:
+            return True
+        self._suppressed.value += 1
+        return False
+
     def _takes(self, now: float) -> bool:
         """Says whether one more line may be written; unused ones are saved for one second."""
         gained = (now - self._refilled) * self._per_s

@@ -144,6 +144,10 @@ class Tracing:
         )
         self._tracer = self._provider.get_tracer("tidemill.serving", __version__)
 
+    def wants(self, _now: float) -> bool:
+        """Says yes: whether a query is traced is seen when it has ended."""
+        return True
+
     def ended(self, query: Query, now: float) -> None:
         """Makes the query's spans, if it is traced and there is room."""
         parent = read_traceparent(getattr(query.context, "traceparent", b""))

@@ -16,6 +16,9 @@ class QueryWatch(Protocol):
     def ended(self, query: Query, now: float) -> None:
         """Takes note of a query that ended; costs little and waits for nothing."""
 
+    def wants(self, now: float) -> bool:
+        """Says whether it would take note of one more that failed; if not, it is told of none."""
+
 
 class Watches:
     """Several watches as one."""
@@ -29,3 +32,7 @@ class Watches:
         for watch in self._watches:
             if watch.every or query.error is not None:
                 watch.ended(query, now)
+
+    def wants(self, now: float) -> bool:
+        """Says whether any of them does."""
+        return any([watch.wants(now) for watch in self._watches])  # noqa: C419 - each counts
