@@ -70,6 +70,9 @@ class Transport:
         self.connection: Any = None
         self._room = full_after
 
+    def get_extra_info(self, name: str) -> Any:
+        """There is no socket behind it."""
+
     def write(self, data: bytes) -> None:
         self.written += data
         if self._room is not None and len(self.written) > self._room:

@@ -110,6 +110,9 @@ class Transport:
         self.written = b""
         self.aborted = False
 
+    def get_extra_info(self, name: str) -> Any:
+        """There is no socket behind it."""
+
     def write(self, data: bytes) -> None:
         self.written += data
 

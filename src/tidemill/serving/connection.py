@@ -25,6 +25,7 @@ from tidemill.serving.exchange import Exchange, Handler, Head, Load, Routes, err
 from tidemill.serving.guard import Guard
 from tidemill.serving.hosts import Hosts
 from tidemill.serving.pace import Pace
+from tidemill.serving.sending import Sender
 
 _KNOWN_SIZES = frozenset(
     map(
@@ -121,6 +122,7 @@ class Connection(asyncio.Protocol):
         "_reading_since",
         "_refusal",
         "_refused",
+        "_send",
         "_told",
         "_transport",
         "_unread",
@@ -133,6 +135,7 @@ class Connection(asyncio.Protocol):
         self._limits = edge.limits
         self.load = edge.load
         self._transport: Any = None
+        self._send: Callable[[bytes], None]
         self._parser = httptools.HttpRequestParser(self)
         self._pipeline: deque[Exchange] = deque()
         self._head = Head()
@@ -161,6 +164,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - promised by asyncio.Protocol
         self._transport = transport
+        self._send = Sender(transport).send
         self._last_active = self._edge.clock.monotonic()
         self._edge.connections[self] = None
         if len(self._edge.connections) > self._limits.max_connections:
@@ -321,7 +325,7 @@ class Connection(asyncio.Protocol):
             self._stop(*self._fault)
         self._unread = guard is not None and not guard.knows(self._head)
         if self._head.expects and not self._pipeline:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, chunk: bytes) -> None:  # noqa: D102
         got = len(chunk)
@@ -453,7 +457,7 @@ class Connection(asyncio.Protocol):
         full = len(pipeline) >= MAX_PIPELINE
         while pipeline and (out := pipeline[0].out) is not None and not self._closing:
             exchange = pipeline.popleft()
-            self._transport.write(out)
+            self._send(out)
             if exchange.closes:
                 self._close(linger=self._refusal is not None)
         if full:
