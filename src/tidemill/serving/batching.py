@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 FORGET = 0.98
 """How much of the past each new batch leaves: about the last fifty batches count."""
@@ -21,7 +22,7 @@ SLICE_S = 0.002
 LONGEST_ON_LOOP_S = 0.004
 """How long a batch of more than one query may keep the event loop, if it is computed there."""
 
-QUIET_S = 0.0002
+QUIET_S = 0.0005
 """An event loop that did nothing for so long was waiting: what comes then has come just now."""
 
 UNSEEN_FROM_S = 0.001
@@ -60,6 +61,10 @@ class ServiceTime:
     sum_nn: float = 0.0
     sum_t: float = 0.0
     sum_nt: float = 0.0
+
+    def expect(self, n: int) -> float:
+        """Returns the seconds that a batch of n rows takes on average."""
+        return self.a_s + self.b_s * n
 
     def predict(self, n: int) -> float:
         """Returns the seconds within which a batch of n rows is expected, spread included."""
@@ -112,26 +117,87 @@ def cut(
     """Decides the next batch for an idle replica, from the head of the queue in its order.
 
     Takes as many queries as fit in ``max_batch`` rows and end before the earliest deadline among
-    them. A query whose deadline has passed, or passes before even a batch of its own could end, is
-    late. A single query of more than ``max_batch`` rows goes alone.
+    them, with ``SPREADS`` to spare, or with half of the time to spare that the first one would have
+    alone, if that is less: a batch of one is no safer, and those behind it would pay for it. A
+    query whose deadline has passed, or passes before a batch of its own would end on average, is
+    late; and so are those at the head that are given up where not all can be in time (``_best``). A
+    single query of more than ``max_batch`` rows goes alone.
     """
     everything = sum(rows)
     if rows and everything <= max_batch and now + law.predict(everything) <= min(deadlines):
         return Cut(0, len(rows))  # the usual case; so would what follows say
     late = 0
-    while late < len(deadlines) and now + law.predict(rows[late]) > deadlines[late]:
+    while late < len(deadlines) and now + law.expect(rows[late]) > deadlines[late]:
         late += 1
     if late == len(deadlines):
         return Cut(late, 0)
-    take, total = 1, rows[late]
-    earliest = deadlines[late]
-    for at in range(late + 1, len(rows)):
-        total += rows[at]
+    ends = [0, *accumulate(rows)]
+    first = _fitting(deadlines, ends, late, now=now, law=law, max_batch=max_batch)
+    after = late + first
+    rest = min(everything - ends[after], max_batch)
+    following_s = law.expect(ends[after] - ends[late]) + law.expect(rest)
+    if after == len(rows) or now + following_s <= deadlines[after]:
+        return Cut(late, first)
+    return _best(deadlines, ends, late, now=now, law=law, max_batch=max_batch)
+
+
+def _fitting(
+    deadlines: Sequence[float],
+    ends: Sequence[int],
+    start: int,
+    *,
+    now: float,
+    law: ServiceTime,
+    max_batch: int,
+) -> int:
+    """Returns how many queries from ``start`` on fit in one batch; ``ends`` sums up their rows."""
+    begun, earliest = ends[start], deadlines[start]
+    left_s = earliest - now - law.expect(ends[start + 1] - begun)
+    spare_s = min(SPREADS * law.spread_s, 0.5 * left_s)
+    take = 1
+    for at in range(start + 1, len(deadlines)):
+        total = ends[at + 1] - begun
         earliest = min(earliest, deadlines[at])  # those before may have gone first by priority
-        if total > max_batch or now + law.predict(total) > earliest:
+        if total > max_batch or now + law.expect(total) + spare_s > earliest:
             break
         take += 1
-    return Cut(late, take)
+    return take
+
+
+def _best(
+    deadlines: Sequence[float],
+    ends: Sequence[int],
+    late: int,
+    *,
+    now: float,
+    law: ServiceTime,
+    max_batch: int,
+) -> Cut:
+    """Decides for a queue of which not all can be in time: whose turn it is to be given up.
+
+    Whoever serves those first that have hardly any time left serves a few at once, and all that
+    wait behind them come too late in their turn. The batch that answers most rows a second is taken
+    instead, and those before it are given up, at once.
+    """
+    best, best_rate = Cut(late, 1), 0.0
+    for start in range(late, len(deadlines)):
+        if start > late and deadlines[start] < deadlines[start - 1]:
+            break  # what follows has a lower priority
+        if now + law.expect(ends[start + 1] - ends[start]) > deadlines[start]:
+            continue  # even alone it is too late
+        most = min(ends[-1] - ends[start], max_batch)
+        if _rate(law, most) <= best_rate:
+            break  # no batch from here on is better
+        take = _fitting(deadlines, ends, start, now=now, law=law, max_batch=max_batch)
+        rate = _rate(law, ends[start + take] - ends[start])
+        if rate > 1.1 * best_rate:
+            best, best_rate = Cut(start, take), rate
+    return best
+
+
+def _rate(law: ServiceTime, rows: int) -> float:
+    """Returns how many rows a second batches of so many answer."""
+    return rows / max(law.expect(rows), 1e-9)
 
 
 def answered_at(
@@ -145,7 +211,7 @@ def answered_at(
     max_batch: int,
     slowdown: float = 1.0,
 ) -> float:
-    """Returns when a query that arrives now will be answered, as far as it is known.
+    """Returns when a query that arrives now will probably be answered, the usual spread included.
 
     What is queued ahead goes in full batches over all replicas, after what is out now, which keeps
     them for ``busy_s`` together (see ``remaining_s``). It takes ``slowdown`` times as long as the
@@ -156,7 +222,9 @@ def answered_at(
     full = law.a_s + law.b_s * max_batch
     ahead = (queued_rows // max_batch) * full + busy_s
     wait = slowdown * ahead / max(1, replicas)
-    return now + wait + law.predict(min(rows + queued_rows % max_batch, max_batch))
+    own = min(rows + queued_rows % max_batch, max_batch)
+    # A replica that is idle is tried: who refused then would never learn better.
+    return now + wait + law.expect(own) + (law.spread_s if wait > 0.0 else 0.0)
 
 
 def remaining_s(law: ServiceTime, rows: int, out_s: float) -> float:
@@ -164,7 +232,7 @@ def remaining_s(law: ServiceTime, rows: int, out_s: float) -> float:
 
     One that is late is expected to be late by as much again, up to the time that it should take.
     """
-    takes_s = law.a_s + law.b_s * rows
+    takes_s = law.expect(rows)
     return min(takes_s, abs(takes_s - out_s))
 
 

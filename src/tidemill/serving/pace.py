@@ -1,8 +1,9 @@
 """The pace of a gateway's event loop: how long requests waited before anybody saw them.
 
-While the loop is busy, requests wait in the kernel's buffers, where no queue counts them. One turn
-of the loop reads all that has come, so that whatever it reads came after the reading of the turn
-before; where the loop had nothing to do in between, it came just now.
+While the loop is busy, requests wait in the kernel's buffers, where no queue counts them. The loop
+asks the kernel what has come, reads all of that, and asks again: whatever it reads was there when
+it asked, and not when it asked before; where the loop had nothing to do in between, it came just
+then.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from collections.abc import Callable
 from tidemill.foundation.clock import Clock
 from tidemill.serving.batching import SLICE_S, unseen_wait_s
 
+ASKED_AT_ONCE = 1024
+"""The loop is told of so many readable sockets at once, and asks again when it has read them."""
+
 
 class Pace:
-    """Follows the turns of one event loop; costs a callback a turn, and nothing a request.
+    """Follows the turns of one event loop; costs a callback a turn, and next to nothing a request.
 
     A long reading is cut: after a slice, ``late`` asks whoever reads to call ``catch_up``, so that
     what was read is answered before more is.
@@ -27,6 +31,7 @@ class Pace:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._reading = False
+        self._left = 0
         self._slice_ends = 0.0
         self.answer: Callable[[], None] | None = None
         """Answers what has been read so far; set by whoever can."""
@@ -41,13 +46,12 @@ class Pace:
     def arrival(self) -> float:
         """Returns when the request that is read now arrived, as far as can be told."""
         self.now = now = self._clock.monotonic()
-        if not self._reading:
+        self._left -= 1
+        if self._left < 0 or not self._reading:
             self._begin(now)
-        elif now > self._slice_ends:
+        if now > self._slice_ends:
             self.late = True
-        if self.waited_s:
-            return min(self.began, now - self.waited_s)
-        return now
+        return min(self.began, now - self.waited_s)
 
     def worked(self) -> None:
         """Says that the loop was busy until now."""
@@ -67,11 +71,16 @@ class Pace:
 
     def _begin(self, now: float) -> None:
         self.waited_s = unseen_wait_s(
-            now=now, read_at=self.began, worked_until=self.worked_until, again=self.waited_s > 0.0
+            now=now,
+            read_at=self.began,
+            worked_until=now if self._reading else self.worked_until,
+            again=self.waited_s > 0.0,
         )
-        self.began, self._slice_ends = now, now + SLICE_S
-        self._reading, self.late = True, False
-        asyncio.get_running_loop().call_soon(self._end)
+        self.began, self._left = now, ASKED_AT_ONCE - 1
+        if not self._reading:
+            self._slice_ends = now + SLICE_S
+            self._reading, self.late = True, False
+            asyncio.get_running_loop().call_soon(self._end)
 
     def _end(self) -> None:
         self._reading = False
