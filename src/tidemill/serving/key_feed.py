@@ -12,7 +12,7 @@ from tidemill.foundation.logs import log
 from tidemill.serving.channel import Keys
 from tidemill.serving.key_store import KeySource
 
-POLL_S = 0.25
+POLL_S = 0.5
 """How often a change is looked for: a revoked key is refused well within a second."""
 
 USE_EVERY_S = 60.0

@@ -46,7 +46,7 @@ from tidemill.serving.worker_pool import WorkerPool, describe
 from tidemill.serving.worker_process import LOADER, WorkerProcess
 
 GRPC_MODULE = "tidemill.serving.rpc.gateway"
-_POLL_S = 0.1
+_POLL_S = 0.2
 _RETRY_S = 2.0
 _DRAINED_WITHIN_S = 60.0
 _TOGETHER_S = 0.5
