@@ -298,7 +298,7 @@ SUBJECTS: dict[str, Maker] = {
     "xgboost-named": xgboost(original=True),
     "onnx-xgboost": xgboost(original=False),
     "isolated-estimator": isolated_estimator,
-    "function": function(),
+    "python-function": function(),
     "isolated-function": function(open_model),
     "river-classifier": river("classifier"),
     "river-regressor": river("regressor"),

@@ -156,7 +156,7 @@ def test_whoever_shares_the_answer_keeps_it_as_it_is() -> None:
     """The query that asked for classes leaves the batch's answer alone."""
     query = Query(inputs={}, n=1, arrived=0.0, deadline=1.0, done=lambda _: None)
     arrays = {"p": np.array([[0.5, 0.25, 0.25]], np.float32), "d": np.array([1.0])}
-    query.answer_from(Answers(arrays), 0)
+    query.answers = Answers({}, arrays)
     found = classified(query, (Classified(MODEL.outputs[0], 2),), ("a", "b", "c"))
     assert found.outputs["p"].tolist() == [["0.500000:0:a", "0.250000:1:b"]]
     assert found.outputs["d"] is query.outputs["d"]

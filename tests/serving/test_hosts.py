@@ -97,6 +97,9 @@ class Transport:
     def __init__(self) -> None:
         self.written = b""
 
+    def get_extra_info(self, name: str) -> Any:
+        """There is no socket behind it."""
+
     def write(self, data: bytes) -> None:
         self.written += data
 

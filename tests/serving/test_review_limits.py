@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from tidemill.foundation.settings import ServeSettings
+from tidemill.models.signature import Column
 from tidemill.serving.cache import Cache
 from tidemill.serving.http_front import limits_for
+from tidemill.serving.keeping import Keeping, Kept
+from tidemill.serving.query import Answers, Query
 
 RAISES = """
 import json, resource
@@ -36,15 +39,25 @@ def test_connections_leave_files_for_the_rest(files: int, connections: int) -> N
     assert limits_for(ServeSettings(), files).max_connections == connections
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("outputs", [1, 10, 100])
-def test_a_cache_of_many_outputs_is_as_large_as_it_says(outputs: int) -> None:
+def test_a_cache_of_many_outputs_is_as_large_as_it_says(outputs: int, *, shared: bool) -> None:
     """Arrays cost more than their data; a cache's bound is on what it really takes."""
-    cache = Cache(1 << 30, None)
+    cache: Cache[Kept] = Cache(1 << 30, None)
+    columns = tuple(Column(f"output {at}", "float64") for at in range(outputs))
+    keeping = Keeping(columns)
     tracemalloc.start()
     try:
         for number in range(300):
-            answer = {f"output {at}": np.full(64, 1.0)[:1] for at in range(outputs)}
-            cache.put(b"%08d" % number, answer, now=0.0)
+            query = Query(inputs={}, n=1, arrived=0.0, deadline=1.0, done=lambda _: None)
+            answer = {each.name: np.full(64, 1.0)[: 64 if shared else 1] for each in columns}
+            if shared:
+                query.answers = Answers({}, answer)
+            else:
+                query.outputs = answer
+            kept, nbytes = keeping.take(query)
+            cache.put(b"%08d" % number, kept, nbytes=nbytes, now=0.0)
+        del query, answer, kept
         taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

@@ -192,7 +192,13 @@ def test_a_waiting_query_holds_its_arrays_and_no_more(tmp_path: Path, kind: str)
     """What queues are bounded by, the bytes sent, is about what they take."""
     n, queries = 20_000, []
     signature = Signature((Column("x", "float64"),), (Column("y", "int64"),))
-    application = SimpleNamespace(name="app", allowed_s=lambda _: 1.0, signature=signature)
+    application = SimpleNamespace(
+        name="app",
+        allowed_s=lambda _: 1.0,
+        closed_to=lambda _: False,
+        deployment=SimpleNamespace(slo_ms=1000.0),
+        signature=signature,
+    )
     processor = SimpleNamespace(
         application=lambda _: application, submit=lambda _, query, *__: queries.append(query)
     )

@@ -17,12 +17,9 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import numpy as np
-
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     DeadlineExceeded,
-    ModelFailed,
     NotReady,
     Overloaded,
     TidemillError,
@@ -46,7 +43,8 @@ from tidemill.serving.batching import (
     worth_sending,
 )
 from tidemill.serving.flight import BatchObserver, Flight
-from tidemill.serving.query import DEFAULT_PRIORITY, Answers, Packed, Query
+from tidemill.serving.joining import join, together, wrong_rows
+from tidemill.serving.query import DEFAULT_PRIORITY, Answers, Query
 from tidemill.serving.replicas.replica import Replica
 
 MAX_ATTEMPTS = 2
@@ -319,7 +317,7 @@ class Batcher:
                 if not (query.hedged and self._has(query)):
                     self._end_late(query)
             if decision.take:
-                self._send(replica, self._pop(_together(self._queue[: decision.take])))
+                self._send(replica, self._pop(together(self._queue[: decision.take])))
             if self._queue:
                 now = self._clock.monotonic()
         self._settle()
@@ -368,7 +366,7 @@ class Batcher:
         self._out.append(flight)
         self._observer.sent(flight, waited_s)
         try:
-            flight.inputs = inputs = _join(queries)
+            flight.inputs = inputs = join(queries)
             replica.submit(inputs, partial(self._landed, flight))
         except Exception as error:
             if flight not in self._out:
@@ -389,7 +387,7 @@ class Batcher:
             self._apart(flight, result)
         else:
             self._learn(flight)
-            wrong = _wrong_rows(result, flight.rows)
+            wrong = wrong_rows(result, flight.rows)
             if wrong is None:
                 self._deal(flight, result)
             else:
@@ -566,38 +564,6 @@ class Batcher:
             self.wake()
         else:
             self._settle()
-
-
-def _join(queries: list[Query]) -> Batch:
-    if len(queries) == 1:
-        return queries[0].inputs
-    packed = [each.asked for each in queries if isinstance(each.asked, Packed)]
-    if len(packed) == len(queries):
-        rows = sum([each.n for each in packed])
-        return Packed(packed[0].column, b"".join([each.data for each in packed]), rows).arrays()
-    batch = [query.inputs for query in queries]
-    return {name: np.concatenate([inputs[name] for inputs in batch]) for name in batch[0]}
-
-
-def _together(queries: list[Query]) -> int:
-    """Returns how many of these may share a batch: one whose replica died goes alone.
-
-    It may be what the replica died of, and must not take others with it a second time.
-    """
-    if not sum([query.attempts for query in queries]):
-        return len(queries)
-    return next(at for at, query in enumerate(queries) if query.attempts) or 1
-
-
-def _wrong_rows(outputs: Batch, rows: int) -> ModelFailed | None:
-    """Returns the error for outputs that are not one per row: whose are they?"""
-    for name, array in outputs.items():
-        if array.shape[:1] != (rows,):
-            return ModelFailed(
-                f"the model gave output {name!r} of shape {list(array.shape)} for {rows} rows",
-                remedy="Each output needs one entry per row: mend the model.",
-            )
-    return None
 
 
 def _ms(seconds: float) -> str:
