@@ -72,6 +72,8 @@ class Batcher:
         max_queue_bytes: bytes of input that may wait, at most.
         finish: told of each query with its outputs or its error set.
         observer: told of each batch.
+        turned: called after a turn in which batches were computed on the loop: their answers need
+            not wait until more is read.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Batcher:
         max_queue_bytes: int,
         finish: Callable[[Query], None],
         observer: BatchObserver,
+        turned: Callable[[], None] | None = None,
     ) -> None:
         self._clock = clock
         self._max_batch = max_batch
@@ -90,6 +93,7 @@ class Batcher:
         self._max_queue_bytes = max_queue_bytes
         self._finish = finish
         self._observer = observer
+        self._turned = turned
         self._queue: list[Query] = []  # in order of priority, then of deadline
         self._out: list[Flight] = []
         self._replicas: tuple[Replica, ...] = ()
@@ -282,7 +286,7 @@ class Batcher:
         """Looks at the queue at the end of this turn: something may go out now."""
         if not self._scheduled:
             self._scheduled = True
-            self._due = asyncio.get_running_loop().call_soon(self._turn)
+            self._due = asyncio.get_running_loop().call_soon(self._due_turn)
 
     def catch_up(self) -> None:
         """Has the turn that is due at once."""
@@ -321,6 +325,11 @@ class Batcher:
             if self._queue:
                 now = self._clock.monotonic()
         self._settle()
+
+    def _due_turn(self) -> None:
+        self._turn()
+        if self._on_loop and self._turned is not None:
+            self._turned()
 
     def _holds(self, replica: Replica, now: float) -> bool:
         """Says whether more rows may join those that wait before an idle replica gets them."""

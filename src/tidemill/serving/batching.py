@@ -281,7 +281,8 @@ def unseen_wait_s(*, now: float, read_at: float, worked_until: float, again: boo
             as they are read, and the next one to be read is the oldest; after a single stall, they
             came at any time in it, half of it ago on average.
     """
-    if now - worked_until > QUIET_S:
+    # The kernel itself takes longer to tell of many that are there.
+    if now - worked_until > max(QUIET_S, 0.1 * (worked_until - read_at)):
         return 0.0
     wait_s = now - read_at
     if wait_s < UNSEEN_FROM_S:

@@ -50,15 +50,23 @@ class Loader:
         clock: tells the time and the deadlines.
         finish: told of each query of a version that ended.
         instruments: where batches are counted.
+        turned: called after a turn in which a queue had batches computed on the loop.
         noted: somebody watches single queries: each is told of the batch that it was in.
     """
 
     def __init__(
-        self, clock: Clock, finish: Finish, instruments: Instruments, *, noted: bool = False
+        self,
+        clock: Clock,
+        finish: Finish,
+        instruments: Instruments,
+        *,
+        turned: Callable[[], None],
+        noted: bool = False,
     ) -> None:
         self._clock = clock
         self._finish = finish
         self._instruments = instruments
+        self._turned = turned
         self._noted = noted
         self._loaded: list[LiveVersion] = []
         self._changes: dict[int, list[tuple[LiveVersion, list[Replica]]]] = {}
@@ -186,6 +194,7 @@ class Loader:
             max_queue_bytes=plan.max_queue_bytes,
             finish=lambda query: self._finish(live, query),
             observer=NotedBatches(measures) if self._noted else measures,
+            turned=self._turned,
         )
         live = LiveVersion(
             assignment=version,

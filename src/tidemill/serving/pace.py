@@ -32,6 +32,7 @@ class Pace:
         self._clock = clock
         self._reading = False
         self._left = 0
+        self._all_read_at = 0.0
         self._slice_ends = 0.0
         self.answer: Callable[[], None] | None = None
         """Answers what has been read so far; set by whoever can."""
@@ -70,9 +71,11 @@ class Pace:
         self._slice_ends = ended + max(SLICE_S, ended - began)
 
     def _begin(self, now: float) -> None:
+        if self._left >= 0:  # it was told of all that there was, and not just of so many
+            self._all_read_at = self.began
         self.waited_s = unseen_wait_s(
             now=now,
-            read_at=self.began,
+            read_at=self._all_read_at,
             worked_until=now if self._reading else self.worked_until,
             again=self.waited_s > 0.0,
         )

@@ -161,9 +161,12 @@ class Processor:
         self._watch = watch
         self._pace = pace or Pace(clock)
         noted = watch is not None and watch.every
-        self._loader = Loader(clock, self._from_replica, instruments, noted=noted)
+        self._loader = Loader(
+            clock, self._from_replica, instruments, turned=self._flush_due, noted=noted
+        )
         self._ended: list[Query] = []
         self._flushing = False
+        self._due: asyncio.Handle | None = None
         self.ids = ids or PredictionIds(secrets.token_bytes(SECRET_BYTES), clock)
         self._levels = Levels(instruments)
         self._log = log("serving.processor")
@@ -296,8 +299,7 @@ class Processor:
         for application in self._applications.values():
             for version in application.versions:
                 version.batcher.catch_up()
-        if self._flushing:
-            self._flush()
+        self._flush_due()
 
     def _answer(self, chosen: LiveVersion, query: Query) -> None:
         if chosen.table is not None and chosen.look_up(query):
@@ -410,7 +412,7 @@ class Processor:
         if not self._flushing:
             self._flushing = True
             self._pace.worked()  # on what was computed; more is read before the flush
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._due = asyncio.get_running_loop().call_soon(self._flush)
 
     def _default(self, query: Query) -> None:
         application: Application = query.state
@@ -422,6 +424,12 @@ class Processor:
         query.outputs = constant_rows(default, signature, query.n)
         query.error, query.source, query.row_sources = None, "default", None
         query.version = 0
+
+    def _flush_due(self) -> None:
+        """Has the flush that is due at once."""
+        if self._flushing and self._due is not None:
+            self._due.cancel()
+            self._flush()
 
     def _flush(self) -> None:
         """Writes what ended in this turn to the ledger, then tells the clients."""
