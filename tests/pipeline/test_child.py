@@ -236,8 +236,12 @@ def main(n):
 GUARD = "if __name__ == '__main__':\n    main(int(sys.argv[1]))\n"
 
 
+# Where a shell runs the tests in the background, Ctrl-C is ignored, and that is inherited.
+HEEDS = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def script(folder: Path, text: str, *arguments: str) -> subprocess.Popen[str]:
-    (folder / "script.py").write_text(text)
+    (folder / "script.py").write_text(HEEDS + text)
     return subprocess.Popen(
         [sys.executable, "script.py", *arguments],
         cwd=folder,
