@@ -9,6 +9,12 @@ import typer
 from rich.console import Console
 
 from tidemill.cli.environment import print_environment
+from tidemill.cli.packaging_options import (
+    CompileOption,
+    RequirementsOption,
+    SignatureOption,
+    TrustCodeOption,
+)
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session
 from tidemill.control import rollout
 from tidemill.foundation.errors import InvalidInput
@@ -29,25 +35,14 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--remote", help="The URL of a model in another v2 server, as it is."),
         ] = None,
-        trust_code: Annotated[
-            bool, typer.Option("--trust-code", help="Vouch for code that the file runs.")
-        ] = False,
+        trust_code: TrustCodeOption = False,
         sample: Annotated[
             Path | None,
             typer.Option(help="Rows (CSV, Parquet, .npy) on which a compiled model must agree."),
         ] = None,
-        signature: Annotated[
-            str | None,
-            typer.Option(help="What it takes and gives, as JSON or a file of it; else inferred."),
-        ] = None,
-        compiles: Annotated[
-            bool,
-            typer.Option("--compile/--no-compile", help="Compile it if that changes no answer."),
-        ] = True,
-        requirements: Annotated[
-            Path | None,
-            typer.Option(help="What the model's own environment is to hold (requirements.txt)."),
-        ] = None,
+        signature: SignatureOption = None,
+        compiles: CompileOption = True,
+        requirements: RequirementsOption = None,
         deploy: Annotated[
             bool, typer.Option("--deploy/--no-deploy", help="Make it live under its name.")
         ] = True,

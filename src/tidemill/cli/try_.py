@@ -10,6 +10,12 @@ import typer
 from rich.console import Console
 
 from tidemill.cli.environment import print_environment
+from tidemill.cli.packaging_options import (
+    CompileOption,
+    RequirementsOption,
+    SignatureOption,
+    TrustCodeOption,
+)
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session
 from tidemill.control.applications import find_version
 from tidemill.foundation.errors import InvalidInput
@@ -37,21 +43,10 @@ def register(app: typer.Typer) -> None:
         sample: Annotated[
             Path | None, typer.Option(help="Rows (CSV, Parquet, .npy) to ask for instead.")
         ] = None,
-        trust_code: Annotated[
-            bool, typer.Option("--trust-code", help="Vouch for code that the file runs.")
-        ] = False,
-        signature: Annotated[
-            str | None,
-            typer.Option(help="What it takes and gives, as JSON or a file of it; else inferred."),
-        ] = None,
-        compiles: Annotated[
-            bool,
-            typer.Option("--compile/--no-compile", help="Compile it if that changes no answer."),
-        ] = True,
-        requirements: Annotated[
-            Path | None,
-            typer.Option(help="What the model's own environment is to hold (requirements.txt)."),
-        ] = None,
+        trust_code: TrustCodeOption = False,
+        signature: SignatureOption = None,
+        compiles: CompileOption = True,
+        requirements: RequirementsOption = None,
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill.foundation.clock import iso
 from tidemill.foundation.errors import InvalidModel
-from tidemill.foundation.names import check_name
-from tidemill.models.format import MAX_FILES, ModelManifest, write_model
-from tidemill.models.packaging import Given, Taken, made_with, new_folder, signature_needed
+from tidemill.models.format import MAX_FILES, ModelManifest
+from tidemill.models.packagers.tried import package_tried
+from tidemill.models.packaging import Given, Taken, made_with, signature_needed
 from tidemill.models.requirements import read_requirements, requirement_name
 from tidemill.models.signature import Batch, Column, Signature, check_batch
-from tidemill.models.trying import THIS_PYTHON, measure_in, try_in
+from tidemill.models.trying import try_in
 from tidemill_worker.mlflow_models import MLMODEL, PLACE
 
 REQUIREMENTS = "requirements.txt"
@@ -34,23 +33,8 @@ def is_pyfunc(path: Path) -> bool:
 
 def package_pyfunc(path: Path, name: str, folder: Path, given: Given) -> ModelManifest:
     """Makes a model folder of what MLflow saved, to be served among Tidemill's own libraries."""
-    check_name("model", name)
-    new_folder(folder)
-    taken = take_pyfunc(THIS_PYTHON, path, folder, given)
-    manifest = ModelManifest(
-        name=name,
-        runtime=taken.runtime,
-        signature=taken.signature,
-        entry=taken.entry,
-        trust="code",
-        requirements=made_with("mlflow", "mlflow-skinny", "pandas", "numpy"),
-        created_at=iso(given.clock.now()),
-    )
-    manifest = write_model(folder, manifest)
-    rows = None if given.rows is None else given.rows(taken.signature)
-    checked = None if rows is None else check_batch(taken.signature, rows)
-    latency = measure_in(THIS_PYTHON, folder, checked)
-    return write_model(folder, msgspec.structs.replace(manifest, latency=latency))
+    wanted = made_with("mlflow", "mlflow-skinny", "pandas", "numpy")
+    return package_tried(take_pyfunc, path, name, folder, given, requirements=wanted)
 
 
 def take_pyfunc(python: Path, path: Path, folder: Path, given: Given) -> Taken:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill.foundation.clock import iso
 from tidemill.foundation.errors import InvalidModel
-from tidemill.foundation.names import check_name
-from tidemill.models.format import ModelManifest, write_model
-from tidemill.models.packaging import Given, Taken, made_with, new_folder
-from tidemill.models.signature import Signature, check_batch
+from tidemill.models.format import ModelManifest
+from tidemill.models.packagers.tried import package_tried
+from tidemill.models.packaging import Given, Taken, made_with
+from tidemill.models.signature import Signature
 from tidemill.models.sources import Sources, find_sources
-from tidemill.models.trying import THIS_PYTHON, measure_in, try_in
+from tidemill.models.trying import try_in
 from tidemill_worker.functions import CODE
 
 
@@ -25,24 +24,8 @@ def package_function(path: Path, name: str, folder: Path, given: Given) -> Model
 
     It must answer the rows given, or a made-up one.
     """
-    check_name("model", name)
-    new_folder(folder)
-    taken = take_function(THIS_PYTHON, path, folder, given)
-    manifest = ModelManifest(
-        name=name,
-        runtime=taken.runtime,
-        signature=taken.signature,
-        entry=taken.entry,
-        trust="code",
-        runtime_options=taken.options,
-        requirements=made_with("numpy"),
-        created_at=iso(given.clock.now()),
-    )
-    manifest = write_model(folder, manifest)
-    rows = None if given.rows is None else given.rows(taken.signature)
-    checked = None if rows is None else check_batch(taken.signature, rows)
-    latency = measure_in(THIS_PYTHON, folder, checked)
-    return write_model(folder, msgspec.structs.replace(manifest, latency=latency))
+    wanted = made_with("numpy")
+    return package_tried(take_function, path, name, folder, given, requirements=wanted)
 
 
 def take_function(python: Path, path: Path, folder: Path, given: Given) -> Taken:
