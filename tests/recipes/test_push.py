@@ -93,6 +93,10 @@ def test_a_signature_may_be_given(home: Home, double: Path, tmp_path: Path) -> N
         push_model(home, double, "other", signature=other)
     with pytest.raises(InvalidInput, match="has a signature already"):
         push_model(home, folder, "again", signature=given)
+    with pytest.raises(InvalidInput, match="Leave --sample out"):
+        push_model(home, folder, "again", sample=written)
+    with pytest.raises(InvalidInput, match="Leave --no-compile out"):
+        push_model(home, folder, "again", compiles=False)
 
 
 def test_a_signature_that_is_none_is_told(tmp_path: Path) -> None:

@@ -113,6 +113,22 @@ def test_a_change_while_a_worker_loads_is_live_when_its_own_worker_is(
         server.go_live(newest)
 
 
+def test_a_correction_does_not_wait_for_what_it_corrects(
+    launch: Any, register: Any, tmp_path: Path
+) -> None:
+    """A version that hangs while it loads is given up once another one is wanted."""
+    with launch(register, PYTHONPATH=str(tmp_path)) as server:
+        server.deploy("late", "add", version=2)
+        deploy_late(server.home, 2)
+        server.until((tmp_path / "gate-2.waits").exists, "a worker to load")
+        time.sleep(0.6)  # it is not waited for any more
+        server.deploy("late", "add", version=3)  # live within seconds, or this fails
+        health = server.health()
+        assert health["revision_live"] == health["revision_wanted"]
+        assert health["refused"] == []
+        assert health["workers"] == []
+
+
 def test_what_is_live_gets_its_worker_back_while_a_change_loads(
     launch: Any, register: Any, tmp_path: Path
 ) -> None:

@@ -294,10 +294,14 @@ def test_answers_are_folded_for_who_asks(coding: Coding) -> None:
                 assert answer.json() == [3, "abc"]
                 said = answer.headers.get("content-encoding")
                 assert said == (coding if size >= FOLD_FROM_BYTES else None)
+                assert "vary" not in answer.headers  # no cache keeps what was posted
                 if said:
                     assert int(answer.headers["content-length"]) < size / 10
             plain = await client.post(f"/{MIB}", content=b"abc")
             assert "content-encoding" not in plain.headers
+            for asked in (headers, {"accept-encoding": "identity"}):
+                got = await client.get(f"/{MIB}", headers=asked)
+                assert got.headers["vary"] == "accept-encoding"
 
     run(main())
 

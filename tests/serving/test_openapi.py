@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,10 +19,13 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from schemathesis import GenerationMode
 
+from tidemill.foundation.errors import Unavailable
 from tidemill.models.signature import Column, Signature
+from tidemill.serving import openapi
 from tidemill.serving.openapi import (
     MAX_DESCRIBED_APPLICATIONS,
     MAX_DESCRIBED_COLUMNS,
+    ApiDocument,
     describe_api,
 )
 from tidemill.serving.operations import OPERATIONS
@@ -153,6 +158,32 @@ def test_it_is_made_once_for_what_is_live(server: Any, client: httpx.Client) -> 
     assert "/v2/models/added-later/infer" not in first.json()["paths"]
     server.deploy("added-later", "add", 2)
     assert "/v2/models/added-later/infer" in client.get("/openapi.json").json()["paths"]
+
+
+def test_a_document_that_could_not_be_made_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who asks while it cannot be made is told so; the next one gets it."""
+    answers: list[Any] = []
+    exchange = SimpleNamespace(principal=None, answer=answers.append, fail=answers.append)
+    document = ApiDocument(
+        SimpleNamespace(applications={}, revision=1), SimpleNamespace(table=None), **LIMITS
+    )
+
+    async def asked() -> Any:
+        document.openapi(exchange)
+        async with asyncio.timeout(10.0):
+            while not answers:
+                await asyncio.sleep(0.005)
+        return answers.pop()
+
+    async def main() -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(openapi, "_written", lambda *_, **__: 1 / 0)
+            assert isinstance(await asked(), Unavailable)
+        assert b"paths" in await asked()
+
+    asyncio.run(main())
 
 
 def test_it_is_bounded_and_says_so() -> None:

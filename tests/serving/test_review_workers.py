@@ -80,3 +80,26 @@ def test_those_who_ask_for_the_same_workers_at_once_share_them(
             await pool.stop_all()
 
     asyncio.run(main())
+
+
+def test_who_is_patient_has_a_worker_also_of_a_kind_that_keeps_dying(
+    pool: WorkerPool, key: WorkerKey
+) -> None:
+    """While it may not be started again, others are told nothing; a new revision waits for it."""
+
+    async def main() -> None:
+        try:
+            for _ in range(3):
+                await pool.ensure(key, 1, patient=True)
+                (worker,) = pool.alive(key)
+                worker.kill()
+                while pool.alive(key):
+                    await asyncio.sleep(0.005)
+            await pool.ensure(key, 1)
+            assert pool.alive(key) == ()
+            await pool.ensure(key, 1, patient=True)
+            assert len(pool.alive(key)) == 1
+        finally:
+            await pool.stop_all()
+
+    asyncio.run(main())

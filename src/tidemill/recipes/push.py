@@ -189,11 +189,16 @@ def read_signature(told: str) -> Signature:
 
 
 def _check_nothing_given(path: Path, given: Given) -> None:
-    if given.signature is not None:
-        raise InvalidInput(
-            f"{str(path)!r} is a model folder, which has a signature already",
-            remedy="Leave --signature out, or push the file that the folder was made of.",
-        )
+    for flag, given_it, has in (
+        ("--signature", given.signature is not None, "has a signature already"),
+        ("--sample", given.rows is not None, "was compared with its original already"),
+        ("--no-compile", not given.compiles, "was compiled, or not, when it was packaged"),
+    ):
+        if given_it:
+            raise InvalidInput(
+                f"{str(path)!r} is a model folder, which {has}",
+                remedy=f"Leave {flag} out, or push the file that the folder was made of.",
+            )
 
 
 def _package(path: Path, name: str, folder: Path, given: Given, *, trust_code: bool) -> None:

@@ -83,6 +83,30 @@ def place(source: DeploymentSource, deployment: Deployment, settings: ServeSetti
     return Placed(deployment=deployment, versions=tuple(versions))
 
 
+def is_superseded(begun: Deployment, wanted: Deployment, present: Deployment | None) -> bool:
+    """Says whether what a deployment still loads is of no use to the one that is wanted now.
+
+    That is so where it brought versions, and none of them is wanted any more: a broken version
+    that was corrected. Where one of them still is, it goes on: changes that follow each other
+    faster than a model loads must not keep it from ever going live.
+
+    Example:
+        >>> def deployment(version: int) -> Deployment:
+        ...     versions = (Live(model="m", version=version),)
+        ...     return Deployment(application="a", revision=version, versions=versions)
+        >>> is_superseded(deployment(2), deployment(3), deployment(1))
+        True
+        >>> is_superseded(deployment(2), deployment(2), deployment(1))
+        False
+    """
+    brought = _versions(begun) - (set() if present is None else _versions(present))
+    return bool(brought) and not brought & _versions(wanted)
+
+
+def _versions(deployment: Deployment) -> set[tuple[str, int]]:
+    return {(live.model, live.version) for live in deployment.versions}
+
+
 def _remote(
     folder: Path, manifest: ModelManifest, deployment: Deployment, settings: ServeSettings
 ) -> RemoteSpec:

@@ -245,10 +245,15 @@ class Exchange:
         self.answered = True
         self._connection.load.nbytes -= self.nbytes
         self.body = b""
-        if self.head.accepts is not None and len(body) >= FOLD_FROM_BYTES and status == 200:
-            self._fold(body, self.head.accepts, content_type, headers or {})
-        else:
+        if len(body) < FOLD_FROM_BYTES or status != 200:
             self._put(body, content_type, headers, status)
+            return
+        if self.head.method != b"POST":  # what a shared cache may keep says what it depends on
+            headers = {**(headers or {}), b"vary": b"accept-encoding"}
+        if self.head.accepts is None:
+            self._put(body, content_type, headers, status)
+        else:
+            self._fold(body, self.head.accepts, content_type, headers or {})
 
     def _fold(
         self, body: bytes, coding: Coding, content_type: bytes, headers: Mapping[bytes, bytes]

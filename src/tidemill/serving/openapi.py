@@ -85,18 +85,22 @@ class ApiDocument:
         if making is None:
             made = asyncio.to_thread(_written, signatures, keys=key[0], limits=self._limits)
             making = self._made[key] = asyncio.create_task(made)
-        making.add_done_callback(lambda done: _give(exchange, done))
+        making.add_done_callback(lambda done: self._give(exchange, key, done))
+
+    def _give(
+        self, exchange: Exchange, key: tuple[bool, frozenset[str]], made: asyncio.Task[bytes]
+    ) -> None:
+        if not made.cancelled() and (error := made.exception()) is None:
+            exchange.answer(made.result())
+            return
+        if self._made.get(key) is made:
+            del self._made[key]  # whoever asks next has it tried again
+        why = "it was cut off" if made.cancelled() else str(error)
+        exchange.fail(Unavailable(f"the document cannot be made: {why}"))
 
 
 def _written(signatures: Signatures, *, keys: bool, limits: Mapping[str, int]) -> bytes:
     return msgspec.json.encode(describe_api(signatures, keys=keys, limits=limits))
-
-
-def _give(exchange: Exchange, made: asyncio.Task[bytes]) -> None:
-    if made.cancelled() or (error := made.exception()) is not None:
-        exchange.fail(Unavailable(f"the document cannot be made: {error}"))
-    else:
-        exchange.answer(made.result())
 
 
 def describe_api(

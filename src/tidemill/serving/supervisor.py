@@ -26,7 +26,7 @@ from tidemill.foundation.instruments import Instruments, render
 from tidemill.foundation.logs import log
 from tidemill.foundation.settings import LedgerSettings, LogSettings, ServeSettings
 from tidemill.serving.channel import Hello
-from tidemill.serving.convergence import Placed, assign, place
+from tidemill.serving.convergence import Placed, assign, is_superseded, place
 from tidemill.serving.fleet import Fleet, Place
 from tidemill.serving.gateway_process import MODULE, Failure
 from tidemill.serving.inquiries import Inquiries
@@ -360,6 +360,11 @@ class Supervisor:
         assert self._fleet is not None
         for each in deployments:
             placing = self._placing.get(each.application)
+            present = self._placed.get(each.application)
+            live = None if present is None else present.deployment
+            if placing is not None and is_superseded(placing[0], each, live):
+                self._give_up(placing[1])
+                placing = None
             if placing is None or (placing[1].done() and placing[0] != each):
                 task = asyncio.create_task(self._place(each))
                 self._placing[each.application] = (each, task)
@@ -420,7 +425,7 @@ class Supervisor:
                 self._refusals.pop(name, None)
             if wanted is not None:
                 for key in wanted.worker_keys:
-                    await self._pool.ensure(key, plan.replicas)
+                    await self._pool.ensure(key, plan.replicas, patient=changed)
         except Exception as error:  # noqa: BLE001 - one application's trouble is its own
             if changed:
                 if wanted is present and isinstance(error, Unavailable):
@@ -507,9 +512,16 @@ class Supervisor:
         }
         unused = self._pool.take_unused(used)
         if unused:
-            task = asyncio.create_task(self._retire(unused))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._keep(asyncio.create_task(self._retire(unused)))
+
+    def _give_up(self, placing: asyncio.Task[Placed | None]) -> None:
+        """Ends the start of workers that nobody wants any more."""
+        placing.cancel()
+        self._keep(placing)
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _retire(self, workers: list[WorkerProcess]) -> None:
         assert self._fleet is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.errors import TidemillError
+from tidemill.foundation.errors import TidemillError, Unavailable
 from tidemill.foundation.logs import log
 from tidemill.serving.backoff import Deaths
 from tidemill.serving.log_ring import LogRing
@@ -70,21 +70,32 @@ class WorkerPool:
         """Every worker that takes batches."""
         return [worker for group in self._groups.values() for worker in group.workers]
 
-    async def ensure(self, key: WorkerKey, count: int) -> None:
+    async def ensure(self, key: WorkerKey, count: int, *, patient: bool = False) -> None:
         """Starts the workers that a kind lacks, unless it died too often too recently.
 
-        Whoever asks while some are starting waits for them.
+        Whoever asks while some are starting waits for them. Who is patient also waits until the
+        kind may be started again: on return it has a worker.
 
         Raises:
             TidemillError: one could not be started; the others stay.
         """
         group = self._groups[key]
         async with group.starting:
+            if patient and not group.workers:
+                await asyncio.sleep(self._wait_s(group))
             await self._fill(group, key, count)
+            if patient and not group.workers:
+                raise Unavailable(
+                    f"the worker of model {key.model!r} version {key.version} ended at once",
+                    remedy="Its log says why: tidemill logs.",
+                )
+
+    def _wait_s(self, group: _Group) -> float:
+        return group.wait_until - self._clock.monotonic()
 
     async def _fill(self, group: _Group, key: WorkerKey, count: int) -> None:
         missing = count - len(group.workers)
-        if missing <= 0 or self._clock.monotonic() < group.wait_until:
+        if missing <= 0 or self._wait_s(group) > 0.0:
             return
         devices = spread(key.devices, [worker.device for worker in group.workers], missing)
         started = await asyncio.gather(
