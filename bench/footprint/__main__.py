@@ -41,7 +41,7 @@ USELESS_BYTES = 64 << 10
 ANSWER_S = 30.0
 IDLE_S = {"smoke": 1.0, "quick": 5.0, "brief": 5.0, "full": 60.0}
 ONNX, SKLEARN = ("onnxruntime",), ("sklearn.ensemble", "joblib")
-PUSHES = (*SKLEARN, *ONNX, "onnx", "skl2onnx")
+PUSHES = (*SKLEARN, *ONNX, "onnx")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.files import write_atomic
 from tidemill.models.boosters.estimators import forest_of
 from tidemill.models.boosters.graph import build_graph
+from tidemill.models.forests import build_forest_graph, is_forest
 from tidemill.models.format import CompilationReport
 from tidemill.models.runtime import Runtime
 from tidemill.models.runtimes.onnx import OnnxRuntime, check_stands_alone, open_session
@@ -35,6 +36,8 @@ _SINGLE_ROWS = 16
 _EXACT_FLOAT32 = 1 << 24
 _MATRIX = "tidemill_matrix"
 _CONVERTING = threading.Lock()
+
+Convert: TypeAlias = Callable[[dict[str, str]], bytes]
 
 
 def compile_sklearn(
@@ -60,23 +63,32 @@ def compile_sklearn(
     Returns:
         The report; a model that cannot be compiled is a reason in it, never an exception.
     """
-    forest = forest_of(estimator)
-    if forest is None:
-        candidates = _candidates(estimator, signature, evaluation)
-    else:
-        candidates = iter([{column.name: column.type for column in signature.inputs}])
+    candidates, convert = _ways(estimator, signature, evaluation)
     return compile_verified(
         SklearnRuntime(estimator, signature),
         evaluation,
         candidates,
-        lambda types: (
-            _convert(estimator, signature, types)
-            if forest is None
-            else build_graph(forest, signature)
-        ),
+        convert,
         classes=getattr(estimator, "classes_", None),
         tolerance=tolerance,
         folder=folder,
+    )
+
+
+def _ways(
+    estimator: Any, signature: Signature, evaluation: Batch
+) -> tuple[Iterable[dict[str, str]], Convert]:
+    """Returns the types to try for the inputs, the fastest first, and what makes the graph."""
+    booster = forest_of(estimator)
+    if booster is not None:
+        as_they_are = {column.name: column.type for column in signature.inputs}
+        return [as_they_are], lambda _: build_graph(booster, signature)
+    if is_forest(estimator) and all(c.dtype.kind in "iufb" for c in signature.inputs):
+        compared = {column.name: "float32" for column in signature.inputs}
+        return [compared], lambda _: build_forest_graph(estimator, signature)
+    return (
+        _candidates(estimator, signature, evaluation),
+        lambda types: _convert(estimator, signature, types),
     )
 
 
@@ -84,7 +96,7 @@ def compile_verified(
     original: Runtime,
     evaluation: Batch,
     candidates: Iterable[dict[str, str]],
-    convert: Callable[[dict[str, str]], bytes],
+    convert: Convert,
     *,
     classes: Any,
     tolerance: float = TOLERANCE,
