@@ -1,0 +1,123 @@
+"""Why: the numbers that decided, in two sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tidemill.planning.alternatives import Alternative, Promise
+from tidemill.planning.traffic import Traffic
+
+
+def explain(
+    chosen: Alternative,
+    alternatives: Sequence[Alternative],
+    *,
+    traffic: Traffic,
+    promise: Promise,
+    aim: str = "cost",
+) -> tuple[str, ...]:
+    """Returns what was chosen with its figures, and what spoke against the nearest others.
+
+    Args:
+        chosen: one of the alternatives.
+        alternatives: all.
+        traffic: what was planned for.
+        promise: what must hold.
+        aim: "cost" or "latency".
+    """
+    return _what(chosen, traffic), _why(chosen, alternatives, traffic, promise, aim)
+
+
+def _what(chosen: Alternative, traffic: Traffic) -> str:
+    figures = (
+        f"{chosen.cost_per_million:.3g} a million predictions, "
+        f"{chosen.cpu_us_per_query:.3g} µs of CPU each, p99 {chosen.p99_ms:.3g} ms"
+    )
+    if chosen.choice == "dynamic":
+        with_cache = (
+            f", behind a cache of {chosen.cache_entries:,} answers that are hit by "
+            f"{percent(chosen.cached)} of the queries,"
+            if chosen.cache_entries
+            else ""
+        )
+        return f"Dynamic: the model answers every query{with_cache} for {figures}."
+    keys = (
+        f"all {traffic.cardinality:,} keys"
+        if chosen.head_keys == traffic.cardinality
+        else f"the {chosen.head_keys:,} most frequent of {traffic.cardinality:,} keys"
+    )
+    rest = ""
+    if chosen.choice == "hybrid":
+        cached = f", a cache {percent(chosen.cached)}" if chosen.cache_entries else ""
+        rest = f"{cached} and the model {percent(1.0 - chosen.covered - chosen.cached)}"
+    return (
+        f"{chosen.choice.title()}: a table of {keys} answers {percent(chosen.covered)} of the "
+        f"queries{rest}, for {figures}."
+    )
+
+
+def _why(
+    chosen: Alternative,
+    alternatives: Sequence[Alternative],
+    traffic: Traffic,
+    promise: Promise,
+    aim: str,
+) -> str:
+    if not chosen.feasible:
+        return f"Nothing keeps the promise: here {' and '.join(chosen.broken)}."
+    others = []
+    dynamic = [each for each in alternatives if each.head_keys == 0]
+    full = [each for each in alternatives if each.head_keys == traffic.cardinality]
+    if chosen.head_keys:
+        others.append(_against(chosen, dynamic, "the model alone", aim))
+    if chosen.head_keys != traffic.cardinality:
+        least = min(full, key=lambda each: (not each.feasible, each.cost_month))
+        name = f"a table of all {traffic.cardinality:,} keys"
+        told = _against(chosen, full, name, aim)
+        if least.covered < 1.0 - promise.uncovered:
+            told += f" and would leave {percent(1.0 - least.covered)} to the model all the same"
+        others.append(told)
+    if not chosen.head_keys:
+        some = [each for each in alternatives if 0 < each.head_keys < traffic.cardinality]
+        if some:
+            best = min(some, key=lambda each: (not each.feasible, each.cost_month))
+            name = f"the best smaller table, of {best.head_keys:,},"
+            others.append(_against(chosen, [best], name, aim))
+    text = "; ".join(others)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _against(chosen: Alternative, group: Sequence[Alternative], name: str, aim: str) -> str:
+    """Returns how the best of a group compares with the chosen one."""
+    kept = [each for each in group if each.feasible]
+    if not kept:
+        nearest = min(group, key=lambda each: len(each.broken))
+        return f"{name} does not keep the promise ({' and '.join(nearest.broken)})"
+    if aim == "latency":
+        best = min(kept, key=lambda each: each.mean_ms)
+        return (
+            f"{name} would answer in {best.mean_ms:.3g} ms on average instead of "
+            f"{chosen.mean_ms:.3g}"
+        )
+    best = min(kept, key=lambda each: each.cost_month)
+    change = best.cost_month / chosen.cost_month - 1.0
+    than = f"{percent(abs(change))} {'more' if change > 0 else 'less'}"
+    if abs(change) <= 0.005:
+        than = "as much"
+    inside = ", which is inside the noise," if change < 0 else ""
+    return f"{name} would cost {than}{inside} ({best.cost_per_million:.3g} a million)"
+
+
+def percent(share: float) -> str:
+    """Writes a share as a percentage, with as many digits as say something.
+
+    Example:
+        >>> percent(0.5), percent(0.0012), percent(0.99951), percent(1.2)
+        ('50%', '0.12%', '99.95%', '120%')
+    """
+    value = 100.0 * share
+    if value >= 100.0 or value == 0.0:
+        return f"{value:.0f}%"
+    if value > 99.0:
+        return f"{value:.2f}%"
+    return f"{value:.2g}%" if value < 10.0 else f"{value:.0f}%"

@@ -1,0 +1,298 @@
+"""A gateway in fast motion: queries, turns of the loop, batches by serving's own law, replicas.
+
+A turn takes what has come, answers what the table and the cache know, and gives what is left to
+the queue; the queue is cut by ``serving.batching`` as it is in the server. Nothing is drawn but
+from the generator that is given, so that the same call gives the same result, and plans that differ
+in one thing meet the same queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from tidemill.models.signature import Array
+from tidemill.planning.costs import Costs
+from tidemill.planning.latency import spread
+from tidemill.serving.batching import (
+    HELD_FROM_S,
+    Arrivals,
+    cut,
+    held_until,
+    most_rows,
+    worth_sending,
+)
+
+TABLE, CACHE, MODEL = 0, 1, 2
+WORKER_CAPACITY = 2
+"""Batches that a worker may have: one in the model, one that waits for it."""
+_AT_ONCE = 4096
+
+
+class Simulated(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the queries.
+
+    Args:
+        mean_ms: latency as a client sees it; a query that was given up counts with the SLO.
+        p50_ms: the median.
+        p99_ms: the 99th percentile.
+        missed: share of queries given up, or answered after the SLO.
+        cpu_us: CPU of all processes for each query, what stands still apart.
+        busy: share of the time in which the gateway's loop works.
+        replicas_busy: share of the time in which a replica computes, on average.
+        batch_rows: rows of a batch, on average; 0 without one.
+    """
+
+    mean_ms: float
+    p50_ms: float
+    p99_ms: float
+    missed: float
+    cpu_us: float
+    busy: float
+    replicas_busy: float
+    batch_rows: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queries:
+    """Who asks when: moments in seconds, rising, and a share of [0, 1) that decides each source.
+
+    A query below ``covered`` is the table's, and one below ``covered + cached`` the cache's. So the
+    queries of a larger table are those of a smaller one and some more.
+    """
+
+    at_s: Array
+    fate: Array
+
+    def sources(self, covered: float, cached: float) -> Array:
+        """Returns who answers each: ``TABLE``, ``CACHE`` or ``MODEL``."""
+        return (self.fate >= covered).astype(np.int8) + (self.fate >= covered + cached)
+
+
+def draw_queries(rng: np.random.Generator, n: int, *, rate_rps: float, cv2: float) -> Queries:
+    """Draws arrivals with gamma-distributed gaps, as bursty as ``cv2`` says.
+
+    Args:
+        rng: where chance comes from.
+        n: how many.
+        rate_rps: a second, on average.
+        cv2: squared coefficient of variation of the gaps; 0 for a metronome.
+    """
+    even = np.full(n, 1.0 / rate_rps)
+    gaps = rng.gamma(1.0 / cv2, cv2 / rate_rps, n) if cv2 > 0.0 else even
+    return Queries(at_s=np.cumsum(gaps), fate=rng.random(n))
+
+
+def simulate(
+    queries: Queries,
+    costs: Costs,
+    *,
+    covered: float,
+    cached: float,
+    replicas: int,
+    max_batch: int,
+    slo_s: float,
+    rng: np.random.Generator,
+) -> Simulated:
+    """Serves the queries by one gateway and returns what became of them.
+
+    Args:
+        queries: who asks when.
+        costs: what everything takes.
+        covered: share that the table answers.
+        cached: share that the cache answers.
+        replicas: of the model; the gateway itself is one.
+        max_batch: rows of a batch at most.
+        slo_s: how long an answer may take.
+        rng: draws how batches and the machine stray.
+    """
+    sources = queries.sources(covered, cached)
+    n = len(sources)
+    machine = spread(costs.transport_s, rng.random(n))
+    run = _Run(
+        arrivals=queries.at_s.tolist(),
+        sources=sources.tolist(),
+        costs=costs,
+        replicas=replicas,
+        max_batch=max_batch,
+        slo_s=slo_s,
+        strays=costs.law.draws(rng, n).tolist(),
+    )
+    run.serve()
+    taken_s = np.minimum(np.asarray(run.answered) - queries.at_s + machine, 10.0 * slo_s)
+    late = np.asarray(run.late, dtype=int)
+    taken_s[late] = slo_s
+    span_s = max(run.ended, float(queries.at_s[-1])) - float(queries.at_s[0]) or 1.0
+    missed = (taken_s > slo_s).sum() + len(late)
+    ordered = np.quantile(taken_s, (0.5, 0.99))
+    if len(late) > 0.01 * n:  # a promise that is broken for so many is no latency of 99 percent
+        ordered[1] = max(ordered[1], 2.0 * slo_s)
+    return Simulated(
+        mean_ms=1e3 * float(taken_s.mean()),
+        p50_ms=1e3 * float(ordered[0]),
+        p99_ms=1e3 * float(ordered[1]),
+        missed=float(missed) / n,
+        cpu_us=1e6 * (run.busy_s + run.computed_s) / n,
+        busy=run.busy_s / span_s,
+        replicas_busy=run.computed_s / span_s / max(1, replicas),
+        batch_rows=run.rows / run.batches if run.batches else 0.0,
+    )
+
+
+class _Run:
+    """The state of one simulation: the loop's clock, the queue, and what is out."""
+
+    def __init__(
+        self,
+        *,
+        arrivals: list[float],
+        sources: list[int],
+        costs: Costs,
+        replicas: int,
+        max_batch: int,
+        slo_s: float,
+        strays: list[float],
+    ) -> None:
+        self._arrivals = arrivals
+        self._sources = sources
+        self._costs = costs
+        self._law = costs.law.service_time()
+        self._slo_s = slo_s
+        self._strays = strays
+        on_loop = costs.on_loop
+        self._most = most_rows(self._law, max_batch) if on_loop else max_batch
+        self._free_at = [0.0] * replicas
+        self._out: list[list[tuple[float, list[int]]]] = [[] for _ in range(replicas)]
+        self._queue: list[int] = []
+        self._pace = Arrivals()
+        self._sent_at = 0.0
+        self._learned_at = 0.0
+        self._wake_at = float("inf")
+        self.answered = [0.0] * len(arrivals)
+        self.late: list[int] = []
+        self.busy_s = self.computed_s = 0.0
+        self.batches = self.rows = 0
+        self.ended = 0.0
+
+    def serve(self) -> None:
+        """Goes on until every query has ended."""
+        arrivals, count, infinity = self._arrivals, len(self._arrivals), float("inf")
+        at, now = 0, arrivals[0]
+        while True:
+            coming = arrivals[at] if at < count else infinity
+            landing = min((out[0][0] for out in self._out if out), default=infinity)
+            begin = max(now, min(coming, landing, self._wake_at))
+            if begin == infinity:
+                break
+            woken, self._wake_at = self._wake_at <= begin, infinity
+            now = begin + self._costs.turn_s
+            now = self._land(begin, now)
+            stop = at
+            while stop < count and stop - at < _AT_ONCE and arrivals[stop] <= begin:
+                stop += 1
+            now = self._read(at, stop, now)
+            at = stop
+            self.busy_s += now - begin
+            now = self._turn(now, may_hold=not woken)
+        self.ended = now
+
+    def _land(self, begin: float, now: float) -> float:
+        """Takes the answers of batches that came back; returns when that is done."""
+        ended: list[int] = []
+        for out in self._out:
+            while out and out[0][0] <= begin:
+                self._learned_at = begin
+                ended += out.pop(0)[1]
+        for each in ended:
+            self.answered[each] = now
+        return now
+
+    def _read(self, start: int, stop: int, now: float) -> float:
+        """Reads queries; those that need no model are answered at the end of it."""
+        costs, sources = self._costs, self._sources
+        known = []
+        for each in range(start, stop):
+            source = sources[each]
+            if source == MODEL:
+                now += costs.model_s
+                self._queue.append(each)
+            else:
+                now += costs.table_s if source == TABLE else costs.cache_s
+                known.append(each)
+        for each in known:
+            self.answered[each] = now
+        return now
+
+    def _turn(self, now: float, *, may_hold: bool) -> float:
+        """Sends what the batching law sends now; returns when the loop is free again."""
+        while self._queue:
+            replica = self._idle()
+            if replica is None or (may_hold and self._holds(now, replica)):
+                break
+            head = self._queue[: self._most]
+            decision = cut(
+                [self._arrivals[each] + self._slo_s for each in head],
+                [1] * len(head),
+                now=now,
+                law=self._law,
+                max_batch=self._most,
+            )
+            for each in self._queue[: decision.late]:
+                self.late.append(each)
+                self.answered[each] = now
+            batch = self._queue[decision.late : decision.late + decision.take]
+            del self._queue[: decision.late + decision.take]
+            if batch:
+                now = self._send(now, replica, batch)
+        return now
+
+    def _idle(self) -> int | None:
+        """Returns a replica that takes a batch now."""
+        if self._costs.on_loop:
+            return 0
+        best = min(range(len(self._out)), key=lambda each: len(self._out[each]))
+        out = len(self._out[best])
+        if out < WORKER_CAPACITY and worth_sending(len(self._queue), out, self._most):
+            return best
+        return None
+
+    def _holds(self, now: float, replica: int) -> bool:
+        if self._law.a_s < HELD_FROM_S or self._costs.on_loop or self._out[replica]:
+            return False
+        first, last = self._arrivals[self._queue[0]], self._arrivals[self._queue[-1]]
+        until = held_until(
+            law=self._law,
+            rate_rps=self._pace.rate_rps,
+            queued_rows=len(self._queue),
+            max_batch=self._most,
+            idle_since=max(self._learned_at, first),
+            newest=last,
+            deadline=first + self._slo_s,
+        )
+        if until <= now:
+            return False
+        self._wake_at = until
+        return True
+
+    def _send(self, now: float, replica: int, batch: list[int]) -> float:
+        rows, costs = len(batch), self._costs
+        self._pace.update(rows, min(now - self._sent_at, 4.0 * self._law.a_s))
+        self._sent_at = now
+        took_s = costs.law.expect(rows) * self._strays[self.batches % len(self._strays)]
+        self.batches += 1
+        self.rows += rows
+        if costs.on_loop:
+            self.busy_s += took_s
+            now += took_s
+            for each in batch:
+                self.answered[each] = now
+            return now
+        self.busy_s += costs.hop_s
+        now += costs.hop_s
+        took_s += costs.worker_s
+        self.computed_s += took_s
+        self._free_at[replica] = max(self._free_at[replica], now) + took_s
+        self._out[replica].append((self._free_at[replica], batch))
+        return now
