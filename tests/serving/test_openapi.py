@@ -112,7 +112,7 @@ def test_every_answer_is_as_the_document_says(
 
     ask()
     assert max(statuses) < 500
-    if label.startswith("GET ") and mode.is_positive:
+    if label.startswith("GET ") and mode.is_positive and "lookup" not in label:  # by whose key?
         assert statuses[200] > 0
 
 

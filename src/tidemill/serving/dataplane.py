@@ -14,6 +14,7 @@ from tidemill.data.ledger import LabelRecord, LedgerWriter, prediction_ids
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     DeadlineExceeded,
+    InvalidInput,
     ModelFailed,
     NotReady,
     Unavailable,
@@ -22,6 +23,7 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Column
 from tidemill.serving import wire
 from tidemill.serving.answer_writer import AnswerWriter
+from tidemill.serving.by_key import KeyReader, key_reader
 from tidemill.serving.classification import classified
 from tidemill.serving.exchange import Caller, Exchange, Refusal
 from tidemill.serving.guard import Guard
@@ -47,10 +49,11 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class _Form:
     """How an application's requests are read and its answers written."""
 
-    __slots__ = ("_writers", "application", "reader", "refusal")
+    __slots__ = ("_key", "_writers", "application", "reader", "refusal")
 
     def __init__(self, application: Application) -> None:
         self.application = application
+        self._key: KeyReader | None = None
         self.reader = InferReader(application.signature)
         self.refusal = Refusal(
             DeadlineExceeded(
@@ -60,6 +63,17 @@ class _Form:
             )
         )
         self._writers: dict[tuple[tuple[Column, bool], ...], AnswerWriter] = {}
+
+    @property
+    def key(self) -> KeyReader:
+        """Reads requests that hold the key alone.
+
+        Raises:
+            InvalidInput: the application has no key, or not of single values.
+        """
+        if self._key is None:
+            self._key = key_reader(self.application.deployment, self.application.signature)
+        return self._key
 
     def writer(self, wanted: tuple[tuple[Column, bool], ...]) -> AnswerWriter:
         """Returns the writer of such answers; requests that want the same share it."""
@@ -129,7 +143,13 @@ class DataPlane:
             return
         form = self._form(application)
         body = exchange.body
-        asked, inputs, n = form.reader.read(body, exchange.head.header_length)
+        try:
+            asked, inputs, n = form.reader.read(body, exchange.head.header_length)
+        except InvalidInput as error:
+            if not application.deployment.key:
+                raise
+            self._infer_by_key(exchange, form, version, error)
+            return
         exchange.body = b""  # a query that waits holds its arrays, no more
         arrived = exchange.arrived
         query = Query(
@@ -159,7 +179,13 @@ class DataPlane:
             return
         signature = application.signature
         body_bytes = len(exchange.body)
-        request, inputs, n = wire.read_predict(exchange.body, signature)
+        try:
+            request, inputs, n = wire.read_predict(exchange.body, signature)
+        except InvalidInput as error:
+            if not application.deployment.key:
+                raise
+            self._predict_by_key(exchange, application, error)
+            return
         request.instances, exchange.body = [], b""
         timeout_s = None if request.timeout_ms is None else request.timeout_ms / 1e3
         arrived = exchange.arrived
@@ -176,6 +202,64 @@ class DataPlane:
         if behind:
             query.unseen_s = self._pace.now - query.arrived
         self._processor.submit(application, query)
+
+    def lookup(self, exchange: Exchange, name: str) -> None:
+        """Answers the key in the query string."""
+        application = self._processor.application(name)
+        reader = self._form(application).key
+        inputs = reader.read_query(exchange.head.target.partition(b"?")[2])
+        arrived = exchange.arrived
+        self._processor.look_up(
+            application,
+            Query(
+                inputs, 1, arrived, arrived + application.slo_s, self._predicted, context=exchange
+            ),
+        )
+
+    def lookup_many(self, exchange: Exchange, name: str) -> None:
+        """Answers the keys in a v1 request."""
+        self._predict_by_key(exchange, self._processor.application(name))
+
+    def _predict_by_key(
+        self, exchange: Exchange, application: Application, refusal: InvalidInput | None = None
+    ) -> None:
+        """Answers a v1 request of keys; ``refusal`` says why it is none of all inputs."""
+        reader = self._form(application).key
+        nbytes, arrived = len(exchange.body), exchange.arrived
+        request, inputs, n = reader.read_predict(exchange.body, refusal)
+        request.instances, exchange.body = [], b""
+        timeout_s = None if request.timeout_ms is None else request.timeout_ms / 1e3
+        query = Query(
+            inputs,
+            n,
+            arrived,
+            arrived + application.allowed_s(timeout_s),
+            self._predicted,
+            context=exchange,
+            event_time=request.event_time,
+        )
+        query.nbytes = nbytes
+        self._processor.look_up(application, query)
+
+    def _infer_by_key(
+        self, exchange: Exchange, form: _Form, version: int | None, refusal: InvalidInput
+    ) -> None:
+        """Answers a v2 request of keys; ``refusal`` says why it is none of all inputs."""
+        application, arrived, nbytes = form.application, exchange.arrived, len(exchange.body)
+        asked, inputs, n = form.key.read_infer(exchange.body, exchange.head.header_length, refusal)
+        exchange.body = b""
+        query = Query(
+            inputs,
+            n,
+            arrived,
+            arrived + application.allowed_s(asked.timeout_s),
+            self._inferred,
+            context=exchange,
+            request=asked,
+            event_time=asked.event_time,
+        )
+        query.nbytes, query.priority = nbytes, asked.priority
+        self._processor.look_up(application, query, version)
 
     def _refused(self, application: Application, exchange: Exchange) -> bool:
         """Refuses a request that cannot be answered in time, without reading it; says whether."""

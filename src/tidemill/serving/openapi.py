@@ -147,6 +147,16 @@ def describe_api(
     }
 
 
+_KEY = {
+    "name": "key",
+    "in": "query",
+    "description": "The key columns of the application, each by its own name, once.",
+    "required": True,
+    "style": "form",
+    "explode": True,
+    "schema": {"type": "object", "additionalProperties": {"type": "string", "maxLength": 511}},
+}
+
 _REQUESTS: dict[str, Any] = {
     "InferRequest": InferRequest,
     "PredictRequest": PredictRequest,
@@ -193,6 +203,8 @@ def _described(operation: Operation, keys: bool) -> dict[str, Any]:  # noqa: FBT
             {"name": name, "in": "path", "required": True, "schema": _TEXT[name]}
             for name in operation.variables
         ]
+    if operation.serve == "lookup":
+        described["parameters"].append(_KEY)
     if operation.takes is not None:
         described["requestBody"] = {
             "required": operation.serve not in {"index", "load"},

@@ -139,6 +139,21 @@ OPERATIONS: tuple[Operation, ...] = (
         gives="PredictAnswer",
         fails=(504,),
     ),
+    _get(
+        "/v1/models/{name}:lookup",
+        "lookup",
+        "Answer by key, which the query string holds",
+        gives="PredictAnswer",
+        fails=(504,),
+    ),
+    _post(
+        "/v1/models/{name}:lookup",
+        "lookup_many",
+        "Answer by keys",
+        takes="PredictRequest",
+        gives="PredictAnswer",
+        fails=(504,),
+    ),
     _post(
         "/v1/models/{name}:feedback",
         "feedback",

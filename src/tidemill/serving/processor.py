@@ -278,6 +278,55 @@ class Processor:
             query.error, query.refused = error, True
             self._end(query)
 
+    def look_up(self, application: Application, query: Query, version: int | None = None) -> None:
+        """Takes a query of an application's key columns alone; it ends as one of ``submit``'s.
+
+        It is answered from the table of the version that is chosen. A key that this lacks gets the
+        default, or a ``NotFound``: without its other inputs the model cannot be asked.
+
+        Raises:
+            NotFound: that version is not live.
+        """
+        if len(query.inputs) == len(application.signature.inputs):  # all that the model takes
+            names = [column.name for column in application.signature.inputs]
+            query.asked = {name: query.inputs[name] for name in names}
+            self.submit(application, query, version)
+            return
+        chosen = application.only if version is None else application.live_version(version)
+        query.state, query.application = application, application.name
+        query.request_id = self.ids.next(query.arrived)
+        try:
+            if chosen is None:
+                chosen = self._select(application, query)
+            query.version = chosen.version
+            if chosen.look_up_alone(query):
+                query.source = "table"
+            else:
+                self._fill(application, query, chosen.lacking(query))
+        except TidemillError as error:
+            query.error, query.refused = error, True
+        self._end(query)
+
+    def _fill(self, application: Application, query: Query, lacking: NotFound) -> None:
+        """Gives the default for the rows that the table lacks.
+
+        Raises:
+            NotFound: there is no default.
+        """
+        default = application.deployment.default
+        if default is None:
+            raise lacking
+        application.measures.defaulted(query, lacking, self._clock.monotonic())
+        rows = query.table_rows or [None] * query.n
+        missing = sum(row is None for row in rows)
+        filled = constant_rows(default, application.signature, missing)
+        if missing == query.n:
+            query.outputs, query.source = filled, "default"
+            return
+        query.table_rows = rows
+        query.outputs = merge_rows(query, filled)
+        query.row_sources = ["default" if row is None else "table" for row in rows]
+
     def refuse(
         self, application: Application, error: TidemillError, *, arrived: float, now: float
     ) -> None:

@@ -50,15 +50,18 @@ class PathRoutes:
 
     def find(self, method: bytes, target: bytes) -> Handler:
         """Returns the handler; see ``Routes``."""
+        target = target.partition(b"?")[0]
         known = self._found.get((method, target))
         if known is not None:
             return known
-        handler, wanted = self._resolve(target)
-        if method != wanted and not (method == b"HEAD" and wanted == b"GET"):
+        served = self._resolve(target)
+        handler = served.get(b"GET" if method == b"HEAD" else method)
+        if handler is None:
+            allowed = [*served, b"HEAD"] if b"GET" in served else [*served]
             raise WrongMethod(
                 f"{method.decode('latin-1')[:20]} is not served here",
-                remedy=f"Use {wanted.decode()}.",
-                allowed=b"GET, HEAD" if wanted == b"GET" else wanted,
+                remedy=f"Use {b' or '.join(served).decode()}.",
+                allowed=b", ".join(sorted(allowed)),
             )
         if len(target) <= _MAX_REMEMBERED_BYTES:
             if len(self._found) >= _MAX_REMEMBERED:
@@ -66,21 +69,26 @@ class PathRoutes:
             self._found[method, target] = handler
         return handler
 
-    def _resolve(self, target: bytes) -> tuple[Handler, bytes]:
-        path = _ABSOLUTE.sub("", target.partition(b"?")[0].decode("latin-1"))
+    def _resolve(self, target: bytes) -> dict[bytes, Handler]:
+        """Returns who serves a path, by method."""
+        path = _ABSOLUTE.sub("", target.decode("latin-1"))
         fixed = self._fixed.get(path.rstrip("/"))
         if fixed is not None:
-            return fixed
+            handler, method = fixed
+            return {method: handler}
+        served: dict[bytes, Handler] = {}
         for pattern, operation, serve in self._patterns:
             if match := pattern.match(path):
                 named: dict[str, Any] = {"name": unquote(match["name"])}
                 if operation.versioned:
                     named["version"] = version_of(match.groupdict().get("version"))
-                return partial(serve, **named), operation.method.encode()
-        raise NotFound(
-            f"nothing is served at {path[:100]!r}",
-            remedy="Try /v2, /v2/models/NAME/infer, /v1/models/NAME:predict or /metrics.",
-        )
+                served.setdefault(operation.method.encode(), partial(serve, **named))
+        if not served:
+            raise NotFound(
+                f"nothing is served at {path[:100]!r}",
+                remedy="Try /v2, /v2/models/NAME/infer, /v1/models/NAME:predict or /metrics.",
+            )
+        return served
 
 
 def _name_of(handler: Handler) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.errors import InvalidInput
+from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
@@ -86,6 +86,38 @@ class LiveVersion:
         whole = self._look_up(query)
         self._stages["table"].observe(self._clock.monotonic() - began)
         return whole
+
+    def look_up_alone(self, query: Query) -> bool:
+        """Answers from the table a query that holds nothing but key columns; see ``look_up``.
+
+        Raises:
+            NotFound: there is no table.
+            InvalidInput: the table's key has a column that the query lacks.
+        """
+        if self.table is None:
+            raise NotFound(
+                f"version {self.version} has no table to look a key up in",
+                remedy="Send all inputs of the model, or build a table: tidemill table build.",
+            )
+        missing = [name for name in self._key_columns if name not in query.inputs]
+        if missing:
+            raise InvalidInput(
+                f"the table of version {self.version} is looked up by {missing[0]!r}, too",
+                remedy=f"Give its key: {', '.join(self._key_columns)}.",
+            )
+        return self.look_up(query)
+
+    def lacking(self, query: Query) -> NotFound:
+        """Returns the error of a query whose keys the table does not hold, or not all."""
+        assert self.key is not None
+        rows = query.table_rows
+        at = 0 if rows is None else rows.index(None)
+        key = self.key.one([query.inputs[name].item(at) for name in self._key_columns])
+        of = f" (row {at})" if query.n > 1 else ""
+        return NotFound(
+            f"the table of version {self.version} does not hold {self.key.show(key)[:200]}{of}",
+            remedy="Send all inputs of the model, or build the table with this key.",
+        )
 
     def _look_up(self, query: Query) -> bool:
         assert self.table is not None

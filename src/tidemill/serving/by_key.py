@@ -1,0 +1,191 @@
+"""Questions by key: the columns that determine an answer, without the model's other inputs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from tidemill.foundation.errors import InvalidInput, TooLarge
+from tidemill.models.signature import Batch, Column, Signature
+from tidemill.serving import wire
+from tidemill.serving.inputs import refuse_names
+from tidemill.serving.plan import Deployment
+from tidemill.serving.tensors import from_rows, show
+
+MAX_QUERY_BYTES = 8192
+"""How long a query string may be: several of the longest keys that a table takes as they are."""
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
+_REAL = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,5})?")
+_TRUTH = {"true": True, "false": False}
+
+
+class KeyReader:
+    """Reads requests that hold an application's key columns and nothing else.
+
+    Args:
+        signature: what the application takes and gives.
+        key: the names of its key columns, inputs of the signature, one value each.
+
+    Example:
+        >>> columns = (Column("carrier", "string"), Column("hour", "int64"), Column("x", "float32"))
+        >>> reader = KeyReader(Signature(columns, (Column("y", "float32"),)), ("carrier", "hour"))
+        >>> {name: array.item(0) for name, array in reader.read_query(b"hour=5&carrier=UA").items()}
+        {'carrier': 'UA', 'hour': 5}
+    """
+
+    def __init__(self, signature: Signature, key: tuple[str, ...]) -> None:
+        known = {column.name: column for column in signature.inputs}
+        self.signature = Signature(tuple(known[name] for name in key), signature.outputs)
+        self._of = {column.name: (column, _parser(column)) for column in self.signature.inputs}
+
+    def read_query(self, text: bytes) -> Batch:
+        """Returns the key in the query string of a URL: arrays (1,), in the key's order.
+
+        A value is text as it is, ``true`` or ``false``, or a number in decimal notation; blanks may
+        be ``+`` or ``%20``.
+
+        Raises:
+            InvalidInput: a column is missing, unknown or given twice, or a value is not of its
+                type; the column and the value are named.
+            TooLarge: it is longer than any key.
+        """
+        if len(text) > MAX_QUERY_BYTES:
+            raise TooLarge(
+                f"the query string has {len(text)} bytes", remedy=f"At most {MAX_QUERY_BYTES}."
+            )
+        given: dict[str, str] = {}
+        for part in text.split(b"&"):
+            if not part:
+                continue
+            name, _, value = part.partition(b"=")
+            column = _decoded(name)
+            if column in given:
+                raise InvalidInput(f"column {show(column)} is given twice", remedy="Give it once.")
+            given[column] = _decoded(value)
+        if given.keys() != self._of.keys():
+            refuse_names("column", set(given), set(self._of))
+        return {
+            name: from_rows([parse(given[name])], column)
+            for name, (column, parse) in self._of.items()
+        }
+
+    def read_predict(
+        self, body: bytes, refusal: InvalidInput | None = None
+    ) -> tuple[wire.PredictRequest, Batch, int]:
+        """Reads a v1 request whose rows are objects of the key's columns.
+
+        Args:
+            body: the request's.
+            refusal: why it is no request with all inputs, if that was tried before.
+
+        Raises:
+            InvalidInput: it is none; the ``refusal``, where its rows hold other columns.
+        """
+        request, inputs, n = wire.read_predict(body, self._narrowed(body, refusal, _row_names))
+        return request, inputs, n
+
+    def read_infer(
+        self, body: bytes, header_length: int | None, refusal: InvalidInput
+    ) -> tuple[wire.Asked, Batch, int]:
+        """Reads a v2 request whose tensors are the key's columns.
+
+        Args:
+            body: the request's.
+            header_length: the bytes of JSON, if binary tensors follow.
+            refusal: why it is no request with all inputs.
+
+        Raises:
+            InvalidInput: it is none; the ``refusal``, where it has other tensors.
+        """
+        narrow = self._narrowed(body[:header_length], refusal, _tensor_names)
+        request, inputs, n = wire.read_infer(body, header_length, narrow)
+        asked = wire.Asked(request, narrow.outputs, n)
+        request.inputs = []  # a query that waits holds its arrays, no more
+        return asked, inputs, n
+
+    def _narrowed(
+        self, json: bytes, refusal: InvalidInput | None, names: Callable[[Any], set[str] | None]
+    ) -> Signature:
+        """Returns the key's signature, if it is what the request is about."""
+        if refusal is not None:
+            try:
+                asked = names(msgspec.json.decode(json))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                raise refusal from None
+            if asked != self._of.keys():
+                raise refusal
+        return self.signature
+
+
+def key_reader(deployment: Deployment, signature: Signature) -> KeyReader:
+    """Returns what reads an application's keys.
+
+    Raises:
+        InvalidInput: it has no key.
+    """
+    if not deployment.key:
+        raise InvalidInput(
+            f"application {deployment.application!r} has no key to ask by",
+            remedy="Send all inputs, or build a table with a key: tidemill table build.",
+        )
+    return KeyReader(signature, deployment.key)
+
+
+def _row_names(request: Any) -> set[str] | None:
+    rows = request.get("instances") if isinstance(request, dict) else None
+    first = rows[0] if isinstance(rows, list) and rows else None
+    return set(first) if isinstance(first, dict) else None
+
+
+def _tensor_names(request: Any) -> set[str] | None:
+    tensors = request.get("inputs") if isinstance(request, dict) else None
+    if not isinstance(tensors, list):
+        return None
+    return {str(each.get("name")) for each in tensors if isinstance(each, dict)}
+
+
+def _decoded(text: bytes) -> str:
+    if b"%" in text or b"+" in text:
+        text = unquote_to_bytes(text.replace(b"+", b" "))
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"{text[:100]!r} in the query string is not UTF-8", remedy="Encode it as UTF-8."
+        ) from error
+
+
+def _parser(column: Column) -> Callable[[str], Any]:
+    """Returns what makes a column's value of text."""
+    kind = column.dtype.kind
+
+    def wrong(text: str) -> InvalidInput:
+        wanted = {"b": "true or false", "i": "a whole number", "u": "a whole number"}
+        return InvalidInput(
+            f"column {column.name!r} is {show(text)}",
+            remedy=f"Give {wanted.get(kind, 'a finite number')}.",
+        )
+
+    def truth(text: str) -> bool:
+        if text not in _TRUTH:
+            raise wrong(text)
+        return _TRUTH[text]
+
+    def whole(text: str) -> int:
+        if not _WHOLE.fullmatch(text):
+            raise wrong(text)
+        return int(text)
+
+    def real(text: str) -> float:
+        if not _REAL.fullmatch(text) or not math.isfinite(number := float(text)):
+            raise wrong(text)
+        return number
+
+    parsers: dict[str, Callable[[str], Any]] = {"O": str, "b": truth, "i": whole, "u": whole}
+    return parsers.get(kind, real)
