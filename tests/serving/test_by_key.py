@@ -18,6 +18,7 @@ from tidemill.control.rollout import build_live_table
 from tidemill.data.ledger import read_ledger
 from tidemill.foundation.errors import InvalidInput, TidemillError, TooLarge
 from tidemill.models.signature import Column, Signature
+from tidemill.planning.workload.sources import read_served
 from tidemill.serving.by_key import MAX_QUERY_BYTES, KeyReader
 
 KINDS = ("string", "int64", "uint8", "float64", "float32", "bool")
@@ -222,3 +223,19 @@ def test_bodies_that_are_neither_keys_nor_rows_keep_their_refusal(client: httpx.
     wrong = client.put("/v1/models/delays:lookup")
     assert wrong.status_code == 405
     assert wrong.headers["allow"] == "GET, HEAD, POST"
+
+
+def test_the_workload_of_an_application_is_that_of_its_keys(
+    server: Any, client: httpx.Client
+) -> None:
+    """As the ledger has it: each key with its share, whoever answered it."""
+    name = "keyed-workload"
+    server.deploy(name, "add", key=("x",))
+    for x in (1, 2, 1, 1):
+        client.get(f"/v1/models/{name}:lookup?x={x}").raise_for_status()
+    found = read_served(server.home.ledger_path, name, ("x",)).result()
+    assert [(each.key, each.share) for each in found.heavy] == [("x=1", 0.75), ("x=2", 0.25)]
+    assert (found.requests, found.cardinality) == (4, 2)
+    assert read_served(server.home.ledger_path, name, ()).result().top_share["1"] == 0.75
+    with pytest.raises(InvalidInput, match="no input 'y'"):
+        read_served(server.home.ledger_path, name, ("y",))

@@ -27,6 +27,7 @@ VERBS = (
     "rollback",
     "table",
     "ledger",
+    "workload",
     "quarantine",
     "explain",
     "snapshots",

@@ -2,6 +2,7 @@
 
 LedgerWriter     a gateway's own segments: one write per append, synced in groups
 read_ledger      predictions and labels as Arrow tables, while they are written
+each_part        the same predictions in pieces, where they are more than memory holds
 PredictionIds    names predictions, and knows its own again
 join_labels      brings each label to its prediction
 withdraw         lets one key's labels count no more
@@ -12,7 +13,7 @@ export_parquet   two Parquet files for whoever asks in SQL
 from tidemill.data.ledger_compaction import CompactResult, compact
 from tidemill.data.ledger_ids import SECRET_BYTES, PredictionIds, open_ids
 from tidemill.data.ledger_labels import JoinCounts, join_counts, join_labels
-from tidemill.data.ledger_reader import Ledger, LedgerExport, export_parquet, read_ledger
+from tidemill.data.ledger_reader import Ledger, LedgerExport, each_part, export_parquet, read_ledger
 from tidemill.data.ledger_records import LabelRecord, PredictionRecord, Problem, prediction_ids
 from tidemill.data.ledger_withdrawals import Withdrawal, read_withdrawals, withdraw
 from tidemill.data.ledger_writer import LedgerCounts, LedgerWriter
@@ -31,6 +32,7 @@ __all__ = [
     "Problem",
     "Withdrawal",
     "compact",
+    "each_part",
     "export_parquet",
     "join_counts",
     "join_labels",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +82,38 @@ def read_ledger(path: Path, application: str | None = None, *, with_inputs: bool
             continue  # it was sealed or compacted meanwhile: look again
         found = _ledger(rows, _read_parts(path, manifest, rows), manifest, torn_bytes)
         return _without(found, read_withdrawals(path))
+    raise _keeps_moving(path)
+
+
+def each_part(path: Path, application: str) -> Iterator[pa.Table]:
+    """Yields an application's predictions, part by part, each in the order of time.
+
+    What is not compacted yet comes last, as one part; memory holds one part at a time. Damage is
+    passed over: ``read_ledger`` tells of it.
+
+    Args:
+        path: the ledger's folder.
+        application: whose predictions.
+
+    Raises:
+        InvalidSettings, Corrupted, NotReady: as ``read_ledger``.
+    """
+    for _ in range(_ATTEMPTS):
+        manifest, segments = _consistent_list(path)
+        rows = Rows(application)
+        try:
+            _read_segments(manifest, segments, rows)
+        except FileNotFoundError:
+            continue  # it was sealed or compacted meanwhile: look again
+        schema = prediction_schema(sequence=False)
+        for part in manifest.parts:
+            if part.predictions:
+                yield from map(
+                    in_order,
+                    _read_part(part_file(path, "predictions", part.name), schema, rows),
+                )
+        yield in_order(rows.tables()[0])
+        return
     raise _keeps_moving(path)
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tidemill.data.cardinality import HyperLogLog
 from tidemill.data.keys import hash_rows
 from tidemill.data.summaries import ColumnStatistics, TableStatistics
 
@@ -142,13 +143,12 @@ class _Frequent:
 
     counts: dict[Any, int] = field(default_factory=dict)
     exact: bool = True
-    registers: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(1 << 12, np.uint8))
+    seen: HyperLogLog = field(default_factory=lambda: HyperLogLog(12))
 
     def update(self, values: pa.Array) -> None:
         counted = pc.value_counts(values)
         distinct, times = counted.field("values"), counted.field("counts")
-        hashes = hash_rows(pa.table({"value": distinct}), ["value"])[:, 0]
-        np.maximum.at(self.registers, hashes >> np.uint64(52), _rank(hashes))
+        self.seen.update(hash_rows(pa.table({"value": distinct}), ["value"])[:, 0])
         if len(distinct) > EXACT_DISTINCT:
             self.exact = False
             best = pc.select_k_unstable(times, EXACT_DISTINCT, sort_keys=[("", "descending")])
@@ -157,7 +157,7 @@ class _Frequent:
 
     def merge(self, other: _Frequent) -> None:
         self.exact &= other.exact
-        np.maximum(self.registers, other.registers, out=self.registers)
+        self.seen.merge(other.seen)
         self._add(other.counts.items())
 
     def _add(self, pairs: Any) -> None:
@@ -178,27 +178,11 @@ class _Frequent:
     def distinct(self) -> int:
         if self.exact:
             return len(self.counts)
-        size = len(self.registers)
-        estimate = (
-            0.7213
-            / (1 + 1.079 / size)
-            * size**2
-            / np.exp2(-self.registers.astype(np.float64)).sum()
-        )
-        empty = int((self.registers == 0).sum())
-        if estimate <= 2.5 * size and empty:
-            estimate = size * math.log(size / empty)
-        return max(round(float(estimate)), len(self.counts))
+        return max(self.seen.estimate(), len(self.counts))
 
 
 def _ordered(counts: dict[Any, int]) -> list[tuple[Any, int]]:
     return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-
-
-def _rank(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
-    """Returns the place of the first set bit among the low 52, from 1."""
-    low = hashes & np.uint64((1 << 52) - 1)
-    return (53 - np.frexp(low.astype(np.float64))[1]).astype(np.uint8)
 
 
 @dataclass(slots=True)

@@ -11,25 +11,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tidemill.foundation.errors import Unavailable
 from tidemill.foundation.files import write_atomic
+from tidemill.foundation.pages import altair, page, svg
 from tidemill.recipes.demo.summary import Summary, Told
 
 BUCKET_S = 0.5
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1d2733; background: #fff }
-h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-td, th { padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #e3e8ee; text-align: left }
-td.n, th { text-align: right }
-th:first-child { text-align: left } svg { max-width: 100%; height: auto } p.note { color: #5b6875 }
-"""
-
-_HEAD = f"""<!doctype html><html lang=en><meta charset=utf-8>
-<meta name=viewport content='width=device-width, initial-scale=1'>
-<title>Tidemill: the flights of 2013</title><style>{_STYLE}</style>
-<h1>Will this flight arrive more than 15 minutes late?</h1>"""
 _ABOUT_LOSS = (
     "Log loss of the predictions as they were served, in the order in which they were asked for, "
     "beside a constant that knows only the labels before."
@@ -46,39 +32,39 @@ def write_report(folder: Path, told: Told) -> Told:
     path = folder / "report.html"
     summary = msgspec.structs.replace(told.summary, folder=str(folder), report=str(path))
     told = dataclasses.replace(told, summary=summary)
-    write_atomic(path, page(told).encode())
+    write_atomic(path, _page(told).encode())
     return told
 
 
-def page(told: Told) -> str:
+def _page(told: Told) -> str:
     """Returns the page."""
     summary, facts = told.summary, told.facts
-    return "\n".join(
+    return page(
+        "Tidemill: the flights of 2013",
+        "Will this flight arrive more than 15 minutes late?",
         (
-            _HEAD,
             f"<p>{_sentence(summary)}</p>",
             "<h2>Rows through the gate</h2>",
             _rows(facts),
             _note("Received is the sum of the other four; what is held is kept, with reasons."),
             "<h2>Held rows of January, by reason</h2>",
-            _svg(_reasons(facts["january"]["reasons"])),
+            svg(_reasons(facts["january"]["reasons"])),
             "<h2>How the served predictions fared</h2>",
             _scores(summary),
-            _svg(_loss(facts["score"]["report"]["overall"]["curve"])),
+            svg(_loss(facts["score"]["report"]["overall"]["curve"])),
             _note(_ABOUT_LOSS),
             "<h2>Where answers came from</h2>",
-            _svg(_sources(summary.answers)),
+            svg(_sources(summary.answers)),
             "<h2>Latency as the client saw it</h2>",
-            _svg(_latency(told.replayed.times_s)),
+            svg(_latency(told.replayed.times_s)),
             _note(f"Median {summary.p50_ms:.2f} ms, p99 {summary.p99_ms:.2f} ms; {_ABOUT_CLIENT}"),
             "<h2>The swap and the way back, under load</h2>",
-            _svg(_swap(told)),
+            svg(_swap(told)),
             _note(
                 f"{summary.requests_during_swap:,} requests meanwhile, "
                 f"{summary.failed_requests} failed."
             ),
-            "</html>",
-        )
+        ),
     )
 
 
@@ -120,7 +106,7 @@ def _scores(summary: Summary) -> str:
 
 
 def _reasons(reasons: dict[str, int]) -> Any:
-    alt = _altair()
+    alt = altair()
     data = [{"reason": reason, "rows": rows} for reason, rows in reasons.items()]
     return (
         alt.Chart(alt.Data(values=data))
@@ -130,7 +116,7 @@ def _reasons(reasons: dict[str, int]) -> Any:
 
 
 def _loss(curve: list[dict[str, float]]) -> Any:
-    alt = _altair()
+    alt = altair()
     lines = (
         ("the model, so far", "loss"),
         ("the model, last 500", "window_loss"),
@@ -154,7 +140,7 @@ def _loss(curve: list[dict[str, float]]) -> Any:
 
 
 def _sources(answers: dict[str, int]) -> Any:
-    alt = _altair()
+    alt = altair()
     data = [{"source": source, "answers": count} for source, count in answers.items()]
     return (
         alt.Chart(alt.Data(values=data))
@@ -167,7 +153,7 @@ def _sources(answers: dict[str, int]) -> Any:
 
 
 def _latency(times_s: list[float]) -> Any:
-    alt = _altair()
+    alt = altair()
     shares = np.concatenate([np.linspace(0, 0.99, 100), np.linspace(0.99, 1.0, 20)])
     points = np.quantile(times_s, shares) * 1000
     data = [{"share": float(s), "ms": float(p)} for s, p in zip(shares, points, strict=True)]
@@ -182,7 +168,7 @@ def _latency(times_s: list[float]) -> Any:
 
 
 def _swap(told: Told) -> Any:
-    alt = _altair()
+    alt = altair()
     moments = [moment for count in told.load for moment in count.moments]
     start = min(at for at, _ in moments)
     buckets = Counter((int((at - start) / BUCKET_S), version) for at, version in moments)
@@ -199,20 +185,3 @@ def _swap(told: Told) -> Any:
             color=alt.Color("version:N", title=None),
         )
     )
-
-
-def _altair() -> Any:
-    try:
-        import altair as alt  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise Unavailable("plots need altair", remedy="pip install 'tidemill[report]'.") from error
-    return alt
-
-
-def _svg(chart: Any) -> str:
-    """Draws a chart as SVG: no script, nothing to load."""
-    import vl_convert  # noqa: PLC0415 - an extra
-
-    sized = chart.properties(width=560, height=190)
-    drawn: str = vl_convert.vegalite_to_svg(sized.to_json(), config={"view": {"stroke": None}})
-    return drawn

@@ -1,0 +1,287 @@
+"""Where requests are read from: a trace file, a web server's access log, or the ledger."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from tidemill.data.keys import hash_rows
+from tidemill.data.ledger import each_part
+from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.names import nearest
+from tidemill.planning.workload.sketch import Floats, Workload
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Progress = Callable[[int, int], None]
+"""Told what is done and how much there is: bytes of a file, or 0 where that is not known."""
+
+_BATCH = 1 << 16
+_TOLERATED = 0.001
+"""A trace with a larger part of its rows out of order is sorted first."""
+
+_LOG_LINE = re.compile(
+    rb'\S+ \S+ .*?\[([^\]]{20,40})\] "(?:[A-Z]{3,10} )?(\S+)(?: HTTP/[0-9.]+)?" [0-9]{3} '
+)
+_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+
+
+def read_trace(
+    path: Path,
+    key: Sequence[str] | None = None,
+    *,
+    time: str = "time",
+    progress: Progress | None = None,
+) -> Workload:
+    """Returns the workload of a trace: CSV or Parquet with a time and key columns.
+
+    A trace whose rows are out of order is sorted first, on disk where it is large.
+
+    Args:
+        path: the file, or a folder of Parquet files.
+        key: the columns of the key; all but the time if None.
+        time: the column of the time: timestamps, or numbers of seconds.
+        progress: told the rows done.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: it cannot be read, or lacks a column.
+    """
+    if not path.exists():
+        raise NotFound(f"{path} does not exist", remedy="Check the path.")
+    seen = _taken(_batches(path), key, time, progress)
+    if seen.out_of_order > _TOLERATED:
+        seen = _taken(_sorted(path, time), key, time, progress)
+    return seen
+
+
+def read_access_log(path: Path, *, progress: Progress | None = None) -> Workload:
+    """Returns the workload of an access log in the common or combined format, perhaps gzipped.
+
+    The key is what was asked for, its query string included. Lines of another form are skipped and
+    counted.
+
+    Args:
+        path: the file.
+        progress: told the bytes read and the file's size.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: it cannot be read.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+
+    if not path.is_file():
+        raise NotFound(f"{path} does not exist", remedy="Check the path.")
+    seen, size = Workload(), path.stat().st_size
+    try:
+        with path.open("rb") as raw:
+            for lines in _chunks(_unzipped(raw)):
+                found = [_log_entry(line) for line in lines]
+                entries = [each for each in found if each is not None]
+                seen.skipped += len(found) - len(entries)
+                times = np.array([at for at, _ in entries], np.float64)
+                _take(seen, times, pa.table({"path": [target for _, target in entries]}), ["path"])
+                if progress is not None:
+                    progress(raw.tell(), size)
+    except (OSError, EOFError) as error:
+        raise InvalidInput(
+            f"{path} cannot be read: {error}", remedy="Give an access log, plain or gzipped."
+        ) from error
+    return seen
+
+
+def read_served(
+    ledger: Path, application: str, key: Sequence[str], *, progress: Progress | None = None
+) -> Workload:
+    """Returns the workload of what an application was asked, as the ledger has it.
+
+    A request's time is that of its answer: those that were answered in one turn of a gateway have
+    the same one.
+
+    Args:
+        ledger: its folder.
+        application: whose queries.
+        key: the columns of the key; all inputs if there are none.
+        progress: told the rows done.
+
+    Raises:
+        InvalidInput: what was asked has no such column.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+
+    seen, done = Workload(), 0
+    for part in each_part(ledger, application):
+        for start in range(0, part.num_rows, _BATCH):
+            batch = part.slice(start, _BATCH)
+            inputs = batch["inputs"].to_pylist()
+            keys = inputs if not key else [_key_of(each, key, application) for each in inputs]
+            times = batch["time"].to_numpy()
+            _take(seen, np.asarray(times, np.float64), pa.table({"key": keys}), ["key"])
+            done += batch.num_rows
+            if progress is not None:
+                progress(done, 0)
+    return seen
+
+
+def _key_of(inputs: str, key: Sequence[str], application: str) -> str:
+    values = orjson.loads(inputs)
+    try:
+        return ", ".join(f"{name}={values[name]}" for name in key)
+    except KeyError as error:
+        raise InvalidInput(
+            f"queries of {application!r} have no input {error.args[0]!r}",
+            remedy=f"Choose among: {', '.join(values)}.",
+        ) from error
+
+
+def _taken(
+    batches: Iterable[pa.RecordBatch],
+    key: Sequence[str] | None,
+    time: str,
+    progress: Progress | None,
+) -> Workload:
+    import pyarrow as pa  # noqa: PLC0415
+
+    seen, done = Workload(), 0
+    for batch in batches:
+        rows = pa.Table.from_batches([batch])
+        columns = _columns(rows.column_names, key, time)
+        times = _seconds(rows.column(time), time)
+        known = np.isfinite(times)
+        if not known.all():
+            seen.skipped += int((~known).sum())
+            rows, times = rows.filter(pa.array(known)), times[known]
+        _take(seen, times, rows.select(columns), columns)
+        done += batch.num_rows
+        if progress is not None:
+            progress(done, 0)
+    return seen
+
+
+def _take(seen: Workload, times: Floats, keys: pa.Table, columns: Sequence[str]) -> None:
+    def name(at: int) -> str:
+        row = keys.slice(at, 1).to_pylist()[0]
+        if len(columns) == 1:
+            return str(row[columns[0]])[:200]
+        return ", ".join(f"{column}={row[column]}" for column in columns)[:200]
+
+    if len(times):
+        seen.update(times, hash_rows(keys, columns), name)
+
+
+def _columns(names: list[str], key: Sequence[str] | None, time: str) -> list[str]:
+    if time not in names:
+        raise InvalidInput(
+            f"the trace has no column {time!r}", remedy=f"Name its time: {nearest(time, names)}"
+        )
+    found = [name for name in names if name != time] if key is None else list(key)
+    for column in found:
+        if names.count(column) != 1:
+            raise InvalidInput(
+                f"the trace has {'several columns' if column in names else 'no column'} {column!r}",
+                remedy=f"Its columns: {', '.join(names[:30])}.",
+            )
+    if not found:
+        raise InvalidInput(
+            f"the trace has no column but {time!r}", remedy="Give the columns of the key, too."
+        )
+    return found
+
+
+def _seconds(column: Any, name: str) -> Floats:
+    """Returns times as seconds, NaN where there is none."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    kind = column.type
+    try:
+        if pa.types.is_string(kind) or pa.types.is_date(kind):
+            column, kind = column.cast(pa.timestamp("us")), pa.timestamp("us")
+        if pa.types.is_timestamp(kind):
+            micros = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64())
+            return np.asarray(micros.cast(pa.float64(), safe=False).to_numpy(), np.float64) / 1e6
+        return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
+    except pa.ArrowException as error:
+        raise InvalidInput(
+            f"column {name!r} of the trace holds no times: {str(error)[:200]}",
+            remedy="Give timestamps, or seconds.",
+        ) from error
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.dataset as ds  # noqa: PLC0415
+
+    parquet = path.is_dir() or path.suffix.lower() == ".parquet"
+    try:
+        found = ds.dataset(path, format="parquet" if parquet else "csv")
+        yield from found.to_batches(batch_size=_BATCH, use_threads=False)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"{path} cannot be read: {str(error)[:300]}", remedy="Give a CSV or Parquet file."
+        ) from error
+
+
+def _sorted(path: Path, time: str) -> Iterator[pa.RecordBatch]:
+    import duckdb  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415
+
+    parquet = path.is_dir() or path.suffix.lower() == ".parquet"
+    source = str(path / "**/*.parquet") if path.is_dir() else str(path)
+    column = '"' + time.replace('"', '""') + '"'
+    reader = "read_parquet(?)" if parquet else "read_csv(?)"
+    with duckdb.connect() as connection:
+        try:
+            query = f"select * from {reader} order by {column}"  # noqa: S608 - quoted
+            found = connection.sql(query, params=[source])
+            yield from pa.RecordBatchReader.from_stream(found)
+        except duckdb.Error as error:
+            raise InvalidInput(
+                f"{path} cannot be sorted by {time!r}: {str(error)[:300]}",
+                remedy="Sort it by its time.",
+            ) from error
+
+
+def _unzipped(raw: IO[bytes]) -> IO[bytes] | gzip.GzipFile:
+    start = raw.read(2)
+    raw.seek(0)
+    return gzip.GzipFile(fileobj=raw) if start == b"\x1f\x8b" else raw
+
+
+def _chunks(lines: IO[bytes] | gzip.GzipFile) -> Iterator[list[bytes]]:
+    while chunk := lines.readlines(_BATCH * 64):
+        yield chunk
+
+
+def _log_entry(line: bytes) -> tuple[float, str] | None:
+    found = _LOG_LINE.match(line[:8192])
+    if found is None:
+        return None
+    try:
+        at = _log_seconds(found[1].decode())
+    except ValueError:
+        return None
+    return at, found[2].decode("utf-8", "replace")
+
+
+def _log_seconds(text: str) -> float:
+    """Returns a moment as access logs have it; their months are English whatever the locale.
+
+    Example:
+        >>> _log_seconds("01/Jan/1970:01:00:01 +0100")
+        1.0
+    """
+    day, month, rest = text.split("/", 2)
+    year, clock = rest.split(":", 1)
+    hours, zone = clock.split(" ")
+    at = _MONTHS.index(month) // 3 + 1
+    said = f"{year}-{at:02}-{day}T{hours}{zone[:3]}:{zone[3:]}"
+    return datetime.fromisoformat(said).timestamp()
