@@ -23,6 +23,7 @@ GROUPS = {
     "table": ("build", "list"),
     "ledger": ("score", "export", "compact", "withdraw"),
     "quarantine": ("list", "show"),
+    "schema": ("show", "infer", "diff", "update"),
 }
 Csv = Callable[..., Path]
 

@@ -205,7 +205,7 @@ def test_a_header_without_rows_among_files_is_told(home: Home, tmp_path: Path) -
     _write(tmp_path / "b.csv", GOOD.encode())
     result = ingest(home, "x", [tmp_path])
     assert result.accepted == 20
-    assert "no_rows" in [one.kind for one in result.anomalies]
+    assert "NO_DATA_IN_SPAN" in [one.kind for one in result.anomalies]
     assert result.snapshot is not None
     assert str(read_snapshot(home, result.snapshot).schema.field("id").type) == "int64"
 

@@ -138,7 +138,9 @@ def test_a_new_value_is_accepted_and_told(home: Home, tmp_path: Path) -> None:
     ingest(home, "sales", [_file(tmp_path, "1.csv", *(_row(i) for i in range(60)))])
     second = ingest(home, "sales", [_file(tmp_path, "2.csv", _row(100, kind="b"))])
     assert second.accepted == 1
-    assert [(one.kind, one.column) for one in second.anomalies] == [("new_value", "kind")]
+    assert [(one.kind, one.column) for one in second.anomalies] == [
+        ("ENUM_TYPE_UNEXPECTED_STRING_VALUES", "kind")
+    ]
     strict = Column(name="kind", values=("a",), domain_strict=True)
     set_schema(home, "sales", Schema(columns=(strict,)))
     rows = [_row(200, kind="c"), _row(201), _row(202)]
@@ -258,7 +260,10 @@ def test_parquet_is_read_with_its_types(home: Home, tmp_path: Path) -> None:
         ingest(home, "typed", [tmp_path / "1.parquet"], options=DatasetOptions(key=("id",)))
     )
     assert (result.accepted, result.reasons) == (2, {"duplicate": 1, "not_finite": 1})
-    assert [one.kind for one in result.anomalies] == ["rejected_values", "all_missing"]
+    assert [one.kind for one in result.anomalies] == [
+        "UNEXPECTED_DATA_TYPE",
+        "FEATURE_TYPE_NOT_PRESENT",
+    ]
     (held,) = show_held(home, "typed", kind="duplicate").to_pylist()
     assert held["line"] == 3
     assert '"id": 2' in held["row"]
@@ -277,7 +282,7 @@ def test_a_later_file_of_other_types_is_held_not_raised(home: Home, tmp_path: Pa
     pq.write_table(pa.table({"n": [[1]], "t": far, "s": [b"\xff"]}), tmp_path / "2.parquet")
     result = ingest(home, "odd", [tmp_path / "2.parquet"])
     assert result.reasons == {"wrong_type": 1}
-    assert [one.kind for one in result.anomalies] == ["rejected_values"] * 3
+    assert [one.kind for one in result.anomalies] == ["UNEXPECTED_DATA_TYPE"] * 3
 
 
 def test_snapshots_are_listed_read_and_queried(home: Home, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_new_value_is_told_and_its_row_accepted() -> None:
     judged = validate(pa.table({"s": ["a", "b", "b", None]}), Schema(columns=(column,)), OPTIONS)
     assert judged.good.all()
     (told,) = judged.anomalies
-    assert (told.kind, told.column, told.rows) == ("new_value", "s", 2)
+    assert (told.kind, told.column, told.rows) == ("ENUM_TYPE_UNEXPECTED_STRING_VALUES", "s", 2)
     assert "'b'" in told.message
 
 
@@ -52,7 +52,7 @@ def test_a_missing_column_holds_every_row() -> None:
     )
     assert not judged.good.any()
     assert [(one.kind, one.column, one.severity) for one in judged.anomalies] == [
-        ("missing_column", "b", "error")
+        ("SCHEMA_MISSING_COLUMN", "b", "error")
     ]
 
 
@@ -65,16 +65,19 @@ def test_a_new_column_is_told() -> None:
     )
     assert judged.good.all()
     assert judged.table.column_names == ["a"]
-    assert [one.kind for one in judged.anomalies] == ["new_column"]
+    assert [one.kind for one in judged.anomalies] == ["SCHEMA_NEW_COLUMN"]
 
 
 def test_anomalies_add_up_and_stay_few() -> None:
     """The same anomaly of many batches is one; of many new values twenty are named."""
-    one = Anomaly(kind="new_column", column="b", message="m", rows=1)
+    one = Anomaly(kind="SCHEMA_NEW_COLUMN", column="b", message="m", rows=1)
     assert merge_anomalies([one, one]) == [
-        Anomaly(kind="new_column", column="b", message="m", rows=2)
+        Anomaly(kind="SCHEMA_NEW_COLUMN", column="b", message="m", rows=2)
     ]
-    many = [Anomaly(kind="new_value", column="c", message=str(i), rows=1) for i in range(25)]
+    many = [
+        Anomaly(kind="ENUM_TYPE_UNEXPECTED_STRING_VALUES", column="c", message=str(i), rows=1)
+        for i in range(25)
+    ]
     merged = merge_anomalies(many)
     assert len(merged) == 21
     assert merged[-1].rows == 5
@@ -86,7 +89,7 @@ def test_more_missing_values_than_expected_are_told() -> None:
     statistics.update(pa.table({"a": pa.array([1, None, None], pa.int64())}))
     schema = Schema(columns=(Column(name="a", type="int64", max_missing_fraction=0.1),))
     (told,) = compare(schema, statistics.result())
-    assert (told.kind, told.rows) == ("missing_rate", 2)
+    assert (told.kind, told.rows) == ("FEATURE_TYPE_LOW_FRACTION_PRESENT", 2)
 
 
 def test_nested_columns_are_refused() -> None:

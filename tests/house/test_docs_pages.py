@@ -22,6 +22,7 @@ from tidemill.control.admin import admin_app
 from tidemill.control.documents import read_document
 from tidemill.control.scores import score_application
 from tidemill.control.scoring import Scorer
+from tidemill.data.anomaly_kinds import ABSENT, DETECTED, OWN
 from tidemill.data.ledger import LabelRecord, LedgerWriter, PredictionRecord, export_parquet
 from tidemill.data.ledger_tables import label_schema, prediction_schema
 from tidemill.data.quarantine import HELD_SCHEMA
@@ -242,7 +243,8 @@ def test_the_recipe_page_has_no_key_of_its_own() -> None:
     [
         ("docs/guide/serving.md", ServingPlan.__struct_fields__),
         ("docs/guide/data.md", DatasetOptions.__struct_fields__),
-        ("docs/guide/data.md", set(Column.__struct_fields__) - {"name"}),
+        ("docs/guide/schema.md", set(Column.__struct_fields__) - {"name"}),
+        ("docs/guide/schema.md", {*DETECTED, *OWN, *ABSENT}),
         ("docs/guide/data.md", HELD_SCHEMA.names),
         ("docs/guide/ledger.md", prediction_schema(sequence=True).names),
         ("docs/guide/ledger.md", label_schema().names),
@@ -274,7 +276,7 @@ def test_every_reason_to_hold_a_row_is_on_the_page() -> None:
                 if (maker, word.arg) in {("Rule", "reason"), ("Unreadable", "reason")}:
                     assert word.value.value in rows_of(text)
                 if (maker, word.arg) == ("Anomaly", "kind"):
-                    assert f"`{word.value.value}`" in text
+                    assert f"`{word.value.value}`" in text + page("docs/guide/schema.md")
 
 
 # The map

@@ -28,6 +28,8 @@ VERBS = (
     "table",
     "ledger",
     "workload",
+    "schema",
+    "validate",
     "quarantine",
     "explain",
     "snapshots",

@@ -94,7 +94,7 @@ def infer_type(column: pa.Array, null_values: tuple[str, ...]) -> Type:
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
     if not _is_text(column):
-        return _type_of(column.type)
+        return type_of(column.type)
     text = pc.ascii_trim_whitespace(column.cast(pa.string()))
     text = text.filter(pc.invert(pc.is_in(text, pa.array(null_values, pa.string()))))
     text = text.drop_null()
@@ -141,7 +141,8 @@ def _is_text(column: pa.Array) -> bool:
     )
 
 
-def _type_of(kind: pa.DataType) -> Type:
+def type_of(kind: pa.DataType) -> Type:
+    """Returns the type that values of an Arrow type have here; ``string`` if no other fits."""
     if pa.types.is_integer(kind):
         return "int64"
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -241,7 +242,7 @@ def _timestamp(text: str) -> datetime | None:
 
 def _cast_typed(column: pa.Array, to: Type) -> Cast:
     nothing = np.zeros(len(column), np.bool_)
-    have = _type_of(column.type)
+    have = type_of(column.type)
     if pa.types.is_null(column.type):
         return _finished(column, column.cast(ARROW[to]), nothing)
     if to == "string" and supported(column.type):

@@ -166,15 +166,21 @@ def get_schema(home: Home, name: str) -> Schema:
     return schema
 
 
-def set_schema(home: Home, name: str, schema: Schema) -> Schema:
+def set_schema(home: Home, name: str, schema: Schema, *, whole: bool = False) -> Schema:
     """Replaces the rules of the columns that a schema names, and returns the whole schema.
+
+    Args:
+        home: the installation.
+        name: the dataset.
+        schema: the edited rules.
+        whole: what it doesn't say about rows as a whole is no longer said.
 
     Raises:
         NotFound: there is no such dataset.
         Conflict: a column or a type would change, or somebody changed the dataset meanwhile.
     """
     dataset = get_dataset(home, name)
-    edited = with_rules(dataset, options=None, schema=schema)
+    edited = with_rules(dataset, options=None, schema=schema, whole=whole)
     try:
         with home.store.write(TABLES) as conn:
             save_dataset(conn, edited, at=home.clock.now())
@@ -186,7 +192,11 @@ def set_schema(home: Home, name: str, schema: Schema) -> Schema:
 
 
 def with_rules(
-    dataset: Dataset, *, options: DatasetOptions | None, schema: Schema | None
+    dataset: Dataset,
+    *,
+    options: DatasetOptions | None,
+    schema: Schema | None,
+    whole: bool = False,
 ) -> Dataset:
     """Returns the dataset under newly given options and schema.
 
@@ -210,7 +220,7 @@ def with_rules(
         sequence=dataset.sequence,
         options=options or dataset.options,
         declared=dataset.declared if frozen or schema is None else schema,
-        schema=amend(frozen, schema, always=named) if frozen and schema else frozen,
+        schema=(amend(frozen, schema, always=named, whole=whole) if frozen and schema else frozen),
     )
 
 

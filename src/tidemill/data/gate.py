@@ -383,7 +383,7 @@ def _texts(table: pa.Table, column: str | None, rows: Ints) -> list[str | None]:
 def _without_values(schema: Schema, statistics: TableStatistics) -> list[Anomaly]:
     return [
         Anomaly(
-            kind="all_missing",
+            kind="FEATURE_TYPE_NOT_PRESENT",
             column=seen.name,
             message=f"{seen.name} has no value yet: it is frozen as {seen.type}; "
             "declare its type in a schema before the first ingest if that is wrong",

@@ -243,7 +243,7 @@ def _earlier(home: Home, dataset: Dataset) -> Earlier:
 
 def _refusal(dataset: Dataset, draft: Draft) -> str | None:
     """Returns why the batch must not become a snapshot, and what to do."""
-    missing = [one.column for one in draft.anomalies if one.kind == "missing_column"]
+    missing = [one.column for one in draft.anomalies if one.kind == "SCHEMA_MISSING_COLUMN"]
     if missing:
         return (
             f"column {', '.join(str(name) for name in missing)} of dataset {dataset.name!r} is "
@@ -376,7 +376,7 @@ def _advanced(dataset: Dataset, draft: Draft, snapshot: Snapshot | None) -> Data
 
 def _without_rows(files: list[SourceFile], draft: Draft) -> list[Anomaly]:
     return [
-        Anomaly(kind="no_rows", message=f"{file.record.path} has a header and no rows")
+        Anomaly(kind="NO_DATA_IN_SPAN", message=f"{file.record.path} has a header and no rows")
         for file in files
         if not draft.tallies[file.record.sha256].counts.received
     ]

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tidemill.data.anomaly_kinds import FORMER, kind_of
+from tidemill.data.schema_edits import SchemaEdit
+
 Severity = Literal["info", "warning", "error"]
 Kind = Literal["quarantined", "duplicate", "late"]
 
@@ -45,16 +48,17 @@ class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Anomaly(msgspec.Struct, frozen=True, kw_only=True):
-    """Something about a batch that its reader should know; a value, never an error.
+    """Something about rows that their reader should know; a value, never an error.
 
     Attributes:
-        kind: ``missing_column``, ``new_column``, ``new_value``, ``missing_rate``,
-            ``rejected_values``, ``all_missing``, ``no_final_newline``, ``no_rows``,
-            ``ignored_file`` or ``repeated_source``.
+        kind: by TFX's name, one of ``anomaly_kinds.DETECTED`` or ``OWN``; of files, of ``NOTES``.
         column: the column meant, if one is.
         severity: ``error`` refuses the batch; ``warning`` asks for a look; ``info`` does not.
         message: a sentence.
         rows: how many rows it concerns.
+        id: names it among those of one validation, for ``tidemill schema update --accept``.
+        query: finds its rows in a table ``rows``; None if it concerns none, or all.
+        fix: the edit of the schema that would make it none; None if there is none.
     """
 
     kind: str
@@ -62,6 +66,13 @@ class Anomaly(msgspec.Struct, frozen=True, kw_only=True):
     severity: Severity = "warning"
     message: str
     rows: int = 0
+    id: str | None = None
+    query: str | None = None
+    fix: SchemaEdit | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind in FORMER:  # as a record of an earlier ingest has it
+            msgspec.structs.force_setattr(self, "kind", kind_of(self.kind))
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):

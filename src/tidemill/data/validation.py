@@ -29,6 +29,7 @@ from tidemill.data.schema import Column, Schema, Type
 from tidemill.data.summaries import TableStatistics
 from tidemill.foundation.errors import InvalidInput
 
+NEW_VALUE = "ENUM_TYPE_UNEXPECTED_STRING_VALUES"
 NEW_VALUES_SHOWN = 20
 
 
@@ -94,7 +95,7 @@ def validate(table: pa.Table, schema: Schema, options: DatasetOptions) -> Judgem
     columns: dict[str, pa.Array] = {}
     for column in schema.columns:
         kind = column.type or "string"
-        if column.name not in table.column_names:
+        if column.name not in table.column_names:  # held above, unless it may be absent
             columns[column.name] = pa.nulls(table.num_rows, ARROW[kind])
             continue
         found = cast(_array(table, column.name), kind, options.null_values)
@@ -118,7 +119,7 @@ def compare(schema: Schema, statistics: TableStatistics) -> list[Anomaly]:
             continue
         found.append(
             Anomaly(
-                kind="missing_rate",
+                kind="FEATURE_TYPE_LOW_FRACTION_PRESENT",
                 column=column.name,
                 message=f"{seen.missing_fraction:.1%} of {column.name} is missing; "
                 f"at most {most:.1%} was expected",
@@ -138,7 +139,7 @@ def merge_anomalies(anomalies: Iterable[Anomaly]) -> list[Anomaly]:
     shown: list[Anomaly] = []
     rest: dict[str | None, list[Anomaly]] = {}
     for one in merged.values():
-        peers = rest.setdefault(one.column, []) if one.kind == "new_value" else []
+        peers = rest.setdefault(one.column, []) if one.kind == NEW_VALUE else []
         peers.append(one)
         if len(peers) <= NEW_VALUES_SHOWN:
             shown.append(one)
@@ -146,7 +147,7 @@ def merge_anomalies(anomalies: Iterable[Anomaly]) -> list[Anomaly]:
         if more := values[NEW_VALUES_SHOWN:]:
             message = f"{column} has {len(more)} more new values"
             rows = sum(one.rows for one in more)
-            shown.append(Anomaly(kind="new_value", column=column, message=message, rows=rows))
+            shown.append(Anomaly(kind=NEW_VALUE, column=column, message=message, rows=rows))
     return shown
 
 
@@ -181,35 +182,44 @@ def _array(table: pa.Table, name: str) -> pa.Array:
 
 def _compare_columns(table: pa.Table, schema: Schema, docket: _Docket) -> None:
     rows = table.num_rows
-    for name in schema.names:
-        if name not in table.column_names:
+    for column in schema.columns:
+        name = column.name
+        if name not in table.column_names and not column.may_be_absent:
             text = f"column {name} is in the schema and not in the file"
-            docket.note("missing_column", name, text, rows, error=True)
+            docket.note("SCHEMA_MISSING_COLUMN", name, text, rows, error=True)
             rule = Rule(reason="missing_column", text=text, column=name)
             docket.hold(np.ones(rows, np.bool_), rule)
     for name in table.column_names:
         if schema.column(name) is None:
             text = f"column {name} is not in the schema: its values are left out"
-            docket.note("new_column", name, text, rows)
+            docket.note("SCHEMA_NEW_COLUMN", name, text, rows)
 
 
 def _judge_column(column: Column, found: Cast, docket: _Docket) -> None:
     name = column.name
+    if column.holds_lists:
+        raise InvalidInput(
+            f"column {name!r} is to hold lists, which can't be kept",
+            remedy="Leave min_values and max_values out; check() judges frames that have lists.",
+        )
     wrong = Rule(reason="wrong_type", text=f"{name} is {column.type}", column=name)
     not_finite = Rule(reason="not_finite", text=f"{name} is a finite number", column=name)
     docket.hold(found.wrong, wrong)
     docket.hold(found.not_finite, not_finite)
     if rejected := int(found.wrong.sum() + found.not_finite.sum()):
         message = f"{name} has values that are not {column.type}"
-        docket.note("rejected_values", name, message, rejected)
+        docket.note("UNEXPECTED_DATA_TYPE", name, message, rejected)
     if column.required:
         docket.hold(found.missing, Rule(reason="missing", text=f"{name} has a value", column=name))
     _judge_range(column, found.values, docket)
+    _judge_pattern(column, found.values, docket)
     if column.values is not None:
         _judge_domain(column, found.values, column.values, docket)
 
 
 def _judge_range(column: Column, values: pa.Array, docket: _Docket) -> None:
+    if column.type == "string" and column.domain is not None:
+        values = cast(values, "int64" if column.domain == "int" else "float64", ()).values
     for bound, breaks, sign in ((column.min, pc.less, ">="), (column.max, pc.greater, "<=")):
         if bound is None:
             continue
@@ -220,8 +230,19 @@ def _judge_range(column: Column, values: pa.Array, docket: _Docket) -> None:
         docket.hold(outside, Rule(reason="out_of_range", text=text, column=column.name))
 
 
-def _judge_domain(column: Column, values: pa.Array, domain: Sequence[str], docket: _Docket) -> None:
-    known = pc.or_(pc.is_in(values, pa.array(domain, pa.string())), values.is_null())
+def _judge_pattern(column: Column, values: pa.Array, docket: _Docket) -> None:
+    if column.pattern is None:
+        return
+    matches = pc.match_substring_regex(values, rf"\A(?:{column.pattern})\z").fill_null(True)
+    text = f"{column.name} is of the pattern {column.pattern}"
+    rule = Rule(reason="not_in_domain", text=text, column=column.name)
+    docket.hold(~matches.to_numpy(zero_copy_only=False), rule)
+
+
+def _judge_domain(
+    column: Column, values: pa.Array, domain: Sequence[str | int], docket: _Docket
+) -> None:
+    known = pc.or_(pc.is_in(values, pa.array(domain, values.type)), values.is_null())
     strange = pc.invert(known).to_numpy(zero_copy_only=False)
     if not strange.any():
         return
@@ -230,5 +251,5 @@ def _judge_domain(column: Column, values: pa.Array, domain: Sequence[str], docke
         docket.hold(strange, Rule(reason="not_in_domain", text=text, column=column.name))
         return
     for one in pc.value_counts(values.filter(pa.array(strange))).to_pylist():
-        message = f"{column.name} has the new value {one['values'][:80]!r}"
-        docket.note("new_value", column.name, message, one["counts"])
+        message = f"{column.name} has the new value {str(one['values'])[:80]!r}"
+        docket.note(NEW_VALUE, column.name, message, one["counts"])

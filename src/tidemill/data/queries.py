@@ -1,0 +1,139 @@
+"""SQL over rows, where nothing else is in reach: no files, no network, bounded memory and time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Timer
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+
+from tidemill.data.frames import as_table
+from tidemill.foundation.errors import InvalidInput
+
+MEMORY = "1GB"
+TIME_S = 60.0
+
+_SELECT = re.compile(r"\s*(select|with|from|values)\b", re.IGNORECASE)
+
+
+class Queries:
+    """Answers SQL over a table ``rows``; open it with ``with``.
+
+    Args:
+        data: an Arrow table, a Polars or pandas frame, or the paths of Parquet files of the same
+            columns, which are read as they are needed.
+        memory: how much a query may use.
+        time_s: how many seconds one may take.
+
+    Example:
+        >>> with Queries(pa.table({"x": [1, 2, 3]})) as queries:
+        ...     queries.select("SELECT max(x) AS most FROM rows").to_pylist()
+        [{'most': 3}]
+    """
+
+    def __init__(self, data: Any, *, memory: str = MEMORY, time_s: float = TIME_S) -> None:
+        self._data = data
+        self._memory = memory
+        self._time_s = time_s
+        self._connection: Any = None
+        self.schema: pa.Schema = pa.schema([])
+
+    def __enter__(self) -> Self:
+        import duckdb  # noqa: PLC0415 - slow to import
+
+        source = _source(self._data)
+        self.schema = source.schema
+        self._connection = duckdb.connect(
+            config={
+                "enable_external_access": "false",
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+                "python_enable_replacements": "false",
+                "memory_limit": self._memory,
+                "temp_directory": "",
+                "threads": "2",
+            }
+        )
+        self._connection.execute("SET TimeZone = 'UTC'")
+        self._connection.register("rows", source)
+        self._connection.execute("SET lock_configuration = true")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connection.close()
+
+    def select(self, sql: str) -> pa.Table:
+        """Returns what one query finds.
+
+        Raises:
+            InvalidInput: it isn't one query, it is wrong, or it takes too much memory or time.
+        """
+        import duckdb  # noqa: PLC0415 - slow to import
+
+        timer = Timer(self._time_s, self._connection.interrupt)
+        timer.daemon = True
+        try:
+            statements = self._connection.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise InvalidInput("it is not one query", remedy="Write one SELECT.")
+            timer.start()
+            return self._connection.sql(sql).to_arrow_table()
+        except duckdb.InterruptException as error:
+            raise InvalidInput(
+                f"it took more than {self._time_s:g} s", remedy="Ask for less."
+            ) from error
+        except (duckdb.Error, pa.ArrowException, TypeError, RuntimeError) as error:
+            first = str(error).partition("\n")[0][:300]
+            raise InvalidInput(f"it cannot be run: {first}", remedy="Correct the SQL.") from error
+        finally:
+            timer.cancel()
+
+
+def is_select(sql: str) -> bool:
+    """Tells whether it is a whole query rather than a condition."""
+    return _SELECT.match(sql) is not None
+
+
+def quoted(name: str) -> str:
+    """Returns a column's name as it stands in SQL.
+
+    Example:
+        >>> quoted('a"b')
+        '"a""b"'
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str | float | bool) -> str:  # noqa: FBT001 - a value
+    """Returns a value as it stands in SQL.
+
+    Example:
+        >>> literal("it's"), literal(2), literal(0.5)
+        ("'it''s'", '2', "'0.5'::DOUBLE")
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"'{value!r}'::DOUBLE"
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _source(data: Any) -> Any:
+    if isinstance(data, str | Path):
+        data = [data]
+    if isinstance(data, Sequence) and data and all(isinstance(one, str | Path) for one in data):
+        import pyarrow.dataset as pds  # noqa: PLC0415 - brings pandas with it
+
+        return pds.dataset([str(one) for one in data], format="parquet")
+    return as_table(data)
