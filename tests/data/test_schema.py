@@ -3,12 +3,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.data.schema import Column, Schema, amend, complete, infer, read_schema
+from tidemill.data.anomaly_kinds import DETECTED, FORMER
+from tidemill.data.records import Anomaly
+from tidemill.data.schema import Column, Schema, amend, complete, infer
+from tidemill.data.schema_files import read_schema
 from tidemill.data.statistics import Statistics
 from tidemill.foundation.errors import Conflict, InvalidInput, NotFound
 
@@ -127,3 +131,83 @@ def test_a_domain_is_inferred_from_few_strings_among_many_rows() -> None:
     assert not few.domain_strict
     assert many.values is None
     assert (number.min, number.max, number.max_missing_fraction) == (None, None, 1.0)
+
+
+def test_a_schema_that_was_stored_before_is_read() -> None:
+    """A record of an older version, which knew fewer rules, is the schema it was."""
+    stored = (
+        b'{"columns":[{"name":"s","type":"string","required":false,"min":null,"max":null,'
+        b'"values":["a","b"],"domain_strict":true,"max_missing_fraction":0.05},'
+        b'{"name":"t","type":"timestamp","required":true,"min":"2013-01-01T00:00:00Z",'
+        b'"max":null,"values":null,"domain_strict":false,"max_missing_fraction":null}]}'
+    )
+    schema = msgspec.json.decode(stored, type=Schema)
+    assert schema.columns == (
+        Column(
+            name="s",
+            type="string",
+            values=("a", "b"),
+            domain_strict=True,
+            max_missing_fraction=0.05,
+        ),
+        Column(name="t", type="timestamp", required=True, min=datetime(2013, 1, 1, tzinfo=UTC)),
+    )
+    assert msgspec.json.decode(msgspec.json.encode(schema), type=Schema) == schema
+
+
+def test_an_anomaly_that_was_stored_before_has_its_name_of_today() -> None:
+    """Words of older ingests are read as TFX's names; those of files stay."""
+    old = b'{"kind":"new_column","column":"b","severity":"warning","message":"m","rows":1}'
+    assert msgspec.json.decode(old, type=Anomaly).kind == "SCHEMA_NEW_COLUMN"
+    assert set(FORMER.values()) <= set(DETECTED)
+    assert Anomaly(kind="ignored_file", message="m").kind == "ignored_file"
+
+
+def test_domains_are_inferred_in_the_order_of_tfx() -> None:
+    """Truth values come before integers, integers before values; the rest has no domain."""
+    statistics = Statistics()
+    columns = {
+        "flag": [0, 1] * 50,
+        "word": ["yes", "no"] * 50,
+        "code": ["7", "-12"] * 50,
+        "kind": ["a", "1"] * 50,
+        "count": [0, 2] * 50,
+        "ones": [1, 1] * 50,
+    }
+    statistics.update(pa.table(columns))
+    types = {name: "string" if isinstance(v[0], str) else "int64" for name, v in columns.items()}
+    schema = infer(complete(None, types), statistics.result(), ranges=True)  # type: ignore[arg-type]
+    assert [column.domain for column in schema.columns] == [
+        "bool",
+        "bool",
+        "int",
+        None,
+        None,
+        "bool",
+    ]
+    assert [column.values for column in schema.columns[1:4]] == [("no", "yes"), None, ("1", "a")]
+    assert [(column.min, column.max) for column in schema.columns][3:5] == [(None, None), (0, 2)]
+
+
+def test_an_environment_holds_as_in_tfx() -> None:
+    """In where it is named, out where it is excluded, else in by default; unknown is an error."""
+    schema = Schema(
+        columns=(
+            Column(name="a"),
+            Column(name="label", not_in_environment=("serving",)),
+            Column(name="extra", in_environment=("shadow",)),
+        ),
+        default_environment=("training", "serving"),
+    )
+    held = {
+        each: [column.name for column in schema.columns if schema.in_force(column, each)]
+        for each in ("training", "serving", "shadow", None)
+    }
+    assert held == {
+        "training": ["a", "label", "extra"],
+        "serving": ["a", "extra"],
+        "shadow": ["extra"],
+        None: ["a", "label", "extra"],
+    }
+    with pytest.raises(InvalidInput, match="nowhere"):
+        schema.in_force(schema.columns[0], "nowhere")

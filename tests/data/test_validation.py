@@ -96,3 +96,35 @@ def test_nested_columns_are_refused() -> None:
     """What can't be kept is named, not dropped."""
     with pytest.raises(InvalidInput, match="'a' is of type list"):
         infer_types(pa.table({"a": [[1]]}), OPTIONS)
+
+
+def test_patterns_and_values_of_people_hold_rows() -> None:
+    """A text that is not of its pattern, an integer outside strict values, a number in a text."""
+    table = pa.table({"s": ["ab", "abc", "NA"], "n": ["1", "2", "1"], "t": ["5", "x", "99"]})
+    text = Column(name="s", type="string", pattern="[a-c]{2}|x")
+    number = Column(name="n", type="int64", values=(1,), domain_strict=True)
+    spelled = Column(name="t", type="string", domain="int", max=50)
+    assert _reasons(table, text) == [None, "not_in_domain", None]
+    assert _reasons(table, number) == [None, "not_in_domain", None]
+    assert _reasons(table, spelled) == [None, None, "out_of_range"]
+
+
+def test_a_column_may_be_absent_if_the_schema_says_so() -> None:
+    """A deprecated column, or one that needs no value, is empty and no row is held."""
+    table = pa.table({"a": ["1"]})
+    for column in (
+        Column(name="b", type="int64", deprecated=True),
+        Column(name="b", type="int64", min_count=0),
+    ):
+        schema = Schema(columns=(Column(name="a", type="int64"), column))
+        judged = validate(table, schema, OPTIONS)
+        assert judged.good.all()
+        assert judged.anomalies == ()
+        assert judged.table["b"].null_count == 1
+
+
+def test_lists_are_not_ingested() -> None:
+    """A column that is to hold lists can't be kept, and that is said."""
+    column = Column(name="a", type="int64", max_values=2)
+    with pytest.raises(InvalidInput, match="lists"):
+        validate(pa.table({"a": ["1"]}), Schema(columns=(column,)), OPTIONS)

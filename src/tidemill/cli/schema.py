@@ -20,8 +20,9 @@ from tidemill.cli.session import (
 from tidemill.cli.validate import EnvironmentOption, ServingOption, SnapshotOption
 from tidemill.data.catalog import get_schema, set_schema
 from tidemill.data.records import Anomaly
-from tidemill.data.schema import Schema, read_schema
+from tidemill.data.schema import Schema
 from tidemill.data.schema_edits import Difference, differences
+from tidemill.data.schema_files import read_schema
 from tidemill.data.snapshot_checks import accept, infer_snapshot
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home

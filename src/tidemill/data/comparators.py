@@ -205,7 +205,8 @@ class _Sides:
 
     def _count(self, side: Queries) -> dict[Any, int]:
         found = side.select(
-            f"SELECT x, count(*) AS n FROM ({self._source()}) WHERE x IS NOT NULL GROUP BY x"
+            f"SELECT x, count(*) AS n FROM ({self._source()}) WHERE x IS NOT NULL GROUP BY x "
+            "ORDER BY x"
         )
         return dict(zip(found["x"].to_pylist(), found["n"].to_pylist(), strict=True))
 

@@ -49,7 +49,8 @@ from tidemill.data.records import (
     SnapshotFile,
     SourceRecord,
 )
-from tidemill.data.schema import Schema, read_schema
+from tidemill.data.schema import Schema
+from tidemill.data.schema_files import read_schema
 from tidemill.data.sources import locate, read
 from tidemill.data.validation import Rule, merge_anomalies
 from tidemill.foundation.errors import Conflict, InvalidInput

@@ -28,7 +28,6 @@ import math
 import tomllib
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -36,7 +35,7 @@ import msgspec
 from tidemill.data.anomaly_kinds import check_kinds
 from tidemill.data.schema_checks import check_column, check_names
 from tidemill.data.summaries import ColumnStatistics, TableStatistics
-from tidemill.foundation.errors import Conflict, InvalidInput, NotFound
+from tidemill.foundation.errors import Conflict, InvalidInput
 from tidemill.foundation.toml import toml_key, toml_value
 
 Type = Literal["int64", "float64", "bool", "timestamp", "string"]
@@ -287,22 +286,6 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InvalidInput(
                 f"{origin} cannot be read: {error}", remedy="Correct it and try again."
             ) from error
-
-
-def read_schema(path: Path) -> Schema:
-    """Returns the schema in a TOML file.
-
-    Raises:
-        NotFound: there is no such file.
-        InvalidInput: it isn't a schema.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise NotFound(f"schema file {path} does not exist", remedy="Check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"schema file {path} cannot be read", remedy=str(error)) from error
-    return Schema.from_toml(text, origin=str(path))
 
 
 def amend(
