@@ -176,6 +176,8 @@ def test_severities_are_the_schemas() -> None:
         ("SELECT * FROM read_text('/etc/passwd')", ["STATS_NOT_AVAILABLE"]),
         ("SELECT * FROM '/etc/passwd'", ["STATS_NOT_AVAILABLE"]),
         ("SELECT * FROM glob('/*')", ["STATS_NOT_AVAILABLE"]),
+        ("SELECT * FROM read_parquet('/tmp/*.parquet')", ["STATS_NOT_AVAILABLE"]),
+        ("COPY rows TO 'y.csv'", ["STATS_NOT_AVAILABLE"]),
         ("SELECT getenv('HOME')", ["STATS_NOT_AVAILABLE"]),
         (
             "SELECT * FROM range(100000000) a, range(100000000) b ORDER BY random()",
@@ -184,12 +186,18 @@ def test_severities_are_the_schemas() -> None:
         ("\ud800", ["STATS_NOT_AVAILABLE"]),
     ],
 )
-def test_expectations_are_run_where_nothing_is_in_reach(sql: str, kinds: list[str]) -> None:
+def test_expectations_are_run_where_nothing_is_in_reach(
+    sql: str, kinds: list[str], tmp_path: Path
+) -> None:
     """They see the rows alone, in bounded memory; one that can't run is an error, not a pass."""
     schema = Schema(columns=(Column(name="x", type="int64"),), expectations=(_expectation(sql),))
-    report = check(pa.table({"x": [1, 2]}), schema)
-    assert [kind for _, kind in report.kinds()] == kinds
-    assert report.ok == (not kinds)
+    table = pa.table({"x": [1, 2]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    for data in (table, tmp_path / "x.parquet"):
+        report = check(data, schema)
+        assert [kind for _, kind in report.kinds()] == kinds
+        assert report.ok == (not kinds)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
 
 
 def test_a_query_ends_in_time() -> None:
@@ -215,9 +223,16 @@ def test_frames_of_every_kind_and_files_are_judged_alike(tmp_path: Path) -> None
     table = pa.table({"x": [1, 200]})
     pq.write_table(table, tmp_path / "x.parquet")
     schema = _schema('type = "int64"\nmax = 99')
-    frames = [table, pl.from_arrow(table), table.to_pandas(), tmp_path / "x.parquet"]
+    pq.write_table(table, tmp_path / "x [*].parquet")
+    files = [tmp_path / "x.parquet", tmp_path / "x [*].parquet"]
+    frames = [table, pl.from_arrow(table), table.to_pandas(), *files]
     expected = check(table, schema)
-    assert [check(frame, schema) for frame in frames] == [expected] * 4
+    assert [check(frame, schema) for frame in frames] == [expected] * 5
+    assert check(files, schema).rows == 4
+    (tmp_path / "broken.parquet").write_text("no Parquet")
+    for path in ("broken.parquet", "nowhere.parquet"):
+        with pytest.raises(InvalidInput, match=path):
+            check([tmp_path / path], schema)
     for wrong in (None, 3, [1], pa.Table.from_arrays([[1], [2]], ["x", "x"])):
         with pytest.raises(InvalidInput):
             check(wrong, schema)

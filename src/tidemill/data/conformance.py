@@ -16,7 +16,15 @@ import pyarrow as pa
 
 from tidemill.data.anomaly_kinds import usual_severity
 from tidemill.data.casting import supported, type_of
-from tidemill.data.column_checks import NO_RULES, Check, Measured, any_value, as_edit, checks_of
+from tidemill.data.column_checks import (
+    NO_RULES,
+    Check,
+    Measured,
+    Sql,
+    any_value,
+    as_edit,
+    checks_of,
+)
 from tidemill.data.comparators import Against, Measurement, compare_rows
 from tidemill.data.queries import Queries, is_select, literal, quoted
 from tidemill.data.records import Anomaly, Severity
@@ -28,6 +36,7 @@ MOST_VALUES = 1_000
 """A domain with more values than this is none: the mend is to take it away."""
 
 SHOWN = 5
+OF_TYPE = ("UNEXPECTED_DATA_TYPE", "ENUM_TYPE_INVALID_UTF8")
 
 
 class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,33 +232,28 @@ class _Judge:
 
     def _judged(self, columns: Sequence[Column]) -> Iterator[Anomaly]:
         """Yields the anomalies of columns: one pass counts what breaks each of their rules."""
-        checks: list[tuple[int, Column, Check]] = []
+        checks: list[list[Check]] = []
         wanted: dict[str, str] = {}
         for place, column in enumerate(columns):
-            wanted[f"{place}.present"] = f"count({quoted(column.name)})"
             _, kind = _nested(self._queries.schema.field(column.name).type)
-            for one in checks_of(column, kind):
-                checks.append((place, column, one))
+            mine = list(checks_of(column, kind))
+            checks.append(mine)
+            wanted[f"{place}.present"] = f"count({quoted(column.name)})"
+            for one in mine:
                 for key, sql in one.measures.items():
                     wanted[f"{place}.{key}"] = sql
                 if one.breaks is not None:
-                    wanted[f"{place}.{one.kind}"] = f"count(*) FILTER (WHERE {one.breaks})"
+                    wanted[f"{place}.{one.kind}"] = _count_where(one.breaks)
+            comparable = not any(one.kind in OF_TYPE and one.breaks is None for one in mine)
+            if column.values is not None and comparable and not pa.types.is_null(kind):
+                wanted[f"{place}.unknown"] = _count_where(any_value(column, _outside(column)))
         seen = self._measure(wanted)
-        mistyped = {name for _, name in self._mistyped(checks, seen)}
         for place, column in enumerate(columns):
             measured = _of(place, seen, self._rows)
-            for _, _, one in (each for each in checks if each[0] == place):
+            for one in checks[place]:
                 yield from self._told(column, one, measured)
-            if column.name not in mistyped:
-                yield from self._unknown_values(column)
-
-    def _mistyped(
-        self, checks: Iterable[tuple[int, Column, Check]], seen: Measured
-    ) -> Iterator[tuple[int, str]]:
-        for place, column, one in checks:
-            of_type = one.kind in ("UNEXPECTED_DATA_TYPE", "ENUM_TYPE_INVALID_UTF8")
-            if of_type and (one.breaks is None or seen[f"{place}.{one.kind}"]):
-                yield place, column.name
+            if measured.get("unknown") and not any(measured.get(kind) for kind in OF_TYPE):
+                yield from self._unknown_values(column, measured["unknown"])
 
     def _told(self, column: Column, one: Check, measured: Measured) -> Iterator[Anomaly]:
         rows = measured.get(one.kind, 0)
@@ -267,32 +271,22 @@ class _Judge:
         )
         yield msgspec.structs.replace(found, severity="error") if one.error else found
 
-    def _unknown_values(self, column: Column) -> Iterator[Anomaly]:
+    def _unknown_values(self, column: Column, rows: int) -> Iterator[Anomaly]:
         """Yields the anomaly of values that aren't in a column's domain."""
-        if column.values is None:
-            return
-        name, listed = quoted(column.name), ", ".join(literal(value) for value in column.values)
-
-        def outside(x: str) -> str:
-            return f"{x} IS NOT NULL" + (f" AND {x} NOT IN ({listed})" if listed else "")
-
+        name, outside = quoted(column.name), _outside(column)
         inner = f"unnest({name})" if column.holds_lists else name
         source = f"SELECT {inner} AS x FROM rows"
-        counted = self._queries.select(
-            f"SELECT x, count(*) AS n FROM ({source}) WHERE {outside('x')} "
-            f"GROUP BY x ORDER BY n DESC, x LIMIT {MOST_VALUES + 1}"
-        ).to_pylist()
-        if not counted:
-            return
-        breaks = any_value(column, outside)
-        rows = self._measure({"rows": f"count(*) FILTER (WHERE {breaks})"})["rows"]
         total = self._queries.select(
-            f"SELECT count(x) AS n, count(*) FILTER (WHERE {outside('x')}) AS off FROM ({source})"
+            f"SELECT count(x) AS n, {_count_where(outside('x'))} AS off FROM ({source})"
         ).to_pylist()[0]
         mass = 1.0 if column.min_domain_mass is None else column.min_domain_mass
         if mass < 1 and total["off"] / total["n"] <= 1 - mass:
             return
-        yield self._off_domain(column, counted, rows, total, breaks)
+        counted = self._queries.select(
+            f"SELECT x, count(*) AS n FROM ({source}) WHERE {outside('x')} "
+            f"GROUP BY x ORDER BY n DESC, x LIMIT {MOST_VALUES + 1}"
+        ).to_pylist()
+        yield self._off_domain(column, counted, rows, total, any_value(column, outside))
 
     def _off_domain(
         self,
@@ -355,6 +349,16 @@ class _Judge:
             row = self._queries.select(f"SELECT {listed} FROM rows").to_pylist()[0]
             found |= {name: row[f"a{place}"] for place, name in enumerate(part)}
         return found
+
+
+def _outside(column: Column) -> Sql:
+    """Returns what tells a value that isn't in a column's domain."""
+    listed = ", ".join(literal(value) for value in column.values or ())
+    return lambda x: f"{x} IS NOT NULL" + (f" AND {x} NOT IN ({listed})" if listed else "")
+
+
+def _count_where(condition: str) -> str:
+    return f"count(*) FILTER (WHERE {condition})"
 
 
 def _row_count(rules: DatasetRules, rows: int) -> Iterator[Anomaly]:

@@ -17,6 +17,8 @@ from tidemill.foundation.errors import InvalidInput
 MEMORY = "1GB"
 TIME_S = 60.0
 
+_GLOB = re.compile(r"[*?\[]")
+"""What stands for other paths in DuckDB's: files with such names are read through Arrow."""
 _SELECT = re.compile(r"\s*(select|with|from|values)\b", re.IGNORECASE)
 
 
@@ -45,11 +47,11 @@ class Queries:
     def __enter__(self) -> Self:
         import duckdb  # noqa: PLC0415 - slow to import
 
-        source = _source(self._data)
-        self.schema = source.schema
+        paths = _paths(self._data)
+        table = _table(self._data, paths)
+        self.schema = table.schema
         self._connection = duckdb.connect(
             config={
-                "enable_external_access": "false",
                 "autoinstall_known_extensions": "false",
                 "autoload_known_extensions": "false",
                 "python_enable_replacements": "false",
@@ -59,7 +61,16 @@ class Queries:
             }
         )
         self._connection.execute("SET TimeZone = 'UTC'")
-        self._connection.register("rows", source)
+        if paths and not _GLOB.search(
+            "".join(paths)
+        ):  # these files alone may be read, by what is no statement but a query
+            listed = ", ".join(literal(path) for path in paths)
+            self._connection.execute(f"SET allowed_paths = [{listed}]")
+            self._connection.execute("SET enable_external_access = false")
+            self._connection.execute(f"CREATE VIEW rows AS SELECT * FROM read_parquet([{listed}])")
+        else:
+            self._connection.execute("SET enable_external_access = false")
+            self._connection.register("rows", table)
         self._connection.execute("SET lock_configuration = true")
         return self
 
@@ -129,11 +140,26 @@ def literal(value: str | float | bool) -> str:  # noqa: FBT001 - a value
     return "'" + value.replace("'", "''") + "'"
 
 
-def _source(data: Any) -> Any:
+def _paths(data: Any) -> list[str] | None:
+    """Returns the absolute paths of files; None if the data is none."""
     if isinstance(data, str | Path):
         data = [data]
-    if isinstance(data, Sequence) and data and all(isinstance(one, str | Path) for one in data):
-        import pyarrow.dataset as pds  # noqa: PLC0415 - brings pandas with it
+    if not (isinstance(data, Sequence) and data):
+        return None
+    if not all(isinstance(one, str | Path) for one in data):
+        return None
+    return [str(Path(one).resolve()) for one in data]
 
-        return pds.dataset([str(one) for one in data], format="parquet")
-    return as_table(data)
+
+def _table(data: Any, paths: Sequence[str] | None) -> Any:
+    """Returns the rows as Arrow has them: a table, or files that are read when they are needed."""
+    if paths is None:
+        return as_table(data)
+    import pyarrow.dataset as pds  # noqa: PLC0415 - brings pandas with it
+
+    try:
+        return pds.dataset(list(paths), format="parquet")
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidInput(
+            f"{paths[0]} is no Parquet file that can be read: {error}", remedy="Check the path."
+        ) from error
