@@ -8,6 +8,7 @@ from pathlib import Path
 from tidemill.data.catalog import get_schema
 from tidemill.data.ingest import ingest
 from tidemill.data.records import DatasetOptions
+from tidemill.data.snapshot_checks import validate_snapshot
 from tidemill.data.snapshots import get_snapshot, read_statistics
 from tidemill.foundation.home import Home
 
@@ -43,4 +44,5 @@ def test_a_year_of_flights_is_one_snapshot(home: Home) -> None:
     assert carriers is not None
     assert carriers.values is not None
     assert len(carriers.values) == 16
+    assert validate_snapshot(home, "flights").report.anomalies == ()
     assert get_snapshot(home, result.snapshot).time_max == 1388548800.0

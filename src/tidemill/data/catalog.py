@@ -166,7 +166,9 @@ def get_schema(home: Home, name: str) -> Schema:
     return schema
 
 
-def set_schema(home: Home, name: str, schema: Schema, *, whole: bool = False) -> Schema:
+def set_schema(
+    home: Home, name: str, schema: Schema, *, whole: bool = False, expected: Schema | None = None
+) -> Schema:
     """Replaces the rules of the columns that a schema names, and returns the whole schema.
 
     Args:
@@ -174,12 +176,15 @@ def set_schema(home: Home, name: str, schema: Schema, *, whole: bool = False) ->
         name: the dataset.
         schema: the edited rules.
         whole: what it doesn't say about rows as a whole is no longer said.
+        expected: the schema that was edited; None if that doesn't matter.
 
     Raises:
         NotFound: there is no such dataset.
         Conflict: a column or a type would change, or somebody changed the dataset meanwhile.
     """
     dataset = get_dataset(home, name)
+    if expected is not None and (dataset.schema or dataset.declared) != expected:
+        raise Conflict(f"the schema of {name!r} was edited meanwhile", remedy="Try again.")
     edited = with_rules(dataset, options=None, schema=schema, whole=whole)
     try:
         with home.store.write(TABLES) as conn:

@@ -154,13 +154,14 @@ def accept(
         InvalidInput: an anomaly has no mend.
         Conflict: a column or a type would change, or somebody changed the dataset meanwhile.
     """
+    before = get_schema(home, name)
     report = validate_snapshot(
         home, name, snapshot=snapshot, environment=environment, serving=serving
     ).report
     chosen = _chosen(report.anomalies, wanted)
     edits = [one.fix for one in chosen if one.fix is not None]
-    edited = apply_edits(get_schema(home, name), edits)
-    return set_schema(home, name, edited, whole=True), chosen
+    edited = apply_edits(before, edits)
+    return set_schema(home, name, edited, whole=True, expected=before), chosen
 
 
 def _chosen(anomalies: Sequence[Anomaly], wanted: Sequence[str]) -> list[Anomaly]:
