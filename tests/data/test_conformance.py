@@ -238,6 +238,20 @@ def test_frames_of_every_kind_and_files_are_judged_alike(tmp_path: Path) -> None
             check(wrong, schema)
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"x": [1], "X": [200]}),
+        pa.table({"": [1]}),
+        pa.table({}),
+    ],
+)
+def test_rows_that_sql_cannot_tell_are_an_error(table: pa.Table) -> None:
+    """Never a pass: names that differ in case alone, no name, no column."""
+    with pytest.raises(InvalidInput):
+        check(table, _schema('type = "int64"\nmax = 99'))
+
+
 def test_integers_with_missing_values_from_pandas_are_integers() -> None:
     """They come as floats, and missing ones as NaN."""
     frame = pa.table({"x": [1, None]}).to_pandas()

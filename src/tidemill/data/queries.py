@@ -50,6 +50,7 @@ class Queries:
         paths = _paths(self._data)
         table = _table(self._data, paths)
         self.schema = table.schema
+        _check_names(self.schema.names)
         self._connection = duckdb.connect(
             config={
                 "autoinstall_known_extensions": "false",
@@ -60,10 +61,19 @@ class Queries:
                 "threads": "2",
             }
         )
+        try:
+            self._open(table, paths)
+        except (duckdb.Error, pa.ArrowException) as error:
+            self._connection.close()
+            first = str(error).partition("\n")[0][:300]
+            raise InvalidInput(
+                f"the rows cannot be queried: {first}", remedy="Give columns of other types."
+            ) from error
+        return self
+
+    def _open(self, table: Any, paths: Sequence[str] | None) -> None:
         self._connection.execute("SET TimeZone = 'UTC'")
-        if paths and not _GLOB.search(
-            "".join(paths)
-        ):  # these files alone may be read, by what is no statement but a query
+        if paths and not _GLOB.search("".join(paths)):  # no other file is read, and none written
             listed = ", ".join(literal(path) for path in paths)
             self._connection.execute(f"SET allowed_paths = [{listed}]")
             self._connection.execute("SET enable_external_access = false")
@@ -72,7 +82,6 @@ class Queries:
             self._connection.execute("SET enable_external_access = false")
             self._connection.register("rows", table)
         self._connection.execute("SET lock_configuration = true")
-        return self
 
     def __exit__(
         self,
@@ -138,6 +147,24 @@ def literal(value: str | float | bool) -> str:  # noqa: FBT001 - a value
     if isinstance(value, float):
         return f"'{value!r}'::DOUBLE"
     return "'" + value.replace("'", "''") + "'"
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Checks that SQL can tell the columns apart: it takes no notice of case.
+
+    Raises:
+        InvalidInput: it can't.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        twin = seen.setdefault(name.lower(), name)
+        if twin is not name:
+            raise InvalidInput(
+                f"columns {twin!r} and {name!r} are one in SQL, which takes no notice of case",
+                remedy="Rename one.",
+            )
+    if not names or "" in seen:
+        raise InvalidInput("a column has no name, or there is none", remedy="Name each column.")
 
 
 def _paths(data: Any) -> list[str] | None:
