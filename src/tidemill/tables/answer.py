@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from tidemill.foundation.errors import Corrupted, InvalidInput
+from tidemill.tables.packing import list_head, map_head, pack_rows
 
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
@@ -52,7 +53,15 @@ def encode_answers(outputs: Mapping[str, Any]) -> list[bytes]:
         [{'label': 3}, {'label': 7}]
     """
     names = tuple(outputs)
-    columns = (np.asarray(outputs[name]).tolist() for name in names)
+    arrays = [np.asarray(outputs[name]) for name in names]
+    if arrays and all(array.ndim in {1, 2} for array in arrays):
+        cells = [(_encode(name), array) for name, array in zip(names, arrays, strict=True)]
+        heads = [name + (list_head(a.shape[1]) if a.ndim == 2 else b"") for name, a in cells]
+        heads[0] = map_head(len(names)) + heads[0]
+        packed = pack_rows(list(zip(heads, arrays, strict=True)))
+        if packed is not None:
+            return packed
+    columns = (array.tolist() for array in arrays)
     return [encode_answer(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
