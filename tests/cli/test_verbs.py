@@ -217,6 +217,26 @@ def test_a_table_is_built_for_the_live_version(live: Any) -> None:
     assert "does not determine carrier, hour" in refused.json()["error"]
 
 
+def test_a_table_has_one_source_and_sql_asks_its_predictions(live: Any) -> None:
+    """Of several sources or none, nobody could say which; what was built is there to be asked."""
+    for flags in ((), ("--from", "x.csv", "--ledger"), ("--snapshot", "trips", "--head", "3")):
+        assert live("table", "build", "trips", *flags, "--json").json()["exit_code"] == 2
+    built = live("table", "build", "trips", "--snapshot", "trips", "--json")
+    assert built.code == 0, built.out
+    rows = built.json()["table"]["rows"]
+    said = live("sql", "select count(*) n from predictions.trips", "--json").json()
+    assert (said["columns"], said["rows"], said["more"]) == (["n"], [[rows]], False)
+    shown = live("sql", "select carrier, label, built_at from predictions.trips", "--limit", "2")
+    assert (shown.code, "and more" in shown.out) == (0, True)
+    written = live("sql", "select * from snapshots.trips", "--out", "rows.parquet", "--json").json()
+    assert written["rows"] > rows
+    assert live("sql", "select 1", "--limit", "0", "--json").json()["exit_code"] == 2
+    wrong = live("sql", "select * from nowhere", "--json").json()
+    assert (wrong["kind"], wrong["exit_code"]) == ("InvalidInput", 2)
+    empty = live("table", "build", "trips", "--ledger", "--json").json()
+    assert empty["exit_code"] == 3  # nobody has asked anything yet
+
+
 def test_settings_say_where_they_come_from(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Defaults, the file, the environment, flags; secrets are masked."""
     cli.settings('[serve]\nport = 9000\n[store]\nurl = "postgresql://me:secret@host/db"\n')

@@ -26,6 +26,7 @@ VERBS = (
     "promote",
     "rollback",
     "table",
+    "sql",
     "ledger",
     "workload",
     "schema",

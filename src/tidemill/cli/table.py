@@ -12,6 +12,8 @@ from tidemill.cli.progress import count_progress
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
 from tidemill.control import rollout
 from tidemill.foundation.clock import iso
+from tidemill.foundation.errors import InvalidInput
+from tidemill.foundation.processes import yield_to_others
 from tidemill.tables.catalog import list_tables
 from tidemill.tables.table import TableInfo
 
@@ -20,37 +22,7 @@ def register(app: typer.Typer) -> None:
     """Adds the verb."""
     group = typer.Typer(help="Build and look at lookup tables.", no_args_is_help=True)
     app.add_typer(group, name="table")
-
-    @group.command("build")
-    def build(
-        application: Annotated[str, typer.Argument(help="The application.")],
-        source: Annotated[
-            Path, typer.Option("--from", help="Keyed rows (CSV or Parquet) with every input.")
-        ],
-        key: Annotated[
-            str | None,
-            typer.Option(help="The key's columns, with commas; as before if not given."),
-        ] = None,
-        home: HomeOption = None,
-        config: ConfigOption = None,
-        json: JsonOption = False,
-    ) -> None:
-        """Score every key of a source with the live version, and serve the table before it."""
-        columns = tuple(part.strip() for part in key.split(",")) if key else None
-        with (
-            session(home=home, config=config, json=json) as on,
-            count_progress(on, f"scoring keys of {application}") as progress,
-        ):
-            done = rollout.build_live_table(
-                on.home, application, source, key=columns, by="cli", progress=progress
-            )
-            on.show(
-                done,
-                lambda out: out.print(
-                    f"table {done.table.id}: {done.table.rows:,} keys, {done.table.bytes:,} bytes, "
-                    f"live before version {done.table.version} (revision {done.revision})"
-                ),
-            )
+    _register_build(group)
 
     @group.command("list")
     def list_(
@@ -63,6 +35,74 @@ def register(app: typer.Typer) -> None:
         with session(home=home, config=config, json=json) as on:
             found = list_tables(on.home.store, application)
             on.show({"tables": found}, lambda out: _print(out, found))
+
+
+def _register_build(group: typer.Typer) -> None:
+    @group.command("build")
+    def build(
+        application: Annotated[str, typer.Argument(help="The application.")],
+        source: Annotated[
+            Path | None,
+            typer.Option("--from", help="A file or folder (CSV, Parquet) with every input."),
+        ] = None,
+        snapshot: Annotated[
+            str | None, typer.Option(help="Rows of a dataset: NAME, or NAME@SNAPSHOT.")
+        ] = None,
+        sql: Annotated[
+            str | None, typer.Option(help="Rows of a query, as of tidemill sql.")
+        ] = None,
+        domain: Annotated[
+            str | None, typer.Option(help="All that the schema of this dataset allows.")
+        ] = None,
+        ledger: Annotated[
+            bool, typer.Option("--ledger", help="What the application was asked.")
+        ] = False,
+        head: Annotated[
+            int | None, typer.Option(help="With --ledger: so many questions, the most frequent.")
+        ] = None,
+        key: Annotated[
+            str | None,
+            typer.Option(help="The key's columns, with commas; as before if not given."),
+        ] = None,
+        home: HomeOption = None,
+        config: ConfigOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        """Score every key of a source with the live version, and serve the table before it."""
+        columns = tuple(part.strip() for part in key.split(",")) if key else None
+        given = {
+            "--from": source,
+            "--snapshot": snapshot,
+            "--sql": sql,
+            "--domain": domain,
+            "--ledger": ledger or None,
+        }
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            raise InvalidInput(
+                f"{len(named)} sources of keys are given: {', '.join(named) or 'none'}",
+                remedy=f"Give one of: {', '.join(given)}.",
+            )
+        if head is not None and not ledger:
+            raise InvalidInput("--head is of --ledger only", remedy="Give --ledger, too.")
+        yield_to_others()
+        with (
+            session(home=home, config=config, json=json) as on,
+            count_progress(on, f"scoring keys of {application}") as progress,
+        ):
+            rows = source or rollout.keyed_rows(
+                on.home, application, snapshot=snapshot, sql=sql, domain=domain, head=head
+            )
+            done = rollout.build_live_table(
+                on.home, application, rows, key=columns, by="cli", progress=progress
+            )
+            on.show(
+                done,
+                lambda out: out.print(
+                    f"table {done.table.id}: {done.table.rows:,} keys, {done.table.bytes:,} bytes, "
+                    f"live before version {done.table.version} (revision {done.revision})"
+                ),
+            )
 
 
 def _print(out: Console, found: list[TableInfo]) -> None:

@@ -12,12 +12,23 @@ from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
 from tidemill.models.environments import Say
+from tidemill.models.format import read_manifest
+from tidemill.models.registry import Registry
 from tidemill.models.signature import Signature
+from tidemill.recipes.keyed_rows import (
+    KeyedRows,
+    rows_of_domain,
+    rows_of_ledger,
+    rows_of_snapshot,
+)
 from tidemill.recipes.push import PushedModel, push_model
 from tidemill.recipes.recipe import Recipe, get_recipe
 from tidemill.recipes.remote import push_remote
 from tidemill.recipes.table import build_table, examples_source
 from tidemill.recipes.train import OnEvent, Trained, train
+from tidemill.recipes.warehouse import rows_of_sql
+from tidemill.serving.plan import Deployment
+from tidemill.serving.plan import Live as LiveVersion
 from tidemill.tables.table import TableInfo
 
 Progress = Callable[[int, int], None]
@@ -201,10 +212,60 @@ class LiveTable(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
 
 
+def answering(deployment: Deployment) -> LiveVersion:
+    """Returns the version that answers most of an application's queries.
+
+    Raises:
+        InvalidInput: it has none.
+    """
+    main = deployment.main or next(iter(deployment.versions), None)
+    if main is None:
+        raise InvalidInput(
+            f"application {deployment.application!r} has no version to score with",
+            remedy="Link one to it.",
+        )
+    return main
+
+
+def keyed_rows(
+    home: Home,
+    application: str,
+    *,
+    snapshot: str | None = None,
+    sql: str | None = None,
+    domain: str | None = None,
+    head: int | None = None,
+) -> KeyedRows:
+    """Returns a table's source as it was named; without a name, what the application was asked.
+
+    Args:
+        home: the installation.
+        application: whose table it is for.
+        snapshot: a dataset, or ``NAME@ID``.
+        sql: a query of the warehouse.
+        domain: a dataset whose schema's domains are combined.
+        head: of what was asked, so many.
+
+    Raises:
+        NotFound: there is no such application, dataset or snapshot.
+        InvalidInput: a domain is missing or too large.
+    """
+    if snapshot is not None:
+        return rows_of_snapshot(home, snapshot)
+    if sql is not None:
+        return rows_of_sql(home, sql)
+    version = answering(get_deployment(home, application))
+    manifest = read_manifest(Registry(home).fetch(version.model, version.version))
+    inputs = {column.name: column.type for column in manifest.signature.inputs}
+    if domain is not None:
+        return rows_of_domain(home, domain, inputs)
+    return rows_of_ledger(home, application, tuple(inputs), head=head)
+
+
 def build_live_table(
     home: Home,
     application: str,
-    source: Path,
+    source: Path | KeyedRows,
     *,
     key: tuple[str, ...] | None,
     by: str,
@@ -215,7 +276,7 @@ def build_live_table(
     Args:
         home: the installation.
         application: whose queries it answers.
-        source: keyed rows.
+        source: keyed rows: a file or folder, or what ``keyed_rows`` makes.
         key: the key's columns; those of the deployment if None.
         by: who asks for it.
         progress: told the rows done and all rows.
@@ -230,7 +291,8 @@ def build_live_table(
         raise InvalidInput(
             f"application {application!r} has no key", remedy="Name its columns with --key."
         )
-    version = current.versions[0]
+    version = answering(current)
+    name = str(source) if isinstance(source, Path) else source.name
     table = build_table(
         home,
         application=application,
@@ -238,10 +300,10 @@ def build_live_table(
         version=version.version,
         key=columns,
         source=source,
-        source_name=str(source),
+        source_name=name,
         progress=progress,
     )
     deployment = attach_table(
-        home, application, table.id, key=columns, by=by, reason=f"built from {source.name}"
+        home, application, table.id, key=columns, by=by, reason=f"built from {name}"[:300]
     )
     return LiveTable(table=table, revision=deployment.revision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,15 @@ class Usage:
     cpu_s: float
     resident_bytes: int
     open_files: int
+
+
+def yield_to_others() -> None:
+    """Has this process run only where nobody else wants the processor, as far as that goes here.
+
+    Threads that run already keep their priority: it is for the beginning of a process.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def is_stopped(pid: int) -> bool:

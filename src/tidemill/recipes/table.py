@@ -1,29 +1,52 @@
-"""Builds a table: every key of a source is scored by one model version, and kept for look-ups."""
+"""Builds a table: every key of a source is scored by one model version, and kept for look-ups.
+
+A build goes in three stages, each in files that are whole or not there: the source's distinct rows,
+the answers to each chunk of them, the sorted table. Killed anywhere, the same build goes on with
+what is there. The answers are kept twice: as the table, and as Parquet for questions in SQL.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from tidemill.foundation.errors import DataRefused, InvalidInput, NotFound
+from tidemill.foundation.durable import make_folder, replacing
+from tidemill.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
+from tidemill.foundation.files import put_content
 from tidemill.foundation.home import Home
+from tidemill.foundation.locks import hold
+from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
 from tidemill.models.runtime import Runtime, open_runtime
+from tidemill.models.signature import Array, Batch, Column, Signature
+from tidemill.recipes.distinct_rows import write_distinct
+from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files, rows_of_table
 from tidemill.tables.answer import encode_answers
 from tidemill.tables.build import TableBuilder
 from tidemill.tables.catalog import store_table
 from tidemill.tables.key import KeyEncoder
+from tidemill.tables.predictions import PredictionPart, keep_parts
 from tidemill.tables.table import TableInfo
 from tidemill.training.examples import feature_batch
 
-CHUNK = 8192
-
 Progress = Callable[[int, int], None]
+
+_ABANDONED_S = 7 * 86_400.0
+"""A build that nobody went on with for so long is removed."""
+
+_CONCURRENT = frozenset({"onnx"})
+"""Runtimes that answer several calls at once; the others get one call, with all the threads."""
 
 
 def build_table(
@@ -33,7 +56,7 @@ def build_table(
     model: str,
     version: int,
     key: tuple[str, ...],
-    source: Path | pa.Table,
+    source: Path | pa.Table | KeyedRows,
     source_name: str,
     progress: Progress | None = None,
     threads: int = 0,
@@ -46,23 +69,27 @@ def build_table(
         model: the model's name.
         version: the version that scores.
         key: the columns that make a key; they must determine every other input.
-        source: keyed rows with all of the model's inputs: a file (CSV, Parquet) or a table.
+        source: rows with all of the model's inputs: a file or folder (CSV, Parquet), a table, or
+            what ``keyed_rows`` makes.
         source_name: what the rows are, for the table's record.
         progress: told the rows done and all rows.
-        threads: of the model; 0 for as many as there are cores.
+        threads: that score at once; 0 for as many as there are cores.
 
     Raises:
         InvalidInput: a column is missing, or two rows with one key differ in another input; the
             inputs that vary are named.
         DataRefused: the source has no row.
+        Conflict: the same build is under way in another process.
+        Unavailable: the disk is full; what was done before stays, and the next build goes on.
     """
-    rows = source if isinstance(source, pa.Table) else read_rows(source)
-    registry = Registry(home)
-    runtime = open_runtime(registry.fetch(model, version), trust_code=True, threads=threads)
+    rows = _keyed_rows(source, source_name)
+    folder = Registry(home).fetch(model, version)
+    workers = threads or os.cpu_count() or 1
+    concurrent = read_manifest(folder).runtime in _CONCURRENT
+    runtime = open_runtime(folder, trust_code=True, threads=1 if concurrent else workers)
     try:
-        inputs = {column.name: column.type for column in runtime.signature.inputs}
-        distinct = _distinct(rows, key, tuple(inputs))
-        encoder = KeyEncoder([(name, inputs[name]) for name in key])
+        signature = runtime.signature
+        encoder = _encoder(signature, key)
         info = TableInfo(
             application=application,
             model=model,
@@ -70,12 +97,20 @@ def build_table(
             key=encoder.columns,
             source=source_name,
         )
-        with home.scratch("table") as work:
-            folder = work / "table"
-            with TableBuilder(folder, clock=home.clock) as builder:
-                _score(runtime, distinct, encoder, builder, progress)
-                builder.commit(info)
-            return store_table(home, folder)
+        identity = repr((application, model, version, key, rows.identity))
+        with _work(home, identity if rows.identity is not None else None) as work:
+            distinct = work / "rows.parquet"
+            if not distinct.exists():
+                inputs = [column.name for column in signature.inputs]
+                write_distinct(rows.batches(), inputs, key, distinct)
+            parts = workers if concurrent else 1
+            scored = _score(runtime, distinct, key, progress=progress, workers=parts)
+            return _store(home, info, signature, scored, work)
+    except OSError as error:
+        raise Unavailable(
+            f"the table of {application!r} cannot be built: {error.strerror or error}",
+            remedy="Free space on the home's disk; the same command goes on where this one ended.",
+        ) from error
     finally:
         runtime.close()
 
@@ -105,8 +140,14 @@ def read_rows(path: Path) -> pa.Table:
     return rows
 
 
-def _distinct(rows: pa.Table, key: tuple[str, ...], inputs: tuple[str, ...]) -> pa.Table:
-    """Returns one row for each key, having checked that the key determines the other inputs."""
+def _keyed_rows(source: Path | pa.Table | KeyedRows, name: str) -> KeyedRows:
+    if isinstance(source, KeyedRows):
+        return source
+    return rows_of_files(source, name) if isinstance(source, Path) else rows_of_table(source, name)
+
+
+def _encoder(signature: Signature, key: tuple[str, ...]) -> KeyEncoder:
+    inputs = {column.name: column.type for column in signature.inputs}
     unknown = [name for name in key if name not in inputs]
     if unknown or not key:
         raise InvalidInput(
@@ -115,43 +156,128 @@ def _distinct(rows: pa.Table, key: tuple[str, ...], inputs: tuple[str, ...]) -> 
             else "the key is empty",
             remedy=f"Choose among: {', '.join(inputs)}.",
         )
-    for name in inputs:
-        given = rows.column_names.count(name)
-        if given != 1:
-            raise InvalidInput(
-                f"the source has {'two columns' if given else 'no column'} {name!r}",
-                remedy=f"It needs every input of the model, once: {', '.join(inputs)}.",
-            )
-    if rows.num_rows == 0:
-        raise DataRefused("the source has no rows", remedy="Give a source with keyed rows.")
-    distinct = rows.select(list(inputs)).group_by(list(inputs)).aggregate([])
-    others = [name for name in inputs if name not in key]
-    missing_too = pc.CountOptions(mode="all")
-    counts = distinct.group_by(list(key)).aggregate(
-        [*((name, "count_distinct", missing_too) for name in others), ([], "count_all")]
+    if len(set(key)) < len(key):
+        twice = next(name for name in key if key.count(name) > 1)
+        raise InvalidInput(f"key column {twice!r} is named twice", remedy="Name it once.")
+    return KeyEncoder([(name, inputs[name]) for name in key])
+
+
+@contextmanager
+def _work(home: Home, identity: str | None) -> Iterator[Path]:
+    """Gives the folder of a build, with what one before it left; it is gone once all is done."""
+    if identity is None:
+        with home.scratch("table") as folder:
+            yield folder
+        return
+    builds = home.cache_path / "builds"
+    make_folder(builds)
+    _remove_abandoned(builds, before=home.clock.now() - _ABANDONED_S)
+    folder = builds / hashlib.sha256(identity.encode()).hexdigest()[:32]
+    busy = Conflict(
+        "the same table is being built by another process", remedy="Wait until it has ended."
     )
-    several = counts.filter(pc.greater(counts["count_all"], 1))
-    if several.num_rows:
-        varying = [name for name in others if pc.max(several[f"{name}_count_distinct"]).as_py() > 1]
-        raise InvalidInput(
-            f"the key ({', '.join(key)}) does not determine {', '.join(varying)}: "
-            f"{several.num_rows} keys would have several answers",
-            remedy="Add those columns to the key, or make them equal in the source.",
-        )
-    return distinct
+    with hold(builds / f"{folder.name}.lock", busy=busy):
+        folder.mkdir(exist_ok=True)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(builds: Path, *, before: float) -> None:
+    for path in builds.iterdir():
+        if path.stat().st_mtime >= before:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _score(
     runtime: Runtime,
-    rows: pa.Table,
-    encoder: KeyEncoder,
-    builder: TableBuilder,
+    distinct: Path,
+    key: tuple[str, ...],
+    *,
     progress: Progress | None,
-) -> None:
-    batch = feature_batch(rows, runtime.signature.inputs)
-    for start in range(0, rows.num_rows, CHUNK):
-        part = {name: array[start : start + CHUNK] for name, array in batch.items()}
-        keys = encoder.many([part[name] for name, _ in encoder.columns])
-        builder.put(keys, encode_answers(runtime.predict(part)))
-        if progress is not None:
-            progress(min(start + CHUNK, rows.num_rows), rows.num_rows)
+    workers: int,
+) -> list[Path]:
+    """Answers each chunk that was not answered before; returns the files of all answers."""
+    work = distinct.parent
+    with pq.ParquetFile(distinct) as rows:
+        chunks, total = rows.num_row_groups, rows.metadata.num_rows
+        sizes: list[int] = [rows.metadata.row_group(at).num_rows for at in range(chunks)]
+    paths = [work / f"scored-{at:06}.parquet" for at in range(chunks)]
+
+    def score(at: int) -> int:
+        if not paths[at].exists():
+            with pq.ParquetFile(distinct) as mine:
+                part = mine.read_row_group(at)
+            batch = feature_batch(part, runtime.signature.inputs)
+            answers = _arrow(batch, runtime.predict(batch), key, runtime.signature)
+            with replacing(paths[at], work) as unfinished:
+                pq.write_table(answers, unfinished, compression="zstd", compression_level=1)
+        return sizes[at]
+
+    done = 0
+    with ThreadPoolExecutor(workers, "tidemill.score") as pool:
+        for size in pool.map(score, range(chunks)):
+            done += size
+            if progress is not None:
+                progress(done, total)
+    return paths
+
+
+def _arrow(batch: Batch, outputs: Batch, key: tuple[str, ...], signature: Signature) -> pa.Table:
+    """Returns keys and answers as a table; a vector is a list."""
+    columns = {name: _column(batch[name]) for name in key}
+    for column in signature.outputs:
+        name = column.name if column.name not in columns else f"predicted_{column.name}"
+        columns[name] = _column(outputs[column.name])
+    return pa.table(columns)
+
+
+def _column(array: Array) -> pa.Array:
+    flat = pa.array(array.reshape(-1).tolist() if array.dtype == object else array.reshape(-1))
+    for size in reversed(array.shape[1:]):
+        flat = pa.FixedSizeListArray.from_arrays(flat, size)
+    return flat
+
+
+def _store(
+    home: Home, info: TableInfo, signature: Signature, scored: list[Path], work: Path
+) -> TableInfo:
+    folder = work / "table"
+    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed before it was stored
+    encoder, key = KeyEncoder(info.key), [name for name, _ in info.key]
+    inputs = {column.name: column for column in signature.inputs}
+    with TableBuilder(folder, clock=home.clock) as builder:
+        for path in scored:
+            rows = pq.read_table(path)
+            keys = encoder.many([_array(rows, name, inputs[name]) for name in key])
+            outputs = {
+                c.name: _array(rows, c.name if c.name not in key else f"predicted_{c.name}", c)
+                for c in signature.outputs
+            }
+            builder.put(keys, encode_answers(outputs))
+        complete = builder.commit(info)
+    parts = [
+        PredictionPart(
+            file_key=put_content(home.files, path, folder="predictions", suffix="parquet"),
+            rows=pq.read_metadata(path).num_rows,
+        )
+        for path in scored
+    ]
+    keep_parts(home, complete.id, parts)
+    return store_table(home, folder)
+
+
+def _array(rows: pa.Table, name: str, column: Column) -> Array:
+    """Returns a column of the answers' files as the array that it was."""
+    values: Any = rows.column(name).combine_chunks()
+    for _ in column.shape:
+        values = values.flatten()
+    if column.dtype == object:
+        flat = np.empty(len(values), dtype=object)
+        flat[:] = values.to_pylist()
+    else:
+        flat = values.to_numpy(zero_copy_only=False)
+    return flat.reshape(rows.num_rows, *column.shape)

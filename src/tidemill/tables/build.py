@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
+import operator
 import os
 import secrets
 import shutil
@@ -20,11 +22,10 @@ from tidemill.foundation.durable import make_folder, sha256_file, sync_folder
 from tidemill.foundation.errors import Conflict, Corrupted, InvalidInput, Unavailable
 from tidemill.tables.answer import decode_answer
 from tidemill.tables.key import MAX_KEY_BYTES, KeyEncoder
-from tidemill.tables.runs import Item, SortedRuns, blocks
+from tidemill.tables.runs import Item, SortedRuns
 from tidemill.tables.table import DATA_FILE, INFO_FILE, TableInfo
 
 _PAGE_BYTES = 4096
-_BLOCK = 50_000  # items written in one transaction
 
 
 class TableBuilder:
@@ -101,12 +102,14 @@ class TableBuilder:
         """
         if len(keys) != len(values):
             raise InvalidInput(f"{len(keys)} keys were put with {len(values)} values")
-        if not all(0 < len(key) <= MAX_KEY_BYTES for key in keys):
+        if not keys:
+            return
+        if not 0 < len(min(keys, key=len)) <= len(max(keys, key=len)) <= MAX_KEY_BYTES:
             raise InvalidInput("a key is empty or longer than 511 bytes", remedy="Use KeyEncoder.")
         assert self._runs is not None, "start() comes before put()"
         with _explained(self._path):
             self._runs.add(keys, values)
-        self._bytes += sum(_stored_bytes(k, v) for k, v in zip(keys, values, strict=True))
+        self._bytes += _stored_bytes(keys, values)
 
     def commit(self, info: TableInfo) -> TableInfo:
         """Writes the table and returns its record, complete with id, rows, bytes and sha256.
@@ -167,15 +170,26 @@ def _complete(info: TableInfo, data: Path, rows: int, *, built_at: float) -> Tab
     )
 
 
-def _distinct(items: Iterable[Item], info: TableInfo) -> Iterator[Item]:
+def _distinct(sorted_blocks: Iterable[list[Item]], info: TableInfo) -> Iterator[list[Item]]:
+    """Yields the items with each key once; the blocks are looked at whole where none repeats."""
     last: Item | None = None
-    for item in items:
-        if last is not None and item[0] == last[0]:
-            if item[1] != last[1]:
-                raise _contradiction(item[0], last[1], item[1], info)
+    for block in sorted_blocks:
+        keys = [key for key, _ in block]
+        repeats = any(map(operator.eq, keys, itertools.islice(keys, 1, None)))
+        if not repeats and (last is None or last[0] != keys[0]):
+            last = block[-1]
+            yield block
             continue
-        last = item
-        yield item
+        kept: list[Item] = []
+        for item in block:
+            if last is not None and item[0] == last[0]:
+                if item[1] != last[1]:
+                    raise _contradiction(item[0], last[1], item[1], info)
+                continue
+            last = item
+            kept.append(item)
+        if kept:
+            yield kept
 
 
 def _contradiction(key: bytes, first: bytes, second: bytes, info: TableInfo) -> InvalidInput:
@@ -194,13 +208,17 @@ def _shown(value: bytes) -> str:
         return repr(value)
 
 
-def _stored_bytes(key: bytes, value: bytes) -> int:
-    """Returns the most that a row takes in the file; large values lie on pages of their own."""
-    size = len(key) + len(value) + 24
-    return size if size < _PAGE_BYTES // 2 - 50 else size + 2 * _PAGE_BYTES
+def _stored_bytes(keys: Sequence[bytes], values: Sequence[bytes]) -> int:
+    """Returns the most that rows take in the file; large values lie on pages of their own."""
+    total = sum(map(len, keys)) + sum(map(len, values)) + 24 * len(keys)
+    small = _PAGE_BYTES // 2 - 50
+    if len(max(keys, key=len)) + len(max(values, key=len)) + 24 < small:
+        return total
+    sizes = [len(key) + len(value) + 24 for key, value in zip(keys, values, strict=True)]
+    return total + 2 * _PAGE_BYTES * sum(size >= small for size in sizes)
 
 
-def _write_data(path: Path, items: Iterable[Item], estimate_bytes: int) -> int:
+def _write_data(path: Path, sorted_blocks: Iterable[list[Item]], estimate_bytes: int) -> int:
     """Writes distinct sorted items and returns their number; the file is durable then."""
     rows = 0
     environment = lmdb.open(
@@ -211,7 +229,7 @@ def _write_data(path: Path, items: Iterable[Item], estimate_bytes: int) -> int:
         map_size=2 * estimate_bytes + (16 << 20),
     )
     try:
-        for block in blocks(items, _BLOCK):
+        for block in sorted_blocks:
             with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
                 # Appending fills every page; inserting in any order would half-fill them.
                 _, added = cursor.putmulti(block, append=True)

@@ -44,7 +44,7 @@ def pack_rows(cells: Sequence[Cell]) -> list[bytes] | None:
         cells: the columns, in order.
 
     Example:
-        >>> pack_rows([(b"\x92", np.array([1, 300])), (b"", np.array([0.5, 0.5]))])[0].hex()
+        >>> pack_rows([(b"\x92", np.arange(20)), (b"", np.full(20, 0.5))])[1].hex()
         '9201cb3fe0000000000000'
     """
     arrays = [array.reshape(len(array), -1) for _, array in cells]

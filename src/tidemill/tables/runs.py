@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Iterator, Sequence
+import bisect
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,8 @@ Item = tuple[bytes, bytes]
 
 _encoder = msgspec.msgpack.Encoder()
 _decode = msgspec.msgpack.Decoder(list[Item]).decode
-_BLOCK = 4096  # items
+_BLOCK = 16_384  # items
+_OVERHEAD = 150  # what Python's objects take beside the bytes of an item
 
 
 class SortedRuns:
@@ -33,16 +34,17 @@ class SortedRuns:
     def add(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Takes more items."""
         self._buffer.extend(zip(keys, values, strict=True))
-        self._bytes += sum(map(len, keys)) + sum(map(len, values))
+        self._bytes += sum(map(len, keys)) + sum(map(len, values)) + _OVERHEAD * len(keys)
         if self._bytes > self._buffer_bytes:
             self._spill()
 
-    def merged(self) -> Iterator[Item]:
-        """Yields every item by key, equal keys by value."""
+    def merged(self) -> Iterator[list[Item]]:
+        """Yields every item by key, equal keys by value, in lists."""
+        if self._runs:
+            self._spill()
+            return _merged([_read(run) for run in self._runs])
         self._buffer.sort()
-        if not self._runs:
-            return iter(self._buffer)
-        return heapq.merge(self._buffer, *map(_read, self._runs))
+        return blocks(self._buffer, _BLOCK)
 
     def _spill(self) -> None:
         self._buffer.sort()
@@ -55,19 +57,36 @@ class SortedRuns:
         self._buffer, self._bytes = [], 0
 
 
-def blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def blocks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
     """Yields the items in lists of a size, the last one shorter."""
-    block: list[Item] = []
-    for item in items:
-        block.append(item)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
 
 
-def _read(path: Path) -> Iterator[Item]:
+def _merged(runs: list[Iterator[list[Item]]]) -> Iterator[list[Item]]:
+    """Yields the items of sorted runs in sorted lists, by key and value.
+
+    What is at most as large as the last item of every list at hand can be followed by nothing
+    smaller: it is cut off each list, and sorted, which is quick for runs that are sorted.
+    """
+    none: list[Item] = []
+    ahead = [(block, run) for run in runs if (block := next(run, none))]
+    while ahead:
+        bound = min(block[-1] for block, _ in ahead)
+        ready: list[Item] = []
+        left: list[tuple[list[Item], Iterator[list[Item]]]] = []
+        for block, run in ahead:
+            cut = bisect.bisect_right(block, bound)
+            ready += block[:cut]
+            rest = block[cut:] or next(run, none)
+            if rest:
+                left.append((rest, run))
+        ready.sort()
+        yield ready
+        ahead = left
+
+
+def _read(path: Path) -> Iterator[list[Item]]:
     with path.open("rb") as file:
         while head := file.read(4):
-            yield from _decode(file.read(int.from_bytes(head, "little")))
+            yield _decode(file.read(int.from_bytes(head, "little")))

@@ -1,0 +1,140 @@
+"""Rows made distinct on disk, and the proof that their key determines all else."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill.foundation.durable import replacing
+from tidemill.foundation.errors import DataRefused, InvalidInput, TidemillError, Unavailable
+
+CHUNK = 1 << 16
+"""So many rows are a group in the file, and scored at once."""
+
+_MEMORY = "500MB"
+
+
+def write_distinct(
+    batches: Iterator[pa.RecordBatch],
+    inputs: Sequence[str],
+    key: Sequence[str],
+    target: Path,
+) -> None:
+    """Writes the distinct rows of a source to a Parquet file, in groups of ``CHUNK``.
+
+    Memory is bounded: what is more is sorted out on disk, beside the target.
+
+    Args:
+        batches: the source's rows.
+        inputs: the columns that are wanted.
+        key: those of them that are to determine the others.
+        target: the file; whole and durable, or not there.
+
+    Raises:
+        InvalidInput: a column is missing or comes twice, or the key does not determine an input.
+        DataRefused: there are no rows.
+        Unavailable: the disk is full.
+    """
+    import duckdb  # noqa: PLC0415
+
+    first = next(batches, None)
+    if first is not None:
+        _check_columns(first.schema, inputs)
+    if first is None:
+        raise DataRefused("the source has no rows", remedy="Give a source with keyed rows.")
+    schema = pa.schema([first.schema.field(name) for name in inputs])
+    failed: list[TidemillError] = []
+
+    def selected() -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in itertools.chain((first,), batches):
+                yield _selected(batch, schema)
+        except TidemillError as error:  # the engine would make another one of it
+            failed.append(error)
+            raise
+
+    reader = pa.RecordBatchReader.from_batches(schema, selected())
+    wanted = ", ".join(map(_quoted, inputs))
+    with replacing(target, target.parent) as unfinished, duckdb.connect() as connection:
+        connection.execute(f"set memory_limit = '{_MEMORY}'")
+        connection.execute("set preserve_insertion_order = false")
+        connection.execute("set temp_directory = ?", [str(target.parent / "spill")])
+        connection.register("source", reader)
+        options = f"format parquet, row_group_size {CHUNK}, compression zstd, compression_level 1"
+        query = f"select distinct {wanted} from source"  # noqa: S608 - quoted
+        try:
+            connection.execute(f"copy ({query}) to '{_escaped(unfinished)}' ({options})")
+            _check_key(connection, unfinished, inputs, key)
+        except duckdb.Error as error:
+            raise (failed[0] if failed else _unwritable(target, error)) from error
+
+
+def _selected(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    try:
+        return batch.select(schema.names).cast(schema)
+    except (pa.ArrowException, KeyError) as error:
+        raise InvalidInput(
+            f"a part of the source has other columns than its first: {str(error)[:300]}",
+            remedy="Give files of the same columns and types.",
+        ) from error
+
+
+def _check_columns(schema: pa.Schema, inputs: Sequence[str]) -> None:
+    for name in inputs:
+        given = schema.names.count(name)
+        if given != 1:
+            raise InvalidInput(
+                f"the source has {'two columns' if given else 'no column'} {name!r}",
+                remedy=f"It needs every input of the model, once: {', '.join(inputs)}.",
+            )
+
+
+def _check_key(connection: Any, path: Path, inputs: Sequence[str], key: Sequence[str]) -> None:
+    source = f"read_parquet('{_escaped(path)}')"
+    keys = ", ".join(map(_quoted, key))
+    total, distinct = connection.execute(
+        f"select (select count(*) from {source}), "  # noqa: S608 - quoted
+        f"(select count(*) from (select distinct {keys} from {source}))"
+    ).fetchone()
+    if not total:
+        raise DataRefused("the source has no rows", remedy="Give a source with keyed rows.")
+    if total == distinct:
+        return
+    others = [name for name in inputs if name not in key]
+    values = ", ".join(
+        f"count(distinct {each}) + bool_or({each} is null)::int > 1 as v{at}"
+        for at, each in enumerate(map(_quoted, others))
+    )
+    varies = ", ".join(f"bool_or(v{at})" for at in range(len(others)))
+    several, *found = connection.execute(
+        f"select count(*), {varies} from (select {values} from {source} "  # noqa: S608 - quoted
+        f"group by {keys} having count(*) > 1)"
+    ).fetchone()
+    varying = [name for name, varied in zip(others, found, strict=True) if varied]
+    raise InvalidInput(
+        f"the key ({', '.join(key)}) does not determine {', '.join(varying)}: "
+        f"{several} keys would have several answers",
+        remedy="Add those columns to the key, or make them equal in the source.",
+    )
+
+
+def _unwritable(target: Path, error: Exception) -> Unavailable | InvalidInput:
+    said = str(error)[:300]
+    if "No space left" in said or "Out of Memory" in said or "IO Error" in said:
+        return Unavailable(
+            f"the source's rows cannot be written beside {target}: {said}",
+            remedy="Free space on that disk, and build again.",
+        )
+    return InvalidInput(f"the source cannot be read: {said}", remedy="Check its columns.")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("'", "''")

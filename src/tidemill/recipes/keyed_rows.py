@@ -1,0 +1,240 @@
+"""Where a table's keys come from: files, snapshots, what was asked before, or whole domains."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from tidemill.data.catalog import get_dataset
+from tidemill.data.ledger import each_part
+from tidemill.data.schema import Column as SchemaColumn
+from tidemill.data.snapshots import get_snapshot, list_snapshots, snapshot_paths
+from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.home import Home
+
+MAX_DOMAIN_ROWS = 20_000_000
+"""More combinations than that are no domain to store whole."""
+
+_BATCH = 1 << 16
+_CSV_BLOCK = 16 << 20
+_ROW_BYTES = 60  # of a stored answer with its key, as a first guess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedRows:
+    """Rows with every input of a model, in pieces.
+
+    Args:
+        name: what they are, for the table's record.
+        batches: returns them, from the beginning, each time.
+        identity: equal for equal rows, so that a build that was cut off can go on; None if nobody
+            can say that.
+    """
+
+    name: str
+    batches: Callable[[], Iterator[pa.RecordBatch]]
+    identity: str | None = None
+
+
+def rows_of_table(rows: pa.Table, name: str) -> KeyedRows:
+    """Returns the rows of a table in memory."""
+    empty = pa.RecordBatch.from_pylist([], rows.schema)
+    return KeyedRows(name=name, batches=lambda: iter(rows.to_batches(_BATCH) or [empty]))
+
+
+def rows_of_files(path: Path, name: str | None = None) -> KeyedRows:
+    """Returns the rows of a CSV or Parquet file, or of all such files in a folder.
+
+    A CSV file's types are those of its first 16 MiB.
+
+    Raises:
+        NotFound: there is no such file, or no such file in the folder.
+    """
+    if path.is_dir():
+        kinds = ("*.parquet", "*.csv", "*.csv.gz")
+        files = sorted(file for kind in kinds for file in path.rglob(kind))
+    else:
+        files = [path] if path.is_file() else []
+    if not files:
+        raise NotFound(
+            f"{path} does not exist" if not path.is_dir() else f"{path} holds no keyed rows",
+            remedy="Give a CSV or Parquet file, or a folder of them.",
+        )
+    stats = [file.stat() for file in files]
+    seen = [(str(file), s.st_size, s.st_mtime_ns) for file, s in zip(files, stats, strict=True)]
+    return KeyedRows(
+        name=name or str(path),
+        batches=lambda: itertools.chain.from_iterable(map(_file_batches, files)),
+        identity=hashlib.sha256(repr(seen).encode()).hexdigest(),
+    )
+
+
+def rows_of_snapshot(home: Home, told: str) -> KeyedRows:
+    """Returns the rows of a dataset, ``NAME``, or of one of its snapshots, ``NAME@ID``.
+
+    Raises:
+        NotFound: there is no such dataset or snapshot, or it has none.
+    """
+    name, _, chosen = told.partition("@")
+    found = [get_snapshot(home, chosen)] if chosen else list_snapshots(home, name)
+    if not found or any(snapshot.dataset != name for snapshot in found):
+        raise NotFound(
+            f"dataset {name[:100]!r} has no snapshot {chosen}".strip(),
+            remedy=f"List them: tidemill snapshots {name[:100]}.",
+        )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for path in snapshot_paths(home, found):
+            yield from _file_batches(path)
+
+    identity = hashlib.sha256(repr([each.id for each in found]).encode()).hexdigest()
+    return KeyedRows(name=f"snapshot {told}", batches=batches, identity=identity)
+
+
+def rows_of_ledger(
+    home: Home, application: str, inputs: Sequence[str], *, head: int | None = None
+) -> KeyedRows:
+    """Returns what an application was asked, each distinct question once, the most frequent first.
+
+    Questions by key alone are left out: they hold no other input.
+
+    Args:
+        home: the installation.
+        application: who was asked.
+        inputs: of its model.
+        head: only so many, the most frequent.
+
+    Raises:
+        InvalidInput: the head is not positive.
+    """
+    if head is not None and head < 1:
+        raise InvalidInput(f"a head of {head} keys holds none", remedy="Give 1 or more.")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        import duckdb  # noqa: PLC0415
+
+        parts = each_part(home.ledger_path, application)
+        asked = (b for part in parts for b in part.select(["inputs"]).to_batches(_BATCH))
+        wanted = set(inputs)
+        with (
+            home.scratch("asked") as work,
+            duckdb.connect(str(work / "asked.duckdb")) as connection,
+        ):
+            _bound(connection, work)
+            schema = pa.schema([("inputs", pa.large_string())])
+            reader = pa.RecordBatchReader.from_batches(schema, asked)
+            connection.register("asked", reader)
+            query = (
+                "select inputs, count(*) as times from asked group by inputs "
+                "order by times desc, inputs"
+            )
+            left = head
+            for batch in pa.RecordBatchReader.from_stream(connection.sql(query)):
+                texts = batch.column("inputs").to_pylist()
+                rows = [row for row in map(orjson.loads, texts) if wanted <= row.keys()]
+                rows = rows if left is None else rows[:left]
+                left = None if left is None else left - len(rows)
+                if rows:
+                    columns = {name: [row[name] for row in rows] for name in inputs}
+                    yield pa.RecordBatch.from_pydict(columns)
+                if left == 0:
+                    return
+
+    of = "" if head is None else f"the {head} most frequent of "
+    return KeyedRows(name=f"{of}what {application} was asked", batches=batches)
+
+
+def rows_of_domain(home: Home, dataset: str, inputs: Mapping[str, str]) -> KeyedRows:
+    """Returns every combination of the values that a dataset's schema allows.
+
+    A column has a domain if its schema lists its values, or bounds a whole number on both sides, or
+    if it is true or false.
+
+    Args:
+        home: the installation.
+        dataset: whose schema.
+        inputs: the model's, with their types.
+
+    Raises:
+        NotFound: there is no such dataset.
+        InvalidInput: a column has no domain, or there are too many combinations.
+    """
+    schema = get_dataset(home, dataset).schema
+    domains: dict[str, Sequence[Any]] = {}
+    for name, kind in inputs.items():
+        column = None if schema is None else schema.column(name)
+        domain = _domain(column, kind)
+        if domain is None:
+            raise InvalidInput(
+                f"column {name!r} of {dataset!r} has no domain",
+                remedy="List its values in the schema, or bound it with min and max.",
+            )
+        domains[name] = domain
+    count = math.prod(len(domain) for domain in domains.values())
+    if count > MAX_DOMAIN_ROWS:
+        sizes = " · ".join(f"{len(domain):,} {name}" for name, domain in domains.items())
+        raise InvalidInput(
+            f"the domains allow {count:,} combinations ({sizes}), about "
+            f"{count * _ROW_BYTES / 1e9:,.1f} GB",
+            remedy=f"At most {MAX_DOMAIN_ROWS:,} are built; give a source of the keys that matter.",
+        )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        rows = itertools.product(*domains.values())
+        while part := list(itertools.islice(rows, _BATCH)):
+            columns = dict(zip(domains, map(list, zip(*part, strict=True)), strict=True))
+            yield pa.RecordBatch.from_pydict(columns)
+
+    identity = hashlib.sha256(repr([(n, list(d)) for n, d in domains.items()]).encode()).hexdigest()
+    return KeyedRows(name=f"the domain of {dataset}", batches=batches, identity=identity)
+
+
+def _domain(column: SchemaColumn | None, kind: str) -> Sequence[Any] | None:
+    if kind == "bool":
+        return (False, True)
+    if column is None:
+        return None
+    if column.values is not None:
+        return column.values
+    if isinstance(column.min, int) and isinstance(column.max, int):
+        return range(column.min, column.max + 1)
+    return None
+
+
+def _file_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    try:
+        if path.suffix.lower() == ".parquet":
+            with pq.ParquetFile(path) as parquet:
+                empty = True
+                for batch in parquet.iter_batches(_BATCH):
+                    empty = False
+                    yield batch
+                if empty:
+                    yield pa.RecordBatch.from_pylist([], parquet.schema_arrow)
+            return
+        options = csv.ReadOptions(block_size=_CSV_BLOCK)
+        with csv.open_csv(path, read_options=options) as reader:
+            for batch in reader:
+                batch.schema.names  # noqa: B018 - only now their bytes are decoded
+                yield batch
+    except (pa.ArrowException, UnicodeError, OSError) as error:
+        raise InvalidInput(
+            f"{path} cannot be read: {error}", remedy="Give a CSV or Parquet file of keyed rows."
+        ) from error
+
+
+def _bound(connection: Any, work: Path) -> None:
+    """Has a connection spill to the folder what is more than memory is to hold."""
+    connection.execute("set memory_limit = '500MB'")
+    connection.execute("set preserve_insertion_order = false")
+    connection.execute("set temp_directory = ?", [str(work / "spill")])

@@ -1,0 +1,160 @@
+"""The warehouse in SQL: what was predicted beforehand, and the snapshots, as DuckDB's tables.
+
+    predictions.APP            the answers of the application's newest table
+    predictions_history.APP    those of all its tables, each with its id
+    snapshots.DATASET          all accepted rows
+
+A name with other characters than letters, digits and _ is written in quotes, or with _ for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill.data.catalog import find_snapshots, list_datasets
+from tidemill.data.snapshots import snapshot_paths
+from tidemill.foundation.errors import InvalidInput
+from tidemill.foundation.home import Home
+from tidemill.recipes.keyed_rows import KeyedRows
+from tidemill.tables.catalog import list_tables
+from tidemill.tables.predictions import list_parts
+from tidemill.tables.table import TableInfo
+
+_WORD = re.compile(r"\W")
+_MEMORY = "1GB"
+
+
+@contextmanager
+def open_warehouse(home: Home, query: str) -> Iterator[Any]:
+    """Gives a DuckDB connection with what a query names, while the block runs.
+
+    The views are of files that never change: what a query creates is gone with the connection.
+
+    Args:
+        home: the installation.
+        query: only what is named in it is fetched.
+    """
+    import duckdb  # noqa: PLC0415
+
+    with home.scratch("sql") as work, duckdb.connect() as connection:
+        connection.execute(f"set memory_limit = '{_MEMORY}'")
+        connection.execute("set temp_directory = ?", [str(work)])
+        connection.execute("set python_enable_replacements = false")  # no name is a variable here
+        for schema in ("predictions", "predictions_history", "snapshots"):
+            connection.execute(f"create schema {schema}")
+        tables: dict[str, list[TableInfo]] = {}
+        for info in list_tables(home.store):
+            tables.setdefault(info.application, []).append(info)
+        for name, infos in tables.items():
+            if _names(query, name):
+                _show_predictions(home, connection, name, infos)
+        for name in (dataset.name for dataset in list_datasets(home)):
+            if _names(query, name):
+                paths = snapshot_paths(home, find_snapshots(home, dataset=name), verify=False)
+                if paths:
+                    _view(connection, "snapshots", name, f"from read_parquet({_list(paths)})")
+        yield connection
+
+
+def run_sql(home: Home, query: str, *, limit: int) -> tuple[pa.Table, bool]:
+    """Returns the first rows of a query's result, and whether there are more.
+
+    Raises:
+        InvalidInput: the query is wrong, or is none.
+    """
+    import duckdb  # noqa: PLC0415
+
+    with open_warehouse(home, query) as connection:
+        try:
+            found = connection.sql(query)
+            if found is None:
+                raise InvalidInput("the SQL asks for nothing", remedy="Give a select.")
+            rows: pa.Table = pa.table(found.limit(limit + 1))
+        except duckdb.Error as error:
+            raise _wrong(error) from error
+    return rows.slice(0, limit), rows.num_rows > limit
+
+
+def export_sql(home: Home, query: str, target: Path) -> int:
+    """Writes a query's whole result as Parquet, or CSV by the target's name; returns its rows.
+
+    Raises:
+        InvalidInput: the query is wrong, or the target cannot be written.
+    """
+    import duckdb  # noqa: PLC0415
+
+    kind = "csv, header true" if target.suffix.lower() == ".csv" else "parquet, compression zstd"
+    path = str(target).replace("'", "''")
+    with open_warehouse(home, query) as connection:
+        try:
+            connection.sql(query).create_view("result")
+            (rows,) = connection.execute(f"copy result to '{path}' (format {kind})").fetchone()
+        except (duckdb.Error, AttributeError) as error:
+            raise _wrong(error) from error
+    return int(rows)
+
+
+def rows_of_sql(home: Home, query: str) -> KeyedRows:
+    """Returns the result of a query as a table's source.
+
+    Raises:
+        InvalidInput: when it is read, if the query is wrong.
+    """
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        import duckdb  # noqa: PLC0415
+
+        with open_warehouse(home, query) as connection:
+            try:
+                yield from pa.RecordBatchReader.from_stream(connection.sql(query))
+            except (duckdb.Error, AttributeError) as error:
+                raise _wrong(error) from error
+
+    return KeyedRows(name=" ".join(query.split())[:200], batches=batches)
+
+
+def _show_predictions(home: Home, connection: Any, name: str, infos: list[TableInfo]) -> None:
+    selects = []
+    for info in infos:
+        paths = [home.files.fetch(part.file_key) for part in list_parts(home, info.id)]
+        if paths:
+            selects.append(
+                f"select *, {_text(info.model)} as model, {info.version} as version, "  # noqa: S608 - quoted
+                f"{_text(info.id)} as table_id, to_timestamp({info.built_at}) as built_at "
+                f"from read_parquet({_list(paths)})"
+            )
+    if selects:
+        _view(connection, "predictions", name, f"from ({selects[0]})")
+        everything = " union all by name ".join(selects)
+        _view(connection, "predictions_history", name, f"from ({everything})")
+
+
+def _view(connection: Any, schema: str, name: str, source: str) -> None:
+    for each in dict.fromkeys((name, _WORD.sub("_", name))):
+        connection.execute(f'create view if not exists {schema}."{each}" as {source}')
+
+
+def _names(query: str, name: str) -> bool:
+    return name in query or _WORD.sub("_", name).lower() in query.lower()
+
+
+def _list(paths: list[Path]) -> str:
+    return "[" + ", ".join(_text(str(path)) for path in paths) + "]"
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _wrong(error: Exception) -> InvalidInput:
+    said = "the SQL asks for nothing" if isinstance(error, AttributeError) else str(error)
+    return InvalidInput(
+        f"the SQL cannot be answered: {said[:500]}",
+        remedy="Ask of predictions.APP, predictions_history.APP or snapshots.DATASET.",
+    )

@@ -1,0 +1,54 @@
+"""The warehouse: what was predicted beforehand, as Parquet, known by the table that it was for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import sqlalchemy as sa
+
+from tidemill.foundation.home import Home
+
+PREDICTIONS = sa.MetaData()
+
+_part = sa.Table(
+    "prediction_part",
+    PREDICTIONS,
+    sa.Column("table_id", sa.String(16), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("file_key", sa.String(300), nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+)
+
+
+class PredictionPart(msgspec.Struct, frozen=True, kw_only=True):
+    """One Parquet file of a build: its key in ``files``, and its rows: key columns and outputs."""
+
+    file_key: str
+    rows: int
+
+
+def keep_parts(home: Home, table: str, parts: Sequence[PredictionPart]) -> None:
+    """Makes the files of a build known, all or none; doing so twice does it once.
+
+    Args:
+        home: the installation.
+        table: the id of the table that was built with them.
+        parts: in order; their content is in the files.
+    """
+    with home.store.write(PREDICTIONS) as conn:
+        conn.execute(_part.delete().where(_part.c.table_id == table))
+        if parts:
+            rows = [
+                {"table_id": table, "number": number, "file_key": each.file_key, "rows": each.rows}
+                for number, each in enumerate(parts)
+            ]
+            conn.execute(_part.insert(), rows)
+
+
+def list_parts(home: Home, table: str) -> list[PredictionPart]:
+    """Returns the files of a build, in order; none for a table without predictions."""
+    query = sa.select(_part.c.file_key, _part.c.rows).where(_part.c.table_id == table)
+    with home.store.read(PREDICTIONS) as conn:
+        found = conn.execute(query.order_by(_part.c.number)).all()
+    return [PredictionPart(file_key=row.file_key, rows=row.rows) for row in found]

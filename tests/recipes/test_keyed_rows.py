@@ -1,0 +1,253 @@
+"""Where a table's keys come from, builds that were cut off, and the warehouse they fill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tidemill.data.ingest import ingest
+from tidemill.data.schema import read_schema
+from tidemill.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
+from tidemill.foundation.home import Home
+from tidemill.foundation.locks import hold
+from tidemill.models.runtimes.onnx import OnnxRuntime
+from tidemill.recipes import keyed_rows, table
+from tidemill.recipes.keyed_rows import (
+    rows_of_domain,
+    rows_of_files,
+    rows_of_ledger,
+    rows_of_snapshot,
+)
+from tidemill.recipes.table import build_table
+from tidemill.recipes.warehouse import export_sql, rows_of_sql, run_sql
+from tidemill.tables.catalog import fetch_table, list_tables
+from tidemill.tables.lmdb import LmdbTable
+from tidemill.tables.table import TableInfo
+
+KEY = ("carrier", "origin", "hour")
+INPUTS = {"carrier": "string", "origin": "string", "hour": "int64"}
+
+
+def made(n: int) -> pa.Table:
+    """So many keyed rows, all different."""
+    hours = np.arange(n)
+    return pa.table({"carrier": ["AA", "B6"] * (n // 2), "origin": ["JFK"] * n, "hour": hours})
+
+
+def build(home: Home, source: Any, **more: Any) -> TableInfo:
+    """Builds a table with the trained version."""
+    return build_table(
+        home,
+        application="trips",
+        model="trips",
+        version=1,
+        key=KEY,
+        source=source,
+        source_name="rows",
+        **more,
+    )
+
+
+def all_rows(source: Any) -> list[dict[str, Any]]:
+    """Every row of a source."""
+    return [row for batch in source.batches() for row in batch.to_pylist()]
+
+
+def test_files_of_a_folder_are_one_source(trained: Home, tmp_path: Path) -> None:
+    """CSV and Parquet together; a row that comes again is scored once."""
+    folder = tmp_path / "rows"
+    (folder / "more").mkdir(parents=True)
+    pq.write_table(made(10), folder / "more" / "a.parquet")
+    (folder / "b.csv").write_text("carrier,origin,hour\nAA,JFK,0\nUA,LGA,7\n")
+    assert build(trained, folder).rows == 11
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotFound, match="holds no keyed rows"):
+        rows_of_files(tmp_path / "empty")
+
+
+def test_a_part_with_other_columns_is_told(trained: Home, tmp_path: Path) -> None:
+    """The second file lacks a column, or has another type: it is refused, and nothing is built."""
+    pq.write_table(made(4), tmp_path / "a.parquet")
+    pq.write_table(made(4).drop_columns(["hour"]), tmp_path / "b.parquet")
+    before = list_tables(trained.store)
+    with pytest.raises(InvalidInput, match="other columns than its first"):
+        build(trained, tmp_path)
+    assert list_tables(trained.store) == before
+
+
+def test_domains_are_combined_and_bounded(home: Home, tmp_path: Path) -> None:
+    """Values and bounded whole numbers; what has no domain, or too large a one, is refused."""
+    (tmp_path / "d.csv").write_text("carrier,origin,hour\nAA,JFK,1\n")
+    schema = tmp_path / "s.toml"
+    rules = '[columns.{}]\ntype = "string"\nvalues = {}\n'
+    bounded = '[columns.hour]\ntype = "int64"\nmin = 0\nmax = {}\n'
+    text = rules.format("carrier", '["AA", "B6"]') + rules.format("origin", '["JFK"]')
+    schema.write_text(text + bounded.format(23))
+    ingest(home, "trips", [tmp_path / "d.csv"], schema=read_schema(schema))
+    rows = all_rows(rows_of_domain(home, "trips", INPUTS))
+    assert len(rows) == 48
+    assert rows[0] == {"carrier": "AA", "origin": "JFK", "hour": 0}
+    with pytest.raises(InvalidInput, match="'x' of 'trips' has no domain"):
+        rows_of_domain(home, "trips", {**INPUTS, "x": "float64"})
+    schema.write_text(text + bounded.format(99_999_999))
+    (tmp_path / "e.csv").write_text("carrier,origin,hour\nAA,JFK,2\n")
+    ingest(home, "trips", [tmp_path / "e.csv"], schema=read_schema(schema))
+    with pytest.raises(InvalidInput, match=r"200,000,000 combinations \(2 carrier"):
+        rows_of_domain(home, "trips", INPUTS)
+
+
+def test_snapshots_are_a_source(home: Home, tmp_path: Path) -> None:
+    """All of a dataset, or one of it."""
+    for name, hour in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}.csv").write_text(f"carrier,origin,hour\nAA,JFK,{hour}\n")
+    first = ingest(home, "trips", [tmp_path / "a.csv"]).snapshot
+    ingest(home, "trips", [tmp_path / "b.csv"])
+    assert [row["hour"] for row in all_rows(rows_of_snapshot(home, "trips"))] == [1, 2]
+    assert [row["hour"] for row in all_rows(rows_of_snapshot(home, f"trips@{first}"))] == [1]
+    with pytest.raises(NotFound):
+        rows_of_snapshot(home, "trips@0123456789abcdef")
+    with pytest.raises(NotFound):
+        rows_of_snapshot(home, "nothing")
+
+
+def test_the_ledger_gives_what_was_asked_the_most_frequent_first(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question once; those by key alone are left out; a head is the first of them."""
+    asked = ['{"a":1,"b":2}'] * 2 + ['{"a":1,"b":3}'] * 3 + ['{"a":9}'] * 5 + ['{"a":0,"b":0}']
+    parts = [pa.table({"inputs": pa.array(asked[at::2], pa.large_string())}) for at in (0, 1)]
+    monkeypatch.setattr(keyed_rows, "each_part", lambda *_: iter(parts))
+    rows = all_rows(rows_of_ledger(home, "app", ("a", "b")))
+    assert rows == [{"a": 1, "b": 3}, {"a": 1, "b": 2}, {"a": 0, "b": 0}]
+    assert all_rows(rows_of_ledger(home, "app", ("a", "b"), head=2)) == rows[:2]
+    with pytest.raises(InvalidInput, match="holds none"):
+        rows_of_ledger(home, "app", ("a", "b"), head=0)
+
+
+def test_a_build_that_failed_goes_on(
+    trained: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was scored is not scored again; the table is the one of a build that was never cut."""
+    pq.write_table(made(200_000), tmp_path / "rows.parquet")
+    scored: list[int] = []
+    predict = OnnxRuntime.predict
+
+    def counted(self: Any, batch: Any) -> Any:
+        scored.append(len(batch["hour"]))
+        if len(scored) == 3:
+            raise OSError(28, "No space left on device")
+        return predict(self, batch)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(OnnxRuntime, "predict", counted)
+        with pytest.raises(Unavailable, match="No space left"):
+            build(trained, tmp_path / "rows.parquet", threads=1)
+    failed = scored[2]
+    scored.clear()
+    with monkeypatch.context() as counting:
+        counting.setattr(
+            OnnxRuntime, "predict", lambda s, b: scored.append(len(b["hour"])) or predict(s, b)
+        )
+        resumed = build(trained, tmp_path / "rows.parquet", threads=1)
+    assert scored == [failed]
+    whole = build(trained, made(200_000))
+    assert resumed.rows == whole.rows == 200_000
+    assert resumed.sha256 == whole.sha256
+
+
+KILLED = """
+import sys, os, signal
+from pathlib import Path
+from tidemill.foundation.home import open_home
+from tidemill.foundation.settings import Settings
+from tidemill.recipes import table, distinct_rows
+from tidemill.tables import catalog
+home, rows, stage = sys.argv[1:]
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if stage == "distinct":
+    distinct_rows._check_key = die
+elif stage == "score":
+    seen = []
+    arrow = table._arrow
+    table._arrow = lambda *a: die() if len(seen) == 2 else (seen.append(1), arrow(*a))[1]
+elif stage == "table":
+    table.put_content = die
+elif stage == "parts":
+    table.store_table = die
+with open_home(Settings(home=Path(home))) as opened:
+    print(table.build_table(opened, application="trips", model="trips", version=1,
+        key=("carrier", "origin", "hour"), source=Path(rows), source_name="rows").sha256)
+"""
+
+
+@pytest.mark.parametrize("stage", ["distinct", "score", "table", "parts"])
+def test_killed_anywhere_it_goes_on(trained: Home, tmp_path: Path, stage: str) -> None:
+    """Kill -9 in each stage: no table is there; the same build then gives the right one."""
+    pq.write_table(made(200_000), tmp_path / "rows.parquet")
+    script = tmp_path / "build.py"
+    script.write_text(KILLED)
+    before = list_tables(trained.store)
+    command = [sys.executable, str(script), str(trained.path), str(tmp_path / "rows.parquet")]
+    killed = subprocess.run([*command, stage], capture_output=True, check=False, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list_tables(trained.store) == before
+    info = build(trained, tmp_path / "rows.parquet")
+    assert info.rows == 200_000
+    with LmdbTable.open(fetch_table(trained, info.id), verify=True) as whole:
+        assert len(whole) == 200_000
+    assert not list((trained.cache_path / "builds").glob("*/"))
+    rows, _ = run_sql(
+        trained, "select count(*), count(distinct hour) from predictions.trips", limit=1
+    )
+    assert [*rows.to_pylist()[0].values()] == [200_000, 200_000]
+
+
+def test_the_same_build_twice_at_once_is_one(trained: Home, tmp_path: Path) -> None:
+    """The second is told; a lock that nobody holds any more does no harm."""
+    pq.write_table(made(4), tmp_path / "rows.parquet")
+    build(trained, tmp_path / "rows.parquet")
+    (lock,) = (trained.cache_path / "builds").glob("*.lock")
+    with hold(lock), pytest.raises(Conflict, match="being built by another process"):
+        build(trained, tmp_path / "rows.parquet")
+    build(trained, tmp_path / "rows.parquet")
+    ancient = trained.clock.now() - table._ABANDONED_S - 10.0
+    os.utime(lock, (ancient, ancient))
+    build(trained, made(4))
+    build(trained, tmp_path / "rows.parquet")
+
+
+def test_predictions_are_a_table_in_sql(trained: Home, tmp_path: Path) -> None:
+    """Keys, answers, version and build; the newest alone or all; a wrong query is told."""
+    first, second = build(trained, made(4)), build(trained, made(6))
+    found, more = run_sql(trained, 'select * from predictions."trips" order by hour', limit=5)
+    assert (found.num_rows, more) == (5, True)
+    row = found.to_pylist()[1]
+    assert (row["carrier"], row["hour"], row["version"]) == ("B6", 1, 1)
+    assert row["table_id"] == second.id
+    assert len(row["probabilities"]) == 2
+    query = "select table_id, count(*) n from predictions_history.trips group by 1"
+    counted = {row["table_id"]: row["n"] for row in run_sql(trained, query, limit=9)[0].to_pylist()}
+    assert (counted[first.id], counted[second.id]) == (4, 6)
+    assert export_sql(trained, "select * from predictions.trips", tmp_path / "out.csv") == 6
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 7
+    again = build(
+        trained, rows_of_sql(trained, "select carrier, origin, hour from predictions.trips")
+    )
+    assert again.rows == 6
+    for query in ("select * from nowhere", "selec", "", "select * from home"):
+        with pytest.raises(InvalidInput):
+            run_sql(trained, query, limit=1)
+    with pytest.raises(InvalidInput):
+        build(trained, rows_of_sql(trained, "select nonsense"))
