@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tidemill.data.ingest import ingest
-from tidemill.data.schema import read_schema
+from tidemill.data.schema_files import read_schema
 from tidemill.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
