@@ -32,6 +32,7 @@ from tidemill.foundation import errors
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.settings import Settings, load_settings
+from tidemill.planning.requirements import read_requirements
 from tidemill.recipes.recipe import Recipe, Split, TableRecipe, recipes_of
 from tidemill.serving.exchange import _STATUS
 from tidemill.serving.plan import ServingPlan
@@ -345,7 +346,11 @@ def test_decisions_are_numbered_without_holes() -> None:
 
 @pytest.mark.parametrize(("name", "text"), list(blocks("toml")))
 def test_settings_and_schemas_in_examples_are_valid(name: str, text: str, tmp_path: Path) -> None:
-    """Every TOML example is a schema, applications, or settings whose recipes can be read."""
+    """Every TOML example is a schema, applications, requirements, or settings with recipes."""
+    if "[traffic]" in text:
+        (tmp_path / "requirements.toml").write_text(text, encoding="utf-8")
+        assert read_requirements(tmp_path / "requirements.toml").traffic.rate_rps > 0.0
+        return
     if "[applications." in text:
         assert read_document(text.encode(), origin=name).applications
         return

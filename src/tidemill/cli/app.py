@@ -29,6 +29,7 @@ VERBS = (
     "sql",
     "ledger",
     "workload",
+    "plan",
     "schema",
     "validate",
     "quarantine",

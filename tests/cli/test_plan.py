@@ -1,0 +1,93 @@
+"""``tidemill plan`` from a terminal: of requirements, and of an application with a trace."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+REQUIREMENTS = """
+[traffic]
+rate_rps = {rate}
+cardinality = {cardinality}
+zipf_exponent = {exponent}
+[promise]
+slo_ms = 50.0
+max_age_s = {age}
+refresh_s = {age}
+[model]
+row_ms = {row_ms}
+"""
+FIELDS = (
+    "choice head_keys replicas batch_limit cache_entries cpu_us_per_query bytes cost_per_million "
+    "p99_ms mean_ms reasons alternatives"
+)
+
+
+def planned(cli: Any, *flags: str, **declared: float) -> dict[str, Any]:
+    """Returns the plan of requirements: few keys, asked often, that cost much, unless declared."""
+    plain = {"rate": 50.0, "cardinality": 200, "exponent": 0.5, "age": 86400.0, "row_ms": 4.0}
+    cli.write("r.toml", REQUIREMENTS.format(**{**plain, **declared}))
+    said = cli("plan", "--requirements", "r.toml", *flags, "--json")
+    assert said.code == 0, said.out
+    found: dict[str, Any] = said.json()
+    return found
+
+
+def test_the_choice_follows_the_traffic_and_what_things_cost(cli: Any) -> None:
+    """Few keys are stored whole; many that hardly repeat, or age soon, are computed."""
+    few = planned(cli)
+    assert set(FIELDS.split()) <= few.keys()
+    assert (few["choice"], few["head_keys"], len(few["reasons"])) == ("static", 200, 2)
+    assert planned(cli, cardinality=10_000_000, exponent=0.0)["choice"] == "dynamic"
+    assert planned(cli, age=0.5)["choice"] == "dynamic"
+    assert planned(cli, "--memory-gb-month", "1e9")["choice"] == "dynamic"
+
+
+def test_people_get_reasons_a_table_and_a_page(cli: Any) -> None:
+    """And nothing that is a script."""
+    planned(cli)
+    said = cli("plan", "--requirements", "r.toml", "--report", "plan.html")
+    assert said.code == 0
+    assert "Static: a table of all 200 keys" in " ".join(said.out.split())
+    page = (cli.folder / "plan.html").read_text()
+    assert (page.count("<svg"), "<script" in page) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[traffic]\nrate_rps = 0\ncardinality = 1\n", "rate_rps"),
+        ("[traffic]\nrate_rps = 1\ncardinality = 1\n", "how queries share their keys"),
+        ("[traffic]\nrate = 1\n", "traffic.rate is unknown"),
+        ("[trafic]\n", "'trafic' is unknown"),
+        ("not toml", "cannot be read"),
+    ],
+)
+def test_wrong_requirements_are_told(cli: Any, text: str, said: str) -> None:
+    """With the field, and the nearest that is known."""
+    cli.write("bad.toml", text)
+    found = cli("plan", "--requirements", "bad.toml", "--json").json()
+    assert found["exit_code"] == 2
+    assert said in found["error"]
+
+
+def test_an_application_is_planned_from_a_trace_and_applied(live: Any) -> None:
+    """Its model's measured time, its promise; the document goes into service as it is."""
+    random = np.random.default_rng(0)
+    times, hours = np.cumsum(random.exponential(0.01, 3000)), random.zipf(1.3, 3000) % 24
+    pq.write_table(pa.table({"time": times, "hour": hours}), live.folder / "t.parquet")
+    flags = ("--trace", "t.parquet", "--key", "hour", "--out", "plan.toml")
+    found = live("plan", "trips", *flags, "--json").json()
+    assert found["choice"] in {"static", "dynamic", "hybrid"}
+    document = tomllib.loads((live.folder / "plan.toml").read_text())
+    assert document["applications"]["trips"]["plan"]["max_batch"] == found["batch_limit"]
+    assert live("apply", "plan.toml", "--yes").code == 0
+    wrong = live("plan", "trips", *flags, "--slo-ms", "-1", "--json").json()
+    assert wrong["exit_code"] == 2
+    for flags in ((), ("trips", "--requirements", "r.toml")):
+        assert live("plan", *flags, "--json").json()["exit_code"] == 2
