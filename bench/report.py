@@ -88,10 +88,20 @@ def footprint(runs: list[dict[str, Any]]) -> str:
     return f"{measured_on(results)}\n\n{claims_table(results['claims'])}"
 
 
+def built(runs: list[dict[str, Any]]) -> str:
+    """Returns what the benchmark of building tables found."""
+    results = _newest(runs)
+    turns = results["turns"]
+    told = ", ".join(f"{t['ours']['s']:.1f} and {t['by_hand']['s']:.1f}" for t in turns)
+    said = f"{results['rows']:,} keys; seconds of each turn, ours and by hand: {told}."
+    return f"{measured_on(results)} {said}\n\n{claims_table(results['claims'])}"
+
+
 WRITERS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "serving": serving,
     "openloop": openloop,
     "footprint": footprint,
+    "tables": built,
 }
 
 

@@ -231,6 +231,9 @@ def test_a_table_has_one_source_and_sql_asks_its_predictions(live: Any) -> None:
     written = live("sql", "select * from snapshots.trips", "--out", "rows.parquet", "--json").json()
     assert written["rows"] > rows
     assert live("sql", "select 1", "--limit", "0", "--json").json()["exit_code"] == 2
+    odd = live("sql", """select 'a[/b]' as "[bold]x" """)
+    assert "[bold]x" in odd.out  # words of data are never markup
+    assert "a[/b]" in odd.out
     wrong = live("sql", "select * from nowhere", "--json").json()
     assert (wrong["kind"], wrong["exit_code"]) == ("InvalidInput", 2)
     empty = live("table", "build", "trips", "--ledger", "--json").json()

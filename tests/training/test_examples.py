@@ -103,3 +103,14 @@ def test_labels_that_cannot_be_are_named() -> None:
             label_array(table, name)
     with pytest.raises(InvalidInput, match="'y' is not there"):
         label_array(table, "y")
+
+
+def test_a_number_too_large_for_its_column_is_refused() -> None:
+    """It would be infinite in 32 bits; what is infinite already, or missing, stays as it is."""
+    columns = (Column("x", "float32"),)
+    with pytest.raises(InvalidInput, match="'x' holds 1e\\+300, which is too large for float32"):
+        feature_batch(pa.table({"x": [1.0, 1e300]}), columns)
+    kept = feature_batch(pa.table({"x": [1.0, float("inf"), None]}), columns)["x"]
+    assert kept.dtype == np.float32
+    assert np.isinf(kept[1])
+    assert np.isnan(kept[2])

@@ -117,7 +117,7 @@ def table(title: str, *columns: str) -> PlainTable:
         pad_edge=False,
     )
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(Text(plain(column)), overflow="fold")
     return made
 
 

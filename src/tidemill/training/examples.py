@@ -118,14 +118,28 @@ def _array(table: pa.Table, column: Column) -> Array:
         return _texts(values)
     wanted = pa.bool_() if column.type == "bool" else pa.type_for_alias(column.type)
     try:
-        values = values.cast(wanted)
+        given, values = values, values.cast(wanted)
     except pa.ArrowException as error:
         raise InvalidInput(
             f"feature {column.name!r} does not convert to {column.type}: {error}"
         ) from error
     if column.dtype.kind == "f":
+        _check_range(given, values, column)
         values = pc.fill_null(values, float("nan"))
     return np.asarray(values.to_numpy()).astype(column.dtype, copy=False)
+
+
+def _check_range(given: pa.ChunkedArray, cast: pa.ChunkedArray, column: Column) -> None:
+    """Refuses numbers that would silently become infinite in a narrower type."""
+    if not pa.types.is_floating(given.type) or given.type == cast.type:
+        return
+    lost = pc.and_(pc.is_inf(cast), pc.invert(pc.is_inf(given)))
+    if pc.any(lost).as_py():
+        value = given.filter(lost)[0].as_py()
+        raise InvalidInput(
+            f"feature {column.name!r} holds {value:g}, which is too large for {column.type}",
+            remedy="Scale the column, or leave those rows out.",
+        )
 
 
 def _texts(values: pa.ChunkedArray) -> Array:

@@ -1,0 +1,1 @@
+"""Building a table, beside writing the same answers by hand."""

@@ -1,0 +1,141 @@
+"""Builds a table of many keys with ``tidemill table build``, in turn with writing it by hand.
+
+    python -m bench.tables [--smoke | --quick | --brief] [--repeats N]
+
+Ten numbers in, three out, by a small network in ONNX; the key is two of the ten. Time and memory
+are those of whole processes, imports included.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from bench.effort import parse_effort
+from bench.ours import TIDEMILL, Installation
+from bench.results import Record, claim, claims_table, say
+from bench.servers import ROOT, BenchmarkFailed
+from onnx import TensorProto, helper, numpy_helper
+
+ROWS = {"smoke": 50_000, "quick": 500_000, "brief": 5_000_000, "full": 5_000_000}
+COLUMNS = [f"f{at}" for at in range(10)]
+_LOOK_EVERY_S = 0.05
+
+
+def main() -> None:
+    """Runs the benchmark, prints the claims, and says where the figures are."""
+    effort, _ = parse_effort("bench.tables", __doc__)
+    rows = ROWS[effort.name]
+    record = Record(
+        "tables", effort=effort.name, repeats=effort.repeats, rows=rows, turns=[], finished=False
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as made:
+            folder = Path(made)
+            _write_rows(folder / "rows.parquet", rows)
+            _write_model(folder / "model.onnx")
+            for turn in range(effort.repeats):
+                ours = _ours(folder, turn)
+                hand = _by_hand(folder)
+                record.values["turns"].append({"ours": ours, "by_hand": hand})
+                record.write(claims=_claims(record.values["turns"]))
+                say(f"  turn {turn + 1}: {ours['s']:.1f} s, by hand {hand['s']:.1f} s")
+    except BenchmarkFailed as error:
+        sys.exit(f"bench.tables: {error}")
+    record.write(finished=True)
+    print(claims_table(record.values["claims"]))
+    say(f"written to {record.path}")
+
+
+def _claims(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    speed = statistics.median(each["by_hand"]["s"] / each["ours"]["s"] for each in turns)
+    memory = max(each["ours"]["peak_bytes"] for each in turns)
+    return [
+        claim("speed of table build / by hand", speed, ">=", 0.8),
+        claim("memory of table build", memory / 1e6, "<=", 1000, "MB"),
+    ]
+
+
+def _ours(folder: Path, turn: int) -> dict[str, float]:
+    home = folder / f"home{turn}"
+    Installation(home=home).push(folder / "model.onnx", "network")
+    build = ("table", "build", "network", "--from", str(folder / "rows.parquet"))
+    found = _measured([*TIDEMILL, *build, "--key", "f0,f1", "--home", str(home), "--json"])
+    shutil.rmtree(home)
+    return found
+
+
+def _by_hand(folder: Path) -> dict[str, float]:
+    target = folder / "by_hand"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    files = [str(folder / "model.onnx"), str(folder / "rows.parquet"), str(target)]
+    return _measured([sys.executable, "-m", "bench.tables.by_hand", *files])
+
+
+def _measured(command: Sequence[str]) -> dict[str, float]:
+    """Runs a process; returns its seconds, and the most memory that it held."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began, peak = time.monotonic(), 0
+    with tempfile.TemporaryFile() as said:
+        process = psutil.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+        while process.poll() is None:
+            try:
+                peak = max(peak, process.memory_info().rss)
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(_LOOK_EVERY_S)
+        took = time.monotonic() - began
+        said.seek(0)
+        if process.wait() != 0:
+            raise BenchmarkFailed(f"{command[1:5]} failed: {said.read()[-500:].decode()}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    return {"s": took, "cpu_s": cpu_s, "peak_bytes": peak}
+
+
+def _write_rows(path: Path, count: int) -> None:
+    random = np.random.default_rng(0)
+    columns = {name: random.random(count, dtype=np.float32) for name in COLUMNS}
+    columns["f0"] = np.arange(count, dtype=np.float32)
+    pq.write_table(pa.table(columns), path)
+
+
+def _write_model(path: Path) -> None:
+    random = np.random.default_rng(1)
+    weights = {"w": (10, 16), "v": (16, 3)}
+    nodes = [
+        helper.make_node("Concat", COLUMNS, ["x"], axis=1),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Tanh", ["h"], ["t"]),
+        helper.make_node("MatMul", ["t", "v"], ["z"]),
+        helper.make_node("Softmax", ["z"], ["p"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in COLUMNS],
+        [helper.make_tensor_value_info("p", TensorProto.FLOAT, ["n", 3])],
+        [
+            numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name)
+            for name, shape in weights.items()
+        ],
+    )
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+
+
+if __name__ == "__main__":
+    main()
