@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from onnx import TensorProto, helper
 
 from tidemill.data.ingest import ingest
 from tidemill.data.schema_files import read_schema
 from tidemill.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
+from tidemill.models.packagers.onnx import package_onnx
+from tidemill.models.registry import Registry
 from tidemill.models.runtimes.onnx import OnnxRuntime
 from tidemill.recipes import keyed_rows, table
 from tidemill.recipes.keyed_rows import (
@@ -29,7 +33,9 @@ from tidemill.recipes.keyed_rows import (
 )
 from tidemill.recipes.table import build_table
 from tidemill.recipes.warehouse import export_sql, rows_of_sql, run_sql
+from tidemill.tables.answer import decode_answer
 from tidemill.tables.catalog import fetch_table, list_tables
+from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
 from tidemill.tables.table import TableInfo
 
@@ -82,6 +88,36 @@ def test_a_part_with_other_columns_is_told(trained: Home, tmp_path: Path) -> Non
     with pytest.raises(InvalidInput, match="other columns than its first"):
         build(trained, tmp_path)
     assert list_tables(trained.store) == before
+
+
+def test_columns_that_differ_in_case_are_two(home: Home, tmp_path: Path) -> None:
+    """The engine on whose disk rows are made distinct takes them for one."""
+    graph = helper.make_graph(
+        [helper.make_node("Sub", ["a", "A"], ["y"])],
+        "case",
+        [helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["n"]) for name in ("a", "A")],
+        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["n"])],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9),
+        tmp_path / "m.onnx",
+    )
+    package_onnx(tmp_path / "m.onnx", "case", tmp_path / "case")
+    Registry(home).register(tmp_path / "case", "case", blessed=True)
+    rows = pa.table({"a": [1.0, 2.0, 2.0], "A": [5.0, 7.0, 7.0]})
+    info = build_table(
+        home,
+        application="case",
+        model="case",
+        version=1,
+        key=("A",),
+        source=rows,
+        source_name="rows",
+    )
+    with LmdbTable.open(fetch_table(home, info.id)) as found:
+        keys = KeyEncoder(info.key).many([np.array([5.0, 7.0])])
+        answers = [decode_answer(each or b"") for each in found.get(keys)]
+    assert answers == [{"y": -4.0}, {"y": -5.0}]
 
 
 def test_domains_are_combined_and_bounded(home: Home, tmp_path: Path) -> None:

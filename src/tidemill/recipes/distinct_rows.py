@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tidemill.data.queries import literal
 from tidemill.foundation.durable import replacing
 from tidemill.foundation.errors import DataRefused, InvalidInput, TidemillError, Unavailable
 
@@ -26,7 +27,9 @@ def write_distinct(
 ) -> None:
     """Writes the distinct rows of a source to a Parquet file, in groups of ``CHUNK``.
 
-    Memory is bounded: what is more is sorted out on disk, beside the target.
+    Its columns are the inputs in their order; ``column_names`` has their names, since the engine
+    takes ``a`` and ``A`` for one. Memory is bounded: what is more is sorted out on disk, beside the
+    target.
 
     Args:
         batches: the source's rows.
@@ -52,25 +55,33 @@ def write_distinct(
     def selected() -> Iterator[pa.RecordBatch]:
         try:
             for batch in itertools.chain((first,), batches):
-                yield _selected(batch, schema)
+                yield _selected(batch, schema).rename_columns(column_names(inputs))
         except TidemillError as error:  # the engine would make another one of it
             failed.append(error)
             raise
 
-    reader = pa.RecordBatchReader.from_batches(schema, selected())
-    wanted = ", ".join(map(_quoted, inputs))
+    named = pa.schema(
+        [field.with_name(name) for field, name in zip(schema, column_names(inputs), strict=True)]
+    )
+    reader = pa.RecordBatchReader.from_batches(named, selected())
+    wanted = ", ".join(column_names(inputs))
     with replacing(target, target.parent) as unfinished, duckdb.connect() as connection:
         connection.execute(f"set memory_limit = '{_MEMORY}'")
         connection.execute("set preserve_insertion_order = false")
         connection.execute("set temp_directory = ?", [str(target.parent / "spill")])
         connection.register("source", reader)
         options = f"format parquet, row_group_size {CHUNK}, compression zstd, compression_level 1"
-        query = f"select distinct {wanted} from source"  # noqa: S608 - quoted
+        query = f"select distinct {wanted} from source"  # noqa: S608 - names of ours
         try:
-            connection.execute(f"copy ({query}) to '{_escaped(unfinished)}' ({options})")
+            connection.execute(f"copy ({query}) to {literal(str(unfinished))} ({options})")
             _check_key(connection, unfinished, inputs, key)
         except duckdb.Error as error:
             raise (failed[0] if failed else _unwritable(target, error)) from error
+
+
+def column_names(inputs: Sequence[str]) -> list[str]:
+    """Returns what the columns of the file are called."""
+    return [f"c{at}" for at in range(len(inputs))]
 
 
 def _selected(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -94,8 +105,9 @@ def _check_columns(schema: pa.Schema, inputs: Sequence[str]) -> None:
 
 
 def _check_key(connection: Any, path: Path, inputs: Sequence[str], key: Sequence[str]) -> None:
-    source = f"read_parquet('{_escaped(path)}')"
-    keys = ", ".join(map(_quoted, key))
+    source = f"read_parquet({literal(str(path))})"
+    names = dict(zip(inputs, column_names(inputs), strict=True))
+    keys = ", ".join(names[name] for name in key)
     total, distinct = connection.execute(
         f"select (select count(*) from {source}), "  # noqa: S608 - quoted
         f"(select count(*) from (select distinct {keys} from {source}))"
@@ -107,7 +119,7 @@ def _check_key(connection: Any, path: Path, inputs: Sequence[str], key: Sequence
     others = [name for name in inputs if name not in key]
     values = ", ".join(
         f"count(distinct {each}) + bool_or({each} is null)::int > 1 as v{at}"
-        for at, each in enumerate(map(_quoted, others))
+        for at, each in enumerate(names[name] for name in others)
     )
     varies = ", ".join(f"bool_or(v{at})" for at in range(len(others)))
     several, *found = connection.execute(
@@ -130,11 +142,3 @@ def _unwritable(target: Path, error: Exception) -> Unavailable | InvalidInput:
             remedy="Free space on that disk, and build again.",
         )
     return InvalidInput(f"the source cannot be read: {said}", remedy="Check its columns.")
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("'", "''")

@@ -211,7 +211,8 @@ def _score(
         if not paths[at].exists():
             with pq.ParquetFile(distinct) as mine:
                 part = mine.read_row_group(at)
-            batch = feature_batch(part, runtime.signature.inputs)
+            named = part.rename_columns([column.name for column in runtime.signature.inputs])
+            batch = feature_batch(named, runtime.signature.inputs)
             answers = _arrow(batch, runtime.predict(batch), key, runtime.signature)
             with replacing(paths[at], work) as unfinished:
                 pq.write_table(answers, unfinished, compression="zstd", compression_level=1)

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.data.catalog import find_snapshots, list_datasets
+from tidemill.data.queries import literal
 from tidemill.data.snapshots import snapshot_paths
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
@@ -90,11 +91,12 @@ def export_sql(home: Home, query: str, target: Path) -> int:
     import duckdb  # noqa: PLC0415
 
     kind = "csv, header true" if target.suffix.lower() == ".csv" else "parquet, compression zstd"
-    path = str(target).replace("'", "''")
     with open_warehouse(home, query) as connection:
         try:
             connection.sql(query).create_view("result")
-            (rows,) = connection.execute(f"copy result to '{path}' (format {kind})").fetchone()
+            (rows,) = connection.execute(
+                f"copy result to {literal(str(target))} (format {kind})"
+            ).fetchone()
         except (duckdb.Error, AttributeError) as error:
             raise _wrong(error) from error
     return int(rows)
@@ -125,8 +127,8 @@ def _show_predictions(home: Home, connection: Any, name: str, infos: list[TableI
         paths = [home.files.fetch(part.file_key) for part in list_parts(home, info.id)]
         if paths:
             selects.append(
-                f"select *, {_text(info.model)} as model, {info.version} as version, "  # noqa: S608 - quoted
-                f"{_text(info.id)} as table_id, to_timestamp({info.built_at}) as built_at "
+                f"select *, {literal(info.model)} as model, {info.version} as version, "  # noqa: S608 - quoted
+                f"{literal(info.id)} as table_id, to_timestamp({info.built_at}) as built_at "
                 f"from read_parquet({_list(paths)})"
             )
     if selects:
@@ -145,11 +147,7 @@ def _names(query: str, name: str) -> bool:
 
 
 def _list(paths: list[Path]) -> str:
-    return "[" + ", ".join(_text(str(path)) for path in paths) + "]"
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    return "[" + ", ".join(literal(str(path)) for path in paths) + "]"
 
 
 def _wrong(error: Exception) -> InvalidInput:

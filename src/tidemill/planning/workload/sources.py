@@ -14,6 +14,7 @@ import orjson
 
 from tidemill.data.keys import hash_rows
 from tidemill.data.ledger import each_part
+from tidemill.data.queries import quoted
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.names import nearest
 from tidemill.planning.workload.sketch import Floats, Workload
@@ -236,7 +237,7 @@ def _sorted(path: Path, time: str) -> Iterator[pa.RecordBatch]:
 
     parquet = path.is_dir() or path.suffix.lower() == ".parquet"
     source = str(path / "**/*.parquet") if path.is_dir() else str(path)
-    column = '"' + time.replace('"', '""') + '"'
+    column = quoted(time)
     reader = "read_parquet(?)" if parquet else "read_csv(?)"
     with duckdb.connect() as connection:
         try:
