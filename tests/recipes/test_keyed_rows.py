@@ -63,6 +63,17 @@ def build(home: Home, source: Any, **more: Any) -> TableInfo:
     )
 
 
+def register(home: Home, folder: Path, name: str, node: Any) -> None:
+    """Registers a model of one operator on numbers of 32 bits."""
+    columns = [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["n"]) for x in node.input]
+    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
+    graph = helper.make_graph([node], name, columns, [answer])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(made, folder / f"{name}.onnx")
+    package_onnx(folder / f"{name}.onnx", name, folder / name)
+    Registry(home).register(folder / name, name, blessed=True)
+
+
 def all_rows(source: Any) -> list[dict[str, Any]]:
     """Every row of a source."""
     return [row for batch in source.batches() for row in batch.to_pylist()]
@@ -85,25 +96,14 @@ def test_a_part_with_other_columns_is_told(trained: Home, tmp_path: Path) -> Non
     pq.write_table(made(4), tmp_path / "a.parquet")
     pq.write_table(made(4).drop_columns(["hour"]), tmp_path / "b.parquet")
     before = list_tables(trained.store)
-    with pytest.raises(InvalidInput, match="other columns than its first"):
+    with pytest.raises(InvalidInput, match="no column 'hour'"):
         build(trained, tmp_path)
     assert list_tables(trained.store) == before
 
 
 def test_columns_that_differ_in_case_are_two(home: Home, tmp_path: Path) -> None:
     """The engine on whose disk rows are made distinct takes them for one."""
-    graph = helper.make_graph(
-        [helper.make_node("Sub", ["a", "A"], ["y"])],
-        "case",
-        [helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["n"]) for name in ("a", "A")],
-        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["n"])],
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9),
-        tmp_path / "m.onnx",
-    )
-    package_onnx(tmp_path / "m.onnx", "case", tmp_path / "case")
-    Registry(home).register(tmp_path / "case", "case", blessed=True)
+    register(home, tmp_path, "case", helper.make_node("Sub", ["a", "A"], ["y"]))
     rows = pa.table({"a": [1.0, 2.0, 2.0], "A": [5.0, 7.0, 7.0]})
     info = build_table(
         home,
@@ -118,6 +118,30 @@ def test_columns_that_differ_in_case_are_two(home: Home, tmp_path: Path) -> None
         keys = KeyEncoder(info.key).many([np.array([5.0, 7.0])])
         answers = [decode_answer(each or b"") for each in found.get(keys)]
     assert answers == [{"y": -4.0}, {"y": -5.0}]
+
+
+def test_keys_are_proved_in_the_types_in_which_they_are_asked_for(
+    home: Home, tmp_path: Path
+) -> None:
+    """Two numbers that are one in 32 bits are one key: scored once, or refused if more differs."""
+    register(home, tmp_path, "narrow", helper.make_node("Add", ["a", "b"], ["y"]))
+
+    def built(second: list[float]) -> TableInfo:
+        return build_table(
+            home,
+            application="narrow",
+            model="narrow",
+            version=1,
+            key=("a",),
+            source=pa.table({"a": [0.1, 0.1 + 1e-11, 0.5], "b": second}),
+            source_name="rows",
+        )
+
+    assert built([1.0, 1.0 + 1e-11, 2.0]).rows == 2
+    counted, _ = run_sql(home, "select count(*) n from predictions.narrow", limit=1)
+    assert counted.to_pylist() == [{"n": 2}]
+    with pytest.raises(InvalidInput, match=r"\(a\) does not determine b: 1 keys"):
+        built([1.0, 2.0, 2.0])
 
 
 def test_domains_are_combined_and_bounded(home: Home, tmp_path: Path) -> None:
@@ -285,5 +309,6 @@ def test_predictions_are_a_table_in_sql(trained: Home, tmp_path: Path) -> None:
     for query in ("select * from nowhere", "selec", "", "select * from home"):
         with pytest.raises(InvalidInput):
             run_sql(trained, query, limit=1)
-    with pytest.raises(InvalidInput):
-        build(trained, rows_of_sql(trained, "select nonsense"))
+    for query in ("select nonsense", "", "select cast(carrier as int) from predictions.trips"):
+        with pytest.raises(InvalidInput, match="cannot be answered"):
+            build(trained, rows_of_sql(trained, query))

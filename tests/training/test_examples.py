@@ -9,7 +9,7 @@ import pytest
 
 from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import Column
-from tidemill.training.examples import feature_batch, feature_columns, label_array
+from tidemill.training.examples import cast_feature, feature_batch, feature_columns, label_array
 
 
 def test_columns_take_the_types_that_clients_send() -> None:
@@ -72,6 +72,8 @@ def test_a_column_of_another_type_is_refused() -> None:
         feature_batch(table, [Column("n", "int64")])
     with pytest.raises(InvalidInput, match="text was expected"):
         feature_batch(table, [Column("s", "string")])
+    with pytest.raises(InvalidInput, match="text was expected"):
+        cast_feature(table["s"], Column("s", "string"))
 
 
 @pytest.mark.parametrize(

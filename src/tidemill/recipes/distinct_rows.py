@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import pyarrow as pa
 from tidemill.data.queries import literal
 from tidemill.foundation.durable import replacing
 from tidemill.foundation.errors import DataRefused, InvalidInput, TidemillError, Unavailable
+from tidemill.models.signature import Column
+from tidemill.training.examples import cast_feature
 
 CHUNK = 1 << 16
 """So many rows are a group in the file, and scored at once."""
@@ -21,7 +22,7 @@ _MEMORY = "500MB"
 
 def write_distinct(
     batches: Iterator[pa.RecordBatch],
-    inputs: Sequence[str],
+    columns: Sequence[Column],
     key: Sequence[str],
     target: Path,
 ) -> None:
@@ -33,7 +34,7 @@ def write_distinct(
 
     Args:
         batches: the source's rows.
-        inputs: the columns that are wanted.
+        columns: of the model: rows are distinct in its types, in which they are asked for.
         key: those of them that are to determine the others.
         target: the file; whole and durable, or not there.
 
@@ -44,26 +45,23 @@ def write_distinct(
     """
     import duckdb  # noqa: PLC0415
 
+    inputs = [column.name for column in columns]
     first = next(batches, None)
-    if first is not None:
-        _check_columns(first.schema, inputs)
     if first is None:
         raise DataRefused("the source has no rows", remedy="Give a source with keyed rows.")
-    schema = pa.schema([first.schema.field(name) for name in inputs])
     failed: list[TidemillError] = []
+    cast = _cast(first, columns)
 
     def selected() -> Iterator[pa.RecordBatch]:
         try:
-            for batch in itertools.chain((first,), batches):
-                yield _selected(batch, schema).rename_columns(column_names(inputs))
+            yield cast
+            for batch in batches:
+                yield _cast(batch, columns)
         except TidemillError as error:  # the engine would make another one of it
             failed.append(error)
             raise
 
-    named = pa.schema(
-        [field.with_name(name) for field, name in zip(schema, column_names(inputs), strict=True)]
-    )
-    reader = pa.RecordBatchReader.from_batches(named, selected())
+    reader = pa.RecordBatchReader.from_batches(cast.schema, selected())
     wanted = ", ".join(column_names(inputs))
     with replacing(target, target.parent) as unfinished, duckdb.connect() as connection:
         connection.execute(f"set memory_limit = '{_MEMORY}'")
@@ -79,19 +77,20 @@ def write_distinct(
             raise (failed[0] if failed else _unwritable(target, error)) from error
 
 
-def column_names(inputs: Sequence[str]) -> list[str]:
+def column_names(inputs: Sequence[object]) -> list[str]:
     """Returns what the columns of the file are called."""
     return [f"c{at}" for at in range(len(inputs))]
 
 
-def _selected(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    try:
-        return batch.select(schema.names).cast(schema)
-    except (pa.ArrowException, KeyError) as error:
-        raise InvalidInput(
-            f"a part of the source has other columns than its first: {str(error)[:300]}",
-            remedy="Give files of the same columns and types.",
-        ) from error
+def _cast(batch: pa.RecordBatch, columns: Sequence[Column]) -> pa.RecordBatch:
+    """Returns the inputs in the model's types, under the names of the file.
+
+    Raises:
+        InvalidInput: one is missing, or of another type.
+    """
+    _check_columns(batch.schema, [column.name for column in columns])
+    arrays = [cast_feature(batch.column(column.name), column) for column in columns]
+    return pa.RecordBatch.from_arrays(arrays, names=column_names(columns))
 
 
 def _check_columns(schema: pa.Schema, inputs: Sequence[str]) -> None:

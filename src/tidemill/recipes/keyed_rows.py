@@ -71,7 +71,10 @@ def rows_of_files(path: Path, name: str | None = None) -> KeyedRows:
             remedy="Give a CSV or Parquet file, or a folder of them.",
         )
     stats = [file.stat() for file in files]
-    seen = [(str(file), s.st_size, s.st_mtime_ns) for file, s in zip(files, stats, strict=True)]
+    seen = [
+        (str(file), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+        for file, s in zip(files, stats, strict=True)
+    ]
     return KeyedRows(
         name=name or str(path),
         batches=lambda: itertools.chain.from_iterable(map(_file_batches, files)),

@@ -101,8 +101,7 @@ def build_table(
         with _work(home, identity if rows.identity is not None else None) as work:
             distinct = work / "rows.parquet"
             if not distinct.exists():
-                inputs = [column.name for column in signature.inputs]
-                write_distinct(rows.batches(), inputs, key, distinct)
+                write_distinct(rows.batches(), signature.inputs, key, distinct)
             parts = workers if concurrent else 1
             scored = _score(runtime, distinct, key, progress=progress, workers=parts)
             return _store(home, info, signature, scored, work)

@@ -115,7 +115,7 @@ def rows_of_sql(home: Home, query: str) -> KeyedRows:
         with open_warehouse(home, query) as connection:
             try:
                 yield from pa.RecordBatchReader.from_stream(connection.sql(query))
-            except (duckdb.Error, AttributeError) as error:
+            except (duckdb.Error, pa.ArrowException, OSError, TypeError) as error:
                 raise _wrong(error) from error
 
     return KeyedRows(name=" ".join(query.split())[:200], batches=batches)
@@ -151,7 +151,8 @@ def _list(paths: list[Path]) -> str:
 
 
 def _wrong(error: Exception) -> InvalidInput:
-    said = "the SQL asks for nothing" if isinstance(error, AttributeError) else str(error)
+    nothing = isinstance(error, AttributeError | TypeError)
+    said = "the SQL asks for nothing" if nothing else str(error)
     return InvalidInput(
         f"the SQL cannot be answered: {said[:500]}",
         remedy="Ask of predictions.APP, predictions_history.APP or snapshots.DATASET.",

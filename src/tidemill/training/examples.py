@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -116,20 +117,33 @@ def _array(table: pa.Table, column: Column) -> Array:
         )
     if column.type == "string":
         return _texts(values)
+    values = cast_feature(values, column)
+    if column.dtype.kind == "f":
+        values = pc.fill_null(values, float("nan"))
+    return np.asarray(values.to_numpy()).astype(column.dtype, copy=False)
+
+
+def cast_feature(values: Any, column: Column) -> Any:
+    """Returns an Arrow array or column in the type of a model's column; what is missing stays so.
+
+    Raises:
+        InvalidInput: a value is of another type, or would silently become infinite.
+    """
+    if column.type == "string":
+        _check_text(values)
     wanted = pa.bool_() if column.type == "bool" else pa.type_for_alias(column.type)
     try:
-        given, values = values, values.cast(wanted)
+        cast = values.cast(wanted)
     except pa.ArrowException as error:
         raise InvalidInput(
             f"feature {column.name!r} does not convert to {column.type}: {error}"
         ) from error
     if column.dtype.kind == "f":
-        _check_range(given, values, column)
-        values = pc.fill_null(values, float("nan"))
-    return np.asarray(values.to_numpy()).astype(column.dtype, copy=False)
+        _check_range(values, cast, column)
+    return cast
 
 
-def _check_range(given: pa.ChunkedArray, cast: pa.ChunkedArray, column: Column) -> None:
+def _check_range(given: Any, cast: Any, column: Column) -> None:
     """Refuses numbers that would silently become infinite in a narrower type."""
     if not pa.types.is_floating(given.type) or given.type == cast.type:
         return
@@ -142,9 +156,13 @@ def _check_range(given: pa.ChunkedArray, cast: pa.ChunkedArray, column: Column) 
         )
 
 
-def _texts(values: pa.ChunkedArray) -> Array:
+def _check_text(values: Any) -> None:
     if not _is_text(values.type):
         raise InvalidInput(f"text was expected, and the column has the type {values.type}")
+
+
+def _texts(values: pa.ChunkedArray) -> Array:
+    _check_text(values)
     texts = np.empty(len(values), dtype=object)
     texts[:] = values.cast(pa.string()).to_pylist()
     return texts
