@@ -161,3 +161,14 @@ def test_what_cannot_be_compared_is_an_error() -> None:
         wasserstein_distance([], [1.0])
     with pytest.raises(InvalidInput, match="infinity"):
         wasserstein_distance([math.inf], [1.0])
+
+
+@pytest.mark.parametrize("measure", [each for each in MEASURES if each != "wasserstein"])
+@pytest.mark.parametrize(
+    "edges", [[-5e-324, 0.0, 1.0], [0.0, 5e-324, 1e-323], [-1.7e308, 0, 1.7e308]]
+)
+def test_the_narrowest_and_the_widest_bins_are_bins(measure: str, edges: list[float]) -> None:
+    """A bin that is one float wide, or wider than the largest float, is compared as any other."""
+    assert compare(Bins.of(edges, [5, 5]), Bins.of(edges, [5, 5]), measure) == 0
+    halves = Bins.of([edges[0], edges[2]], [1])
+    assert compare(Bins.of(edges, [1, 3]), halves, measure) > 0

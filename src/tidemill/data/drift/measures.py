@@ -280,33 +280,32 @@ def _cut(bins: Bins, points: Floats) -> Floats:
         if i == j:
             found[2 * i] += count
             continue
-        found[2 * i + 1 : 2 * j : 2] += count * _parts(points[i : j + 1], low, high)
+        found[2 * i + 1 : 2 * j : 2] += count * _parts(points[i : j + 1], float(low), float(high))
     return found
 
 
 def _parts(points: Floats, low: float, high: float) -> Floats:
     """Returns which part of a bin lies in each interval between points that cut it."""
+    if math.isinf(high - low) and math.isfinite(low) and math.isfinite(high):
+        points, low, high = points / 2, low / 2, high / 2  # a width over the largest float
     width = np.diff(points)
     if math.isinf(low) or math.isinf(high):  # nobody knows where: next to what is known
         part = np.zeros(len(width))
         part[-1 if math.isinf(low) and not math.isinf(high) else 0] = 1.0
         return part
-    return np.asarray(width / 2 / ((high / 2) - (low / 2)), np.float64)
+    return np.asarray(width / (high - low), np.float64)
 
 
 def _on_first(reference: Bins, current: Bins) -> tuple[Floats, Floats]:
     """Returns both counts over the reference's bins, with one below and one above."""
     points = np.unique(np.concatenate([*_ends(reference), *_ends(current)]))
     cells = _cut(current, points)
-    centres = np.repeat(points, 2)[:-1].copy()
-    with np.errstate(invalid="ignore"):
-        centres[1::2] = points[:-1] / 2 + points[1:] / 2
     # A bin holds the points that it ends with, as quantile bins do; the first also its beginning.
-    place = np.searchsorted(reference.high, centres, side="left") + 1
-    at_point = reference.low == reference.high
-    for number in np.flatnonzero(at_point):
-        place[centres == reference.low[number]] = number + 1
-    place[centres < reference.low[0]] = 0
+    twice = np.repeat(points, 2)  # point, interval, point, …: where each begins, and where it ends
+    place = np.searchsorted(reference.high, twice[1:], side="left") + 1
+    place[twice[:-1] < reference.low[0]] = 0
+    for number in np.flatnonzero(reference.low == reference.high):
+        place[0::2][points == reference.low[number]] = number + 1
     second = np.bincount(place, cells, len(reference.count) + 2)
     return np.concatenate([[0.0], reference.count, [0.0]]), np.asarray(second, np.float64)
 
