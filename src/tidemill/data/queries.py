@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
 from types import TracebackType
@@ -116,6 +117,28 @@ class Queries:
             raise InvalidInput(f"it cannot be run: {first}", remedy="Correct the SQL.") from error
         finally:
             timer.cancel()
+
+
+@contextmanager
+def spilling(folder: Path, *, memory: str) -> Iterator[Any]:
+    """Gives a DuckDB connection that puts into a folder what is more than memory is to hold.
+
+    Rows come in any order unless they are asked for in one.
+
+    Args:
+        folder: on a disk with room; what is spilled is gone with the connection.
+        memory: as DuckDB has it, "500MB".
+    """
+    import duckdb  # noqa: PLC0415 - slow to import
+
+    settings: dict[str, Any] = {
+        "memory_limit": memory,
+        "temp_directory": str(folder / "spill"),
+        "preserve_insertion_order": "false",
+        "python_enable_replacements": "false",
+    }
+    with duckdb.connect(config=settings) as connection:
+        yield connection
 
 
 def is_select(sql: str) -> bool:

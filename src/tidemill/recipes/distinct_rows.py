@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tidemill.data.queries import literal
+from tidemill.data.queries import literal, spilling
 from tidemill.foundation.durable import replacing
 from tidemill.foundation.errors import DataRefused, InvalidInput, TidemillError, Unavailable
 from tidemill.models.signature import Column
@@ -63,10 +63,10 @@ def write_distinct(
 
     reader = pa.RecordBatchReader.from_batches(cast.schema, selected())
     wanted = ", ".join(column_names(inputs))
-    with replacing(target, target.parent) as unfinished, duckdb.connect() as connection:
-        connection.execute(f"set memory_limit = '{_MEMORY}'")
-        connection.execute("set preserve_insertion_order = false")
-        connection.execute("set temp_directory = ?", [str(target.parent / "spill")])
+    with (
+        replacing(target, target.parent) as unfinished,
+        spilling(target.parent, memory=_MEMORY) as connection,
+    ):
         connection.register("source", reader)
         options = f"format parquet, row_group_size {CHUNK}, compression zstd, compression_level 1"
         query = f"select distinct {wanted} from source"  # noqa: S608 - names of ours

@@ -17,6 +17,7 @@ from pyarrow import csv
 
 from tidemill.data.catalog import get_dataset
 from tidemill.data.ledger import each_part
+from tidemill.data.queries import spilling
 from tidemill.data.schema import Column as SchemaColumn
 from tidemill.data.snapshots import get_snapshot, list_snapshots, snapshot_paths
 from tidemill.foundation.errors import InvalidInput, NotFound
@@ -26,6 +27,7 @@ MAX_DOMAIN_ROWS = 20_000_000
 """More combinations than that are no domain to store whole."""
 
 _BATCH = 1 << 16
+_MEMORY = "500MB"
 _CSV_BLOCK = 16 << 20
 _ROW_BYTES = 60  # of a stored answer with its key, as a first guess
 
@@ -124,16 +126,10 @@ def rows_of_ledger(
         raise InvalidInput(f"a head of {head} keys holds none", remedy="Give 1 or more.")
 
     def batches() -> Iterator[pa.RecordBatch]:
-        import duckdb  # noqa: PLC0415
-
         parts = each_part(home.ledger_path, application)
         asked = (b for part in parts for b in part.select(["inputs"]).to_batches(_BATCH))
         wanted = set(inputs)
-        with (
-            home.scratch("asked") as work,
-            duckdb.connect(str(work / "asked.duckdb")) as connection,
-        ):
-            _bound(connection, work)
+        with home.scratch("asked") as work, spilling(work, memory=_MEMORY) as connection:
             schema = pa.schema([("inputs", pa.large_string())])
             reader = pa.RecordBatchReader.from_batches(schema, asked)
             connection.register("asked", reader)
@@ -234,10 +230,3 @@ def _file_batches(path: Path) -> Iterator[pa.RecordBatch]:
         raise InvalidInput(
             f"{path} cannot be read: {error}", remedy="Give a CSV or Parquet file of keyed rows."
         ) from error
-
-
-def _bound(connection: Any, work: Path) -> None:
-    """Has a connection spill to the folder what is more than memory is to hold."""
-    connection.execute("set memory_limit = '500MB'")
-    connection.execute("set preserve_insertion_order = false")
-    connection.execute("set temp_directory = ?", [str(work / "spill")])

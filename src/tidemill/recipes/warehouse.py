@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.data.catalog import find_snapshots, list_datasets
-from tidemill.data.queries import literal
+from tidemill.data.queries import literal, spilling
 from tidemill.data.snapshots import snapshot_paths
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
@@ -41,12 +41,8 @@ def open_warehouse(home: Home, query: str) -> Iterator[Any]:
         home: the installation.
         query: only what is named in it is fetched.
     """
-    import duckdb  # noqa: PLC0415
-
-    with home.scratch("sql") as work, duckdb.connect() as connection:
-        connection.execute(f"set memory_limit = '{_MEMORY}'")
-        connection.execute("set temp_directory = ?", [str(work)])
-        connection.execute("set python_enable_replacements = false")  # no name is a variable here
+    with home.scratch("sql") as work, spilling(work, memory=_MEMORY) as connection:
+        connection.execute("set preserve_insertion_order = true")  # as people expect of files
         for schema in ("predictions", "predictions_history", "snapshots"):
             connection.execute(f"create schema {schema}")
         tables: dict[str, list[TableInfo]] = {}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import orjson
 
 from tidemill.data.keys import hash_rows
 from tidemill.data.ledger import each_part
-from tidemill.data.queries import quoted
+from tidemill.data.queries import quoted, spilling
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.names import nearest
 from tidemill.planning.workload.sketch import Floats, Workload
@@ -26,6 +27,7 @@ Progress = Callable[[int, int], None]
 """Told what is done and how much there is: bytes of a file, or 0 where that is not known."""
 
 _BATCH = 1 << 16
+_MEMORY = "500MB"
 _TOLERATED = 0.001
 """A trace with a larger part of its rows out of order is sorted first."""
 
@@ -239,7 +241,7 @@ def _sorted(path: Path, time: str) -> Iterator[pa.RecordBatch]:
     source = str(path / "**/*.parquet") if path.is_dir() else str(path)
     column = quoted(time)
     reader = "read_parquet(?)" if parquet else "read_csv(?)"
-    with duckdb.connect() as connection:
+    with TemporaryDirectory() as folder, spilling(Path(folder), memory=_MEMORY) as connection:
         try:
             query = f"select * from {reader} order by {column}"  # noqa: S608 - quoted
             found = connection.sql(query, params=[source])
