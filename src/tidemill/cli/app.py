@@ -32,6 +32,7 @@ VERBS = (
     "plan",
     "schema",
     "validate",
+    "drift",
     "quarantine",
     "explain",
     "snapshots",

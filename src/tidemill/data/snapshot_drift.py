@@ -1,0 +1,160 @@
+"""Drift of a stored dataset: a snapshot's rows against those of an earlier one, frozen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from tidemill.data.catalog import find_dataset, find_snapshots, get_schema
+from tidemill.data.drift.reference import LAYOUT, Reference, count, freeze
+from tidemill.data.drift.verdict import DriftReport, DriftRules, judge
+from tidemill.data.records import DatasetOptions, Snapshot
+from tidemill.data.schema import Schema
+from tidemill.data.snapshot_checks import pick_snapshot
+from tidemill.data.snapshots import snapshot_paths
+from tidemill.foundation.errors import Corrupted, InvalidInput, NotFound
+from tidemill.foundation.home import Home
+
+
+class SpanDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """How a snapshot differs from an earlier one.
+
+    Attributes:
+        dataset: its dataset.
+        snapshot: its id.
+        against: id of the snapshot that is the reference.
+        report: what was found.
+    """
+
+    dataset: str
+    snapshot: str
+    against: str
+    report: DriftReport
+
+
+def drift_between(
+    home: Home,
+    name: str,
+    *,
+    snapshot: str | None = None,
+    against: str | None = None,
+    rules: DriftRules | None = None,
+) -> SpanDrift:
+    """Compares a snapshot of a dataset with an earlier one.
+
+    The dataset's key and time, timestamps and columns whose values never repeat are left out: they
+    differ from day to day as they should. A column with a limit in ``drift`` is judged by it.
+
+    Args:
+        home: the installation.
+        name: the dataset.
+        snapshot: an id; None for the newest.
+        against: id of the reference; None for the snapshot before.
+        rules: what counts as drift; limits of the schema join those of its columns.
+
+    Raises:
+        NotFound: there is no such dataset or snapshot, or none before it.
+        InvalidInput: a snapshot was to be compared with itself.
+        Corrupted: a file's bytes are not what was written.
+    """
+    rules = rules or DriftRules()
+    chosen = pick_snapshot(home, name, snapshot)
+    other = _reference_snapshot(home, chosen, against)
+    schema = get_schema(home, name)
+    skipped = not_compared(schema, find_dataset(home, name).options, "drift")
+    limits = {one.name: one.drift for one in schema.columns if one.drift is not None}
+    reference = frozen_reference(home, [other])
+    counted = count(reference, snapshot_paths(home, [chosen]), leave_out=skipped)
+    report = judge(
+        without(reference, skipped),
+        counted,
+        msgspec.structs.replace(rules, columns={**limits, **rules.columns}),
+    )
+    return SpanDrift(dataset=name, snapshot=chosen.id, against=other.id, report=report)
+
+
+def _reference_snapshot(home: Home, chosen: Snapshot, against: str | None) -> Snapshot:
+    if against is not None:
+        other = pick_snapshot(home, chosen.dataset, against)
+        if other.id == chosen.id:
+            raise InvalidInput(
+                f"snapshot {chosen.id} was to be compared with itself",
+                remedy="Name another snapshot.",
+            )
+        return other
+    snapshots = find_snapshots(home, dataset=chosen.dataset)
+    before = [one for one in snapshots if one.sequence < chosen.sequence]
+    if not before:
+        raise NotFound(
+            f"dataset {chosen.dataset!r} has no snapshot before {chosen.id}",
+            remedy="Ingest a second file, or name one with --against.",
+        )
+    return before[-1]
+
+
+def not_compared(schema: Schema, options: DatasetOptions, rule: str) -> dict[str, str]:
+    """Returns the columns that differ from day to day as they should, and why.
+
+    Args:
+        schema: of the dataset.
+        options: likewise.
+        rule: ``drift`` or ``skew``: a column with such a limit is compared whatever it holds.
+    """
+    found = {}
+    for column in schema.columns:
+        if getattr(column, rule) is not None:
+            continue
+        if column.name in options.key:
+            found[column.name] = "it is of the dataset's key"
+        elif column.name == options.time:
+            found[column.name] = "it is the dataset's time"
+        elif column.type == "timestamp":
+            found[column.name] = "it holds times, which move on"
+        elif column.unique:
+            found[column.name] = "its values never repeat"
+        elif column.deprecated:
+            found[column.name] = "it is deprecated"
+    return found
+
+
+def without(reference: Reference, skipped: dict[str, str]) -> Reference:
+    """Returns a reference without some columns, which are told as left out."""
+    known = {column.name for column in reference.columns}
+    return msgspec.structs.replace(
+        reference,
+        columns=tuple(one for one in reference.columns if one.name not in skipped),
+        left_out={
+            **reference.left_out,
+            **{name: why for name, why in skipped.items() if name in known},
+        },
+    )
+
+
+def frozen_reference(home: Home, snapshots: Sequence[Snapshot]) -> Reference:
+    """Returns the reference that some snapshots' rows make together, frozen the first time.
+
+    It is kept among the files under a key that the snapshots' ids and the layout give. Snapshots
+    never change, and the same rows give the same bytes: whoever asks first, and however many at
+    once, the reference is the same. One that is damaged is made again.
+
+    Args:
+        home: the installation.
+        snapshots: of one dataset, in the order in which their rows count.
+
+    Raises:
+        Corrupted: a snapshot file's bytes are not what was written.
+        InvalidInput: they have no row.
+    """
+    ids = "\n".join(snapshot.id for snapshot in snapshots)
+    digest = hashlib.sha256(ids.encode()).hexdigest()
+    key = f"data/references/{digest[:2]}/{digest}.{LAYOUT}"
+    if home.files.exists(key):
+        try:
+            return Reference.from_bytes(home.files.get_bytes(key))
+        except (Corrupted, NotFound):
+            home.files.delete(key)
+    reference = freeze(snapshot_paths(home, snapshots))
+    home.files.put_bytes(key, reference.to_bytes())
+    return reference
