@@ -31,6 +31,11 @@ def list_answer(body: bytes, _: int) -> Answer:
     return _named(json.loads(body)[0])
 
 
+def v1_answer(body: bytes, _: int) -> Answer:
+    """Reads the answer to one row in v1, of a model with one output."""
+    return _named({"y": json.loads(body)["predictions"][0]})
+
+
 def v2_answer(body: bytes, header_bytes: int) -> Answer:
     """Reads the answer to one row in the Open Inference Protocol, binary tensors included."""
     head = json.loads(body[:header_bytes] if header_bytes else body)
@@ -48,7 +53,12 @@ def v2_answer(body: bytes, header_bytes: int) -> Answer:
     return _named(found)
 
 
-READERS: dict[str, Reader] = {"plain": plain_answer, "list": list_answer, "v2": v2_answer}
+READERS: dict[str, Reader] = {
+    "plain": plain_answer,
+    "list": list_answer,
+    "v1": v1_answer,
+    "v2": v2_answer,
+}
 
 
 def right(found: Answer, expected: Answer) -> bool:

@@ -4,7 +4,8 @@
 
 Arrivals are a Poisson process. A latency counts from the moment when the question was due, so that
 a generator or a server that falls behind is not excused. Each question takes a connection of its
-own while it is out; one for which none is left is counted as unsent. Prints one JSON object.
+own while it is out; one for which none is left is counted as unsent. Prints one JSON object. With
+``--until-closed`` it ends earlier, once its standard input does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import gc
 import json
 import os
 import resource
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -93,6 +95,10 @@ class Load:
             if not right(self.read(body, 0), self.expected[number % len(self.expected)]):
                 self.wrong += 1
 
+    def stop(self) -> None:
+        """Asks what was not asked yet no more."""
+        del self.due_s[self.next :]
+
     def done(self) -> int:
         """Returns for how many questions it is known what became of them."""
         return self.unsent + self.lost + len(self.answered_s) + len(self.refused_s)
@@ -149,7 +155,9 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-async def drive(load: Load, host: str, port: int, connections: int) -> None:
+async def drive(
+    load: Load, host: str, port: int, connections: int, *, until_closed: bool = False
+) -> None:
     """Opens the connections, asks everything when it is due, and waits for what is out."""
     loop = asyncio.get_running_loop()
     opened: list[Connection] = []
@@ -171,6 +179,8 @@ async def drive(load: Load, host: str, port: int, connections: int) -> None:
     before = time.process_time()
     load.start = time.perf_counter()
     loop.add_reader(timer, tick)
+    if until_closed:
+        loop.run_in_executor(None, sys.stdin.read).add_done_callback(lambda _: load.stop())
     try:
         await ended
         give_up = time.perf_counter() + WAIT_S
@@ -229,6 +239,7 @@ def main() -> None:
     parser.add_argument("--slo-ms", type=float, default=20.0)
     parser.add_argument("--connections", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until-closed", action="store_true", help="until standard input ends")
     options = parser.parse_args()
     _allow_files(options.connections + 64)
     gaps = np.random.default_rng(options.seed).exponential(
@@ -246,9 +257,14 @@ def main() -> None:
     parts = urlsplit(options.url)
     assert parts.hostname is not None
     assert parts.port is not None
-    uvloop.run(drive(load, parts.hostname, parts.port, options.connections))
+    until_closed = options.until_closed
+    began = time.monotonic()
+    uvloop.run(
+        drive(load, parts.hostname, parts.port, options.connections, until_closed=until_closed)
+    )
+    seconds = time.monotonic() - began if until_closed else options.seconds
     slo_s = options.slo_ms / 1000
-    print(json.dumps(result(load, rate=options.rate, seconds=options.seconds, slo_s=slo_s)))
+    print(json.dumps(result(load, rate=options.rate, seconds=seconds, slo_s=slo_s)))
 
 
 def _quantile(values: np.ndarray, share: float) -> float | None:

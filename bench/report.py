@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from bench.lookup.claims import servers_table, turns_table
 from bench.openloop.sweep import sweep_table
 from bench.results import BUSY, all_results, claims_table, say
 from bench.servers import ROOT
@@ -97,11 +98,31 @@ def built(runs: list[dict[str, Any]]) -> str:
     return f"{measured_on(results)} {said}\n\n{claims_table(results['claims'])}"
 
 
+def lookup(runs: list[dict[str, Any]]) -> str:
+    """Returns what the benchmark of lookups found."""
+    results = _newest(runs)
+    beside = ", ".join(f"{name} {number}" for name, number in results["peers"].items())
+    told = f"Beside: {beside}. {results['keys']:,} keys; medians of {results['repeats']} turns."
+    left = [f"- {name} was left out: {why}" for name, why in results["left_out"].items()]
+    parts = [
+        f"{measured_on(results)} {told}",
+        "\n".join(left),
+        claims_table(results["claims"]),
+        servers_table(results["summary"]) if results["summary"] else "",
+    ]
+    if results["turns"]:
+        rate = results["turns"][0]["rate"]
+        parts.append(f"Builds of {results['built']:,} keys beside {rate:,.0f} lookups a second:")
+        parts.append(turns_table(results["turns"]))
+    return "\n\n".join(part for part in parts if part)
+
+
 WRITERS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "serving": serving,
     "openloop": openloop,
     "footprint": footprint,
     "tables": built,
+    "lookup": lookup,
 }
 
 

@@ -22,12 +22,14 @@ BENCHMARKS = {
     "openloop": "an SLO under arrivals that do not wait, and what batching gains",
     "footprint": "starting, resting, memory, a soak, a useless cache",
     "tables": "building a table of five million keys, beside doing it by hand",
+    "lookup": "lookups over HTTP beside servers that only look up, and beside a build",
 }
 MINUTES = {
     "serving": {"smoke": 2.5, "quick": 3, "brief": 6.5, "full": 31},
     "openloop": {"smoke": 2, "quick": 3, "brief": 4, "full": 5.5},
     "footprint": {"smoke": 1.5, "quick": 2, "brief": 3, "full": 10},
     "tables": {"smoke": 0.5, "quick": 0.5, "brief": 2.5, "full": 4},
+    "lookup": {"smoke": 1, "quick": 2, "brief": 3.5, "full": 12},
 }
 INSTALL_MINUTES = 0.5
 MATTER_MOST = ("serving",)

@@ -8,16 +8,19 @@ function init()
   end
   local file = assert(io.open(os.getenv("BODIES"), "rb"))
   for line in file:lines() do
-    local json, length = line:match("(%d+) (%d+)")
+    local json, length, target = line:match("(%d+) (%d+) ?(.*)")
     local headers = {}
     for name, value in pairs(shared) do headers[name] = value end
-    if json == "0" then
+    if target ~= "" then
+      requests[#requests + 1] = wrk.format("GET", target, headers)
+    elseif json == "0" then
       headers["Content-Type"] = "application/json"
     else
       headers["Content-Type"] = "application/octet-stream"
       headers["Inference-Header-Content-Length"] = json
     end
-    requests[#requests + 1] = wrk.format("POST", nil, headers, file:read(tonumber(length)))
+    local body = file:read(tonumber(length))
+    if target == "" then requests[#requests + 1] = wrk.format("POST", nil, headers, body) end
     file:read(1)
   end
 end

@@ -1,0 +1,110 @@
+"""Looks keys up over HTTP: ours beside servers that do nothing else, and beside a build.
+
+    python -m bench.lookup [--smoke | --quick | --brief] [--repeats N] [--only PART]
+
+Two parts. ``servers``: 64 connections ask for one key each, in turn of ours (by URL, and by a v1
+body), a bare asyncio server on LMDB, FastAPI on LMDB and FastAPI on Redis, one process each.
+``swap``: lookups come at half the rate that ours bears, while a large table is built at idle
+priority and swapped in; then for as long beside processes that only burn CPU at that priority.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from bench.effort import Effort, add_effort_options, chosen_effort
+from bench.lookup.beside import beside_a_build, beside_a_burner
+from bench.lookup.claims import claims, servers_table, turns_table
+from bench.lookup.targets import AT, ours, peers
+from bench.lookup.work import Work, make_work
+from bench.measure import Target, check, measure, summarised
+from bench.peers import install
+from bench.results import Record, claims_table, say
+from bench.servers import BenchmarkFailed
+from bench.turns import take_turns
+
+KEYS = {"smoke": 20_000, "quick": 100_000, "brief": 500_000, "full": 1_000_000}
+BUILT = {"smoke": 50_000, "quick": 200_000, "brief": 500_000, "full": 5_000_000}
+LIMIT_S = {"smoke": 60.0, "quick": 90.0, "brief": 180.0, "full": 500.0}
+MOST_TURNS = 3
+"""Builds leave tables behind, which take disk; more turns tell little more."""
+PARTS = ("servers", "swap")
+
+
+def main() -> None:
+    """Runs the benchmark, prints tables and claims, and says where the figures are."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.lookup",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_effort_options(parser)
+    parser.add_argument("--only", choices=PARTS, action="append", help="only this part")
+    options = parser.parse_args()
+    parts = options.only or PARTS
+    effort = chosen_effort(options)
+    record = Record(
+        "lookup",
+        effort=effort.name,
+        repeats=effort.repeats,
+        seconds=effort.seconds,
+        keys=KEYS[effort.name],
+        built=BUILT[effort.name],
+        peers=install.versions("fastapi"),
+        left_out={},
+        runs=[],
+        summary=[],
+        turns=[],
+        finished=False,
+    )
+    try:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+            say("making the model and its table, starting the servers")
+            work = make_work(folder / "work", KEYS[effort.name])
+            mine = ours(work, folder, stack)
+            for target in mine:
+                check(target)
+            if "servers" in parts:
+                others = peers(work, folder, stack, record.values["left_out"])
+                _compare([*mine, *others], effort, record)
+            if "swap" in parts:
+                _swap(mine[0], work, folder / "home", effort, record)
+    except BenchmarkFailed as error:
+        sys.exit(f"bench.lookup: {error}")
+    record.write(finished=True)
+    print(servers_table(record.values["summary"]), end="\n\n")
+    print(turns_table(record.values["turns"]), end="\n\n")
+    print(claims_table(record.values["claims"]))
+    say(f"written to {record.path}")
+
+
+def _compare(targets: list[Target], effort: Effort, record: Record) -> None:
+    runs: list[dict[str, Any]] = record.values["runs"]
+    for found in take_turns(targets, repeats=effort.repeats, seconds=effort.seconds):
+        runs.append(found)
+        summary = summarised(runs)
+        record.write(summary=summary, claims=claims(summary, []))
+
+
+def _swap(target: Target, work: Work, home: Path, effort: Effort, record: Record) -> None:
+    bears = measure(target, connections=AT, seconds=effort.seconds)["rps"]
+    rate, limit_s = bears / 2, LIMIT_S[effort.name]
+    turns: list[dict[str, Any]] = record.values["turns"]
+    for turn in range(min(MOST_TURNS, effort.repeats)):
+        rows = BUILT[effort.name] + turn + 1  # each holds a key that none before it held
+        say(f"  turn {turn + 1}: a build of {rows:,} keys beside {rate:,.0f} lookups/s")
+        build, took = beside_a_build(target, work, home, rate=rate, rows=rows, limit_s=limit_s)
+        say(f"  turn {turn + 1}: {took:.1f} s beside a burner")
+        burner = beside_a_burner(target, rate=rate, seconds=took, limit_s=limit_s)
+        turns.append({"rate": rate, "seconds": took, "build": build, "burner": burner})
+        record.write(claims=claims(record.values["summary"], turns))
+
+
+if __name__ == "__main__":
+    main()

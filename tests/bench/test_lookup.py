@@ -1,0 +1,83 @@
+"""What the benchmark of lookups asks, and how it judges what it finds."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from bench.answers import READERS
+from bench.lookup.claims import AIMS, BARE, LMDB, LOOKUP, claims, servers_table, turns_table
+from bench.lookup.work import KEY, make_work, write_rows
+from bench.openload import Load as OpenLoad
+from bench.questions import Body, http_requests, read_bodies, write_bodies
+
+
+def test_questions_with_and_without_a_body_come_back_as_they_were(tmp_path: Path) -> None:
+    """A path with a query stands in the line before its empty body."""
+    bodies = [Body(b"{}\n{}"), Body(b"", target="/a:lookup?k=1&x=y"), Body(b"{}\x00", 2)]
+    assert read_bodies(write_bodies(tmp_path / "bodies", bodies)) == bodies
+
+
+def test_a_question_with_a_path_is_a_get() -> None:
+    """It has no length and no type."""
+    asked, posted = http_requests("http://h:1/p", [Body(b"", target="/l?k=1"), Body(b"{}")], "X: y")
+    assert asked == b"GET /l?k=1 HTTP/1.1\r\nHost: h:1\r\nX: y\r\n\r\n"
+    assert posted.startswith(b"POST /p HTTP/1.1\r\nHost: h:1\r\nX: y\r\nContent-Type: app")
+    assert posted.endswith(b"Content-Length: 2\r\n\r\n{}")
+
+
+def test_everybody_is_asked_for_the_same_keys(tmp_path: Path) -> None:
+    """The answers that are expected are those of the rows, and more rows begin with the fewer."""
+    work = make_work(tmp_path / "work", 50)
+    assert len(np.load(work.values)) == work.keys == 50
+    assert {len(read_bodies(path)) for path in work.bodies.values()} == {50}
+    write_rows(tmp_path / "more.parquet", 60)
+    more = pq.read_table(tmp_path / "more.parquet")
+    assert more.slice(0, 50).equals(pq.read_table(work.rows))
+    assert more.column_names[0] == KEY
+    assert READERS["v1"](b'{"predictions":[[0.5]]}', 0) == {"y": [0.5]}
+
+
+def spread(value: float) -> dict[str, float]:
+    """Returns a figure that was the same each time."""
+    return {"median": value, "min": value, "max": value}
+
+
+def found(target: str, rps: float) -> dict[str, Any]:
+    """Returns a server's figures."""
+    names = ("p50_ms", "p99_ms", "cpu_us_per_request")
+    return {"target": target, "rps": spread(rps), **{name: spread(1.0) for name in names}}
+
+
+def test_claims_are_ratios_of_medians_and_what_was_not_measured_meets_nothing() -> None:
+    """A peer that was left out makes its claim one that was not measured."""
+    summary = [found(LOOKUP, 600.0), found(BARE, 1000.0), found(LMDB, 100.0)]
+    beside = {
+        "rate": 1.0,
+        "seconds": 2.0,
+        "build": {"p50_ms": 1.0, "p99_ms": 3.0},
+        "burner": {"p50_ms": 1.0, "p99_ms": 2.0},
+    }
+    judged = claims(summary, [beside])
+    assert [each["met"] for each in judged] == [True, False, None, False]
+    assert [each["aim"] for each in judged] == [*AIMS.values(), 1.2]
+    assert [each["met"] for each in claims([], [])] == [None] * 4
+    assert "| 600 (600-600) |" in servers_table(summary)
+    assert turns_table([beside]).endswith("| 1 | 2.0 | 1.00 | 3.00 | 1.00 | 2.00 |")
+
+
+def test_an_open_loop_that_is_stopped_waits_for_what_it_asked() -> None:
+    """What was not due yet is not asked, nor counted as lost."""
+
+    async def stop() -> OpenLoad:
+        load = OpenLoad(requests=[b""], expected=[], read=READERS["plain"], due_s=[0.0, 1e9])
+        load.start = -1.0
+        load.send_due()
+        load.stop()
+        return load
+
+    load = asyncio.run(stop())
+    assert (load.unsent, len(load.due_s), load.done()) == (1, 1, 1)
