@@ -22,7 +22,7 @@ GROUPS = {
     "keys": ("create", "list", "revoke"),
     "table": ("build", "list"),
     "ledger": ("score", "export", "compact", "withdraw"),
-    "quarantine": ("list", "show"),
+    "quarantine": ("list", "show", "reviews", "release", "discard", "impact"),
     "schema": ("show", "infer", "diff", "update"),
 }
 Csv = Callable[..., Path]
@@ -79,6 +79,10 @@ def test_the_first_help_lists_every_verb(cli: Any) -> None:
         ("snapshots trips", ["1,500", "1.csv"], {"dataset", "snapshots"}),
         ("quarantine list trips", ["No row of trips is held"], {"dataset", "rows", "held"}),
         ("quarantine show trips", ["No such row"], {"dataset", "rows"}),
+        ("quarantine reviews trips", ["No held row of trips"], {"dataset", "reviews"}),
+        ("quarantine release trips --all", ["Nothing changed"], {"dataset", "review"}),
+        ("quarantine discard trips --all --why x", ["No such row"], {"dataset", "review"}),
+        ("quarantine impact trips", ["0 rows are held", "No model version"], {"models", "held"}),
         ("table list", ["trips", "examples of run first"], {"tables"}),
         ("table list trips", ["trips"], {"tables"}),
         ("settings", ["serve.port", "8080", "default", "recipes"], {"serve.port", "home"}),
@@ -121,6 +125,41 @@ def test_ingest_counts_every_row(cli: Any, trips_csv: Csv) -> None:
     shown = cli("quarantine", "show", "trips", "--reason", "wrong_fields")
     assert "1.csv:" in shown.out
     assert "bad,row" in shown.out
+
+
+def test_held_rows_are_released_and_discarded(cli: Any) -> None:
+    """A release says what became of the rows, a discard needs a reason, and both stay on record."""
+    cli.write("1.csv", "id,x\n1,1\n2,2\n3,300\n4,-4\n5,1,2\n6,6\n")
+    cli.write("strict.toml", "[columns.x]\nmin = 0\nmax = 9\n")
+    cli.write("wide.toml", "[columns.x]\nmin = 0\nmax = 1000\n")
+    assert cli("ingest", "odd", "1.csv", "--schema", "strict.toml").code == 0
+    some = ("quarantine", "release", "odd", "--reason", "out_of_range")
+    said = cli(*some, "--schema", "wide.toml", "--why", "a new\x1b sensor", "--by", "[red]ann")
+    assert said.code == 0, said.err
+    for line in ("1 of 2 rows are accepted", "1 are held again", "snapshot "):
+        assert line in said.out
+    done = cli("quarantine", "discard", "odd", "--where", "line = 6", "--why", "junk", "--json")
+    assert (done.code, done.json()["review"]["rows"]) == (0, 1)
+    listed = cli("quarantine", "list", "odd", "--json").json()
+    found = {one["reason"]: one["discarded"] for one in listed["held"]}
+    assert found == {"out_of_range": 0, "wrong_fields": 1}
+    reviews = cli("quarantine", "reviews", "odd")
+    assert "[red]ann" in reviews.out
+    assert "\x1b" not in reviews.out
+    acts = [one["act"] for one in cli("quarantine", "reviews", "odd", "--json").json()["reviews"]]
+    assert acts == ["release", "discard"]
+    for words, text in (
+        (("release", "odd"), "no rows are chosen"),
+        (("release", "odd", "--all", "--reason", "late"), "--all is given"),
+        (("release", "odd", "--kind", "nice"), "kind 'nice' is not known"),
+        (("release", "odd", "--all", "--lateness-s", "-1"), "lateness of -1"),
+        (("discard", "odd", "--all", "--why", " "), "no reason is given"),
+        (("discard", "odd", "--all", "--why", "x", "--by", ""), "nobody is named"),
+        (("discard", "odd", "--all"), "--why"),
+        (("show", "odd", "--where", "reason = "), "the condition"),
+    ):
+        wrong = cli("quarantine", *words)
+        assert (wrong.code, text in wrong.err) == (2, True), wrong.err
 
 
 def test_ingest_takes_its_options(cli: Any) -> None:

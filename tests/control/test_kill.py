@@ -24,7 +24,7 @@ import pytest
 
 from tidemill.control.deployments import get_deployment
 from tidemill.control.launches import list_launches
-from tidemill.data.quarantine import show_held
+from tidemill.data.held_rows import show_held
 from tidemill.data.snapshots import list_snapshots, read_snapshot
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tidemill.data import csv_source, gate, sources
 from tidemill.data.catalog import list_datasets
+from tidemill.data.held_rows import show_held
 from tidemill.data.ingest import ingest
-from tidemill.data.quarantine import show_held
 from tidemill.data.records import DatasetOptions, IngestResult
 from tidemill.data.snapshots import read_snapshot
 from tidemill.foundation.errors import Conflict, InvalidInput, NotFound

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tidemill.data.held_rows import list_held, show_held
 from tidemill.data.ingest import ingest
-from tidemill.data.quarantine import list_held, show_held
 from tidemill.data.records import DatasetOptions
 from tidemill.data.snapshots import list_snapshots, read_snapshot
 from tidemill.foundation.home import open_home

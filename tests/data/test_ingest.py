@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tidemill.data.catalog import get_dataset, get_schema, list_datasets, set_schema
+from tidemill.data.held_rows import list_held, show_held
 from tidemill.data.ingest import ingest
-from tidemill.data.quarantine import list_held, show_held
 from tidemill.data.records import DatasetOptions, IngestResult
 from tidemill.data.schema import Column, Schema
 from tidemill.data.snapshots import (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tidemill.data.held_rows import show_held
 from tidemill.data.ingest import ingest
-from tidemill.data.quarantine import show_held
 from tidemill.data.records import DatasetOptions
 from tidemill.data.snapshots import list_snapshots, read_snapshot
 from tidemill.foundation.home import open_home
@@ -125,7 +125,7 @@ def test_an_ingest_beside_another_is_judged_against_it(
             if not meddled:
                 meddled.append(True)
                 with monkeypatch.context() as patch:
-                    patch.setattr(story, "_my_turn", lambda home, _: _other_turn(tmp_path))
+                    patch.setattr(story, "my_turn", lambda home, _: _other_turn(tmp_path))
                     ingest(home, "x", [tmp_path / "1.csv"], options=OPTIONS)
             return whole(*args)  # type: ignore[arg-type]
 

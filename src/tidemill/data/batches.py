@@ -39,6 +39,7 @@ class Batch:
         lines: line number of each row (CSV), or row number from 1 (Parquet).  # (rows,)
         unreadable: rows beside them that could not be read.
         texts: gives the texts of the rows at some indices, as they were in the file.
+        delimiter: between the fields of such a text; None where it is a JSON object.
         notes: what should be known about the file.
     """
 
@@ -46,6 +47,7 @@ class Batch:
     lines: Ints
     unreadable: tuple[Unreadable, ...] = ()
     texts: Callable[[Ints], list[str]]
+    delimiter: str | None = None
     notes: tuple[Anomaly, ...] = ()
 
     @property

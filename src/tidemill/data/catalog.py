@@ -14,6 +14,7 @@ from tidemill.data.records import (
     Counts,
     DatasetOptions,
     HeldGroup,
+    Review,
     Snapshot,
     SourceRecord,
 )
@@ -67,6 +68,14 @@ _snapshots = sa.Table(
     sa.Column("sequence", sa.Integer, nullable=False),
     sa.Column("manifest", sa.Text, nullable=False),
     sa.UniqueConstraint("dataset", "sequence"),
+)
+_reviews = sa.Table(
+    "dataset_review",
+    TABLES,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("dataset", sa.String(100), nullable=False, index=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
 )
 
 
@@ -266,14 +275,38 @@ def save_ingest(conn: Connection, row: IngestRow, sources: list[SeenSource]) -> 
             created_at=row.created_at,
         )
     )
-    mine = _sources.c.dataset == row.dataset
+    save_sources(conn, row.dataset, sources)
+
+
+def save_review(conn: Connection, review: Review) -> None:
+    """Writes what a person decided about held rows."""
+    conn.execute(
+        _reviews.insert().values(
+            id=review.id, dataset=review.dataset, at=review.at, record=_json(review)
+        )
+    )
+
+
+def find_reviews(home: Home, dataset: str) -> list[Review]:
+    """Returns what was decided about a dataset's held rows, oldest first."""
+    query = sa.select(_reviews.c.record).where(_reviews.c.dataset == dataset)
+    with home.store.read(TABLES) as conn:
+        rows = conn.execute(query.order_by(_reviews.c.at, _reviews.c.id)).scalars().all()
+    return [msgspec.json.decode(row, type=Review) for row in rows]
+
+
+def save_sources(conn: Connection, dataset: str, sources: list[SeenSource]) -> None:
+    """Writes files with what became of their rows, over what was said of them before."""
     hashes = [source.record.sha256 for source in sources]
-    conn.execute(_sources.delete().where(mine & _sources.c.sha256.in_(hashes)))
+    mine = _sources.c.dataset == dataset
+    for start in range(0, len(hashes), 500):
+        some = hashes[start : start + 500]
+        conn.execute(_sources.delete().where(mine & _sources.c.sha256.in_(some)))
     conn.execute(
         _sources.insert(),
         [
             {
-                "dataset": row.dataset,
+                "dataset": dataset,
                 "sha256": source.record.sha256,
                 "ingest": source.ingest,
                 "path": source.record.path,

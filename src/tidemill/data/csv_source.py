@@ -21,7 +21,7 @@ import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from tidemill.data.records import Anomaly, DatasetOptions
 from tidemill.foundation.errors import InvalidInput
 
 BLOCK_BYTES = 4 << 20
-_HELD_TEXT_BYTES = 64 << 10
+HELD_TEXT_BYTES = 64 << 10
 
 
 def read_csv(file: SourceFile, options: DatasetOptions, progress: Progress) -> Iterator[Batch]:
@@ -54,6 +54,49 @@ def read_csv(file: SourceFile, options: DatasetOptions, progress: Progress) -> I
             yield _text_batch(piece, names, options.delimiter, header=first)
         if names is None:
             raise InvalidInput(f"{file.path} is empty", remedy="Check how it was written.")
+
+
+def read_rows(texts: Sequence[str], lines: Ints, *, names: Sequence[str], delimiter: str) -> Batch:
+    """Returns rows that were kept as text as a batch: each text is one row, whatever is in it.
+
+    Args:
+        texts: without line ends.
+        lines: the line of each in its file.  # (rows,)
+        names: of the file's columns.
+        delimiter: between fields.
+    """
+    rows = [text.encode("utf-8", "surrogatepass") for text in texts]
+    sizes = np.fromiter(map(len, rows), np.int64, len(rows))
+    starts = np.cumsum(sizes + 1) - sizes - 1
+    data = b"\n".join(rows)
+    whole = split(data, delimiter=delimiter, final=True)
+    fields, problems = whole.fields, whole.problems
+    alike = np.array_equal(whole.starts, starts) and np.array_equal(whole.ends, starts + sizes)
+    if problems or not alike:  # a quote of one row may have taken others with it
+        fields, problems = _one_by_one(rows, delimiter)
+    records = Records(
+        data=data,
+        starts=starts,
+        ends=starts + sizes,
+        lines=np.asarray(lines, np.int64),
+        fields=fields,
+        problems=problems,
+        used=len(data),
+        line=0,
+    )
+    return _text_batch(_Piece(records=records), list(names), delimiter, header=False)
+
+
+def _one_by_one(rows: Sequence[bytes], delimiter: str) -> tuple[Ints, dict[int, str]]:
+    fields = np.zeros(len(rows), np.int64)
+    problems: dict[int, str] = {}
+    for index, row in enumerate(rows):
+        found = split(row, delimiter=delimiter, final=True)
+        if len(found.starts) == 1 and not found.problems and found.bytes_of(0) == row:
+            fields[index] = found.fields[0]
+        else:
+            problems[index] = "open_quote"
+    return fields, problems
 
 
 class _Stream(Protocol):
@@ -188,7 +231,7 @@ def _skip_line(data: bytes, line: int, *, final: bool) -> tuple[bool, int, bytes
 
 def _too_long(data: bytes, line: int) -> Unreadable:
     return Unreadable(
-        line=line, reason="too_long", rule=_RULES["too_long"], text=_text(data[:_HELD_TEXT_BYTES])
+        line=line, reason="too_long", rule=_RULES["too_long"], text=_text(data[:HELD_TEXT_BYTES])
     )
 
 
@@ -268,7 +311,7 @@ def _text_batch(piece: _Piece, names: list[str], delimiter: str, *, header: bool
             reason=reason,
             rule=rule,
             value=f"{records.fields[index]} fields" if reason == "wrong_fields" else None,
-            text=_text(records.bytes_of(index)[:_HELD_TEXT_BYTES]),
+            text=_text(records.bytes_of(index)[:HELD_TEXT_BYTES]),
         )
         for index, (reason, rule) in problems.items()
     ]
@@ -281,6 +324,7 @@ def _text_batch(piece: _Piece, names: list[str], delimiter: str, *, header: bool
         lines=records.lines[good],
         unreadable=(*unreadable, *piece.unreadable),
         texts=texts,
+        delimiter=delimiter,
         notes=(_NO_FINAL_NEWLINE,) if piece.cut and len(good) else (),
     )
 

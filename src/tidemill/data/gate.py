@@ -21,7 +21,7 @@ from tidemill.data.casting import ARROW, Mask
 from tidemill.data.catalog import Dataset
 from tidemill.data.csv_records import Ints
 from tidemill.data.keys import Hashes, KeySet, hash_rows, save_keys
-from tidemill.data.quarantine import Held, HeldWriter
+from tidemill.data.quarantine import Held, HeldWriter, Origin
 from tidemill.data.records import Anomaly, Counts, HeldGroup, Kind
 from tidemill.data.schema import Schema, complete, infer, require
 from tidemill.data.statistics import Statistics
@@ -104,10 +104,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Delivery:
-    """A batch, the path it came from, and the tally of its file."""
+    """A batch, where it came from, and the tally of its file."""
 
     batch: Batch
-    path: str
+    origin: Origin
     tally: Tally
 
 
@@ -178,7 +178,7 @@ class Gate:
     def admit(self, file: SourceFile, batch: Batch) -> None:
         """Judges a batch and writes every row of it where it belongs."""
         tally = self._tallies.setdefault(file.record.sha256, Tally())
-        delivery = _Delivery(batch=batch, path=file.record.path, tally=tally)
+        delivery = _Delivery(batch=batch, origin=Origin.of(file.record, batch), tally=tally)
         self._hold_unreadable(delivery)
         self._anomalies += batch.notes
         if self._schema is None and not batch.table.num_rows:
@@ -287,7 +287,7 @@ class Gate:
         self._put(delivery, kind, held)
 
     def _put(self, delivery: _Delivery, kind: Kind, held: Held) -> None:
-        self._held.put(kind, delivery.path, held)
+        self._held.put(kind, delivery.origin, held)
         delivery.tally.hold(kind, held)
 
     def _without_duplicates(self, delivery: _Delivery, table: pa.Table, good: Ints) -> Ints:

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,21 +31,19 @@ from tidemill.data.catalog import (
     SeenSource,
     find_dataset,
     find_ingests,
-    find_snapshots,
     find_sources,
     save_dataset,
     save_ingest,
     save_snapshot,
     with_rules,
 )
-from tidemill.data.gate import Draft, Earlier, Gate
+from tidemill.data.drafts import advanced, earlier, keep, keep_snapshot, my_turn
+from tidemill.data.gate import Draft, Gate
 from tidemill.data.records import (
     Anomaly,
     Counts,
     DatasetOptions,
     IngestResult,
-    Snapshot,
-    SnapshotFile,
     SourceRecord,
 )
 from tidemill.data.schema import Schema
@@ -54,9 +51,7 @@ from tidemill.data.schema_files import read_schema
 from tidemill.data.sources import locate, read
 from tidemill.data.validation import Rule, merge_anomalies
 from tidemill.foundation.errors import Conflict, InvalidInput
-from tidemill.foundation.files import put_content
 from tidemill.foundation.home import Home
-from tidemill.foundation.locks import hold
 from tidemill.foundation.names import check_name
 
 ATTEMPTS = 5
@@ -95,7 +90,7 @@ def ingest(
     rules = read_schema(schema) if isinstance(schema, Path) else schema
     options = _checked(options)
     files, notes = locate(sources)
-    with _my_turn(home, name) as folder:
+    with my_turn(home, name) as folder:
         for _ in range(ATTEMPTS):
             dataset = with_rules(find_dataset(home, name), options=options, schema=rules)
             known = _known(home, dataset, files)
@@ -114,19 +109,6 @@ def ingest(
 
 
 # --- before --------------------------------------------------------------------------------
-
-
-@contextmanager
-def _my_turn(home: Home, name: str) -> Iterator[Path]:
-    """Gives an empty folder while no other process of this machine ingests into the dataset."""
-    folder = home.cache_path / "ingest" / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    home.run_path.mkdir(parents=True, exist_ok=True)
-    with hold(home.run_path / f"ingest-{name}.lock"):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _checked(options: DatasetOptions | None) -> DatasetOptions | None:
@@ -218,7 +200,7 @@ def _read(
     folder.mkdir()
     total = sum(file.record.bytes for file in files)
     gate = Gate(
-        dataset, folder, _ingest_id(dataset, files), _earlier(home, dataset), hold_all=hold_all
+        dataset, folder, _ingest_id(dataset, files), earlier(home, dataset), hold_all=hold_all
     )
     try:
         before = 0
@@ -230,16 +212,6 @@ def _read(
         gate.abandon()
         raise
     return gate.close()
-
-
-def _earlier(home: Home, dataset: Dataset) -> Earlier:
-    if not dataset.sequence or not (dataset.options.key or dataset.options.time):
-        return Earlier()
-    snapshots = find_snapshots(home, dataset=dataset.name)
-    return Earlier(
-        keys=[home.files.fetch(one.keys_key) for one in snapshots if one.keys_key],
-        newest=max((one.time_max for one in snapshots if one.time_max is not None), default=None),
-    )
 
 
 def _refusal(dataset: Dataset, draft: Draft) -> str | None:
@@ -285,8 +257,9 @@ def _commit(
     """
     at = home.clock.now()
     schema = draft.schema if draft.parts else None
-    snapshot = _keep_snapshot(home, dataset, files, draft, schema) if schema else None
-    held_key = _keep(home, draft.held, "parquet") if draft.held else None
+    records = tuple(file.record for file in files)
+    snapshot = keep_snapshot(home, dataset, records, draft, schema) if schema else None
+    held_key = keep(home, draft.held, "parquet") if draft.held else None
     anomalies = tuple(merge_anomalies((*notes, *_without_rows(files, draft), *draft.anomalies)))
     row = IngestRow(
         id=_ingest_id(dataset, files),
@@ -299,7 +272,7 @@ def _commit(
     )
     basis = _basis(dataset, files) if draft.refused else None
     with home.store.write(TABLES) as conn:
-        save_dataset(conn, _advanced(dataset, draft, snapshot), at=at)
+        save_dataset(conn, advanced(dataset, draft, snapshot), at=at)
         save_ingest(conn, row, [_seen(file, draft, row, basis) for file in files])
         if snapshot:
             save_snapshot(conn, snapshot)
@@ -316,62 +289,6 @@ def _commit(
         sources=tuple(file.record for file in files),
         reasons=reasons,
         anomalies=anomalies,
-    )
-
-
-def _keep_snapshot(
-    home: Home,
-    dataset: Dataset,
-    files: list[SourceFile],
-    draft: Draft,
-    schema: Schema,
-) -> Snapshot:
-    statistics = draft.parts[0][0].with_name("statistics.json")
-    statistics.write_bytes(msgspec.json.format(msgspec.json.encode(draft.statistics), indent=1))
-    snapshot = Snapshot(
-        id="",
-        dataset=dataset.name,
-        sequence=dataset.sequence + 1,
-        schema_sha256=schema.sha256,
-        files=tuple(_keep_part(home, path, rows) for path, rows in draft.parts),
-        sources=tuple(file.record for file in files),
-        counts=draft.counts,
-        statistics_key=_keep(home, statistics, "json"),
-        keys_key=_keep(home, draft.keys, "keys1") if draft.keys else None,
-        time_min=draft.time_min,
-        time_max=draft.time_max,
-        created_at=home.clock.now(),
-    )
-    return msgspec.structs.replace(snapshot, id=_snapshot_id(snapshot))
-
-
-def _snapshot_id(snapshot: Snapshot) -> str:
-    manifest = msgspec.to_builtins(snapshot)
-    for source in manifest["sources"]:
-        del source["path"]
-    del manifest["id"], manifest["created_at"]
-    return hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()[:16]
-
-
-def _keep_part(home: Home, path: Path, rows: int) -> SnapshotFile:
-    key = _keep(home, path, "parquet")
-    sha256 = key.rpartition("/")[2].partition(".")[0]
-    return SnapshotFile(key=key, sha256=sha256, rows=rows, bytes=path.stat().st_size)
-
-
-def _keep(home: Home, path: Path, suffix: str) -> str:
-    return put_content(home.files, path, folder="data", suffix=suffix)
-
-
-def _advanced(dataset: Dataset, draft: Draft, snapshot: Snapshot | None) -> Dataset:
-    """Returns the dataset as it is with the snapshot: its schema is frozen by the first."""
-    return Dataset(
-        name=dataset.name,
-        revision=dataset.revision,
-        sequence=dataset.sequence + (snapshot is not None),
-        options=dataset.options,
-        declared=dataset.declared,
-        schema=draft.schema if snapshot else dataset.schema,
     )
 
 

@@ -208,6 +208,7 @@ class HeldGroup:
         rows: how many.
         example: one offending value, if a column broke the rule.
         held_at: seconds since the epoch.
+        discarded: how many of them a person discarded; they stay held, and are not released.
     """
 
     ingest: str
@@ -218,3 +219,59 @@ class HeldGroup:
     rows: int
     example: str | None
     held_at: float
+    discarded: int = 0
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which held rows are meant: those that meet all that is said; nothing said means all.
+
+    Attributes:
+        reason: held for it.
+        kind: ``quarantined``, ``duplicate`` or ``late``.
+        ingest: held by this ingest.
+        where: a condition in DuckDB's SQL over one held row: over its columns (``HELD_SCHEMA``),
+            and over the texts of its own columns as ``data.COLUMN``, which are null where a row
+            can't be read. It reads nothing else; ``try_cast(data.fare AS DOUBLE) > 0`` makes
+            numbers of texts.
+    """
+
+    reason: str | None = None
+    kind: Kind | None = None
+    ingest: str | None = None
+    where: str | None = None
+
+
+class Review(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person decided about held rows; never changed, never removed.
+
+    Attributes:
+        id: of the review; still held rows of a release are held by the ingest of this id.
+        dataset: its dataset.
+        act: ``release`` or ``discard``.
+        by: who decided.
+        why: in their words.
+        at: seconds since the epoch.
+        selection: which rows were meant.
+        rows: how many were: ``accepted + held + unreadable``.
+        accepted: how many are in the new snapshot.
+        held: how many are held still: by their rules of today, or as discarded.
+        unreadable: how many stayed as they were, because their text was not kept whole.
+        snapshot: id of the new snapshot; None if no row was accepted.
+        since: when accepted rows were first held, in seconds since the epoch, and how many then.
+        positions_key: key in ``files`` of the places of the rows that the review moved or marked.
+    """
+
+    id: str
+    dataset: str
+    act: Literal["release", "discard"]
+    by: str
+    why: str = ""
+    at: float
+    selection: Selection
+    rows: int
+    accepted: int = 0
+    held: int = 0
+    unreadable: int = 0
+    snapshot: str | None = None
+    since: tuple[tuple[float, int], ...] = ()
+    positions_key: str
