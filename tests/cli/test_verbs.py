@@ -236,6 +236,22 @@ def test_a_model_is_pushed_promoted_and_rolled_back(live: Any, double: str) -> N
     assert (said.code, "no previous champion" in said.err) == (1, True)
 
 
+def test_a_table_that_is_built_again_says_what_changed(live: Any) -> None:
+    """New keys are scored, others kept or dropped; a full build takes nothing over."""
+    live.write("keys.csv", "carrier,origin,hour\nAA,JFK,7\nB6,EWR,9\n")
+    first = live("table", "build", "trips", "--from", "keys.csv", "--full", "--json").json()
+    assert (first["build"]["base"], first["build"]["keys"]["new"]) == (None, 2)
+    live.write("keys.csv", "carrier,origin,hour\nAA,JFK,7\nUA,LGA,3\n")
+    said = live("table", "build", "trips", "--from", "keys.csv", "--keep").out
+    assert f"beside table {first['table']['id']}: 1 new, 0 changed, 1 unchanged, 1 kept" in said
+    again = live("table", "build", "trips", "--from", "keys.csv", "--json").json()
+    assert again["build"]["keys"] == {
+        "new": 0, "changed": 0, "unchanged": 2, "kept": 0, "dropped": 1,
+    }  # fmt: skip
+    both = live("table", "build", "trips", "--from", "keys.csv", "--full", "--keep")
+    assert (both.code, "nothing over to keep" in both.err) == (2, True)
+
+
 def test_a_table_is_built_for_the_live_version(live: Any) -> None:
     """From a file, under the key of before or another one; its keys are counted."""
     live.write("keys.csv", "carrier,origin,hour\nAA,JFK,7\nAA,JFK,7\nB6,EWR,9\n")

@@ -64,11 +64,20 @@ def _register_build(group: typer.Typer) -> None:
             str | None,
             typer.Option(help="The key's columns, with commas; as before if not given."),
         ] = None,
+        full: Annotated[
+            bool, typer.Option("--full", help="Score every key anew, whatever is known of it.")
+        ] = False,
+        keep: Annotated[
+            bool, typer.Option("--keep", help="Keep the live table's keys that the source lacks.")
+        ] = False,
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,
     ) -> None:
-        """Score every key of a source with the live version, and serve the table before it."""
+        """Score the keys of a source with the live version, and serve the table before it.
+
+        Keys whose inputs are those of the version's live table keep their answers.
+        """
         columns = tuple(part.strip() for part in key.split(",")) if key else None
         given = {
             "--from": source,
@@ -85,6 +94,8 @@ def _register_build(group: typer.Typer) -> None:
             )
         if head is not None and not ledger:
             raise InvalidInput("--head is of --ledger only", remedy="Give --ledger, too.")
+        if full and keep:
+            raise InvalidInput("--full takes nothing over to keep", remedy="Leave one away.")
         yield_to_others()
         with (
             session(home=home, config=config, json=json) as on,
@@ -94,15 +105,23 @@ def _register_build(group: typer.Typer) -> None:
                 on.home, application, snapshot=snapshot, sql=sql, domain=domain, head=head
             )
             done = rollout.build_live_table(
-                on.home, application, rows, key=columns, by="cli", progress=progress
-            )
-            on.show(
-                done,
-                lambda out: out.print(
-                    f"table {done.table.id}: {done.table.rows:,} keys, {done.table.bytes:,} bytes, "
-                    f"live before version {done.table.version} (revision {done.revision})"
-                ),
-            )
+                on.home, application, rows, key=columns, by="cli",
+                full=full, keep=keep, progress=progress,
+            )  # fmt: skip
+            on.show(done, lambda out: _print_built(out, done))
+
+
+def _print_built(out: Console, done: rollout.LiveTable) -> None:
+    out.print(
+        f"table {done.table.id}: {done.table.rows:,} keys, {done.table.bytes:,} bytes, "
+        f"live before version {done.table.version} (revision {done.revision})"
+    )
+    if done.build.base is not None:
+        keys = done.build.keys
+        out.print(
+            f"beside table {done.build.base}: {keys.new:,} new, {keys.changed:,} changed, "
+            f"{keys.unchanged:,} unchanged, {keys.kept:,} kept, {keys.dropped:,} dropped"
+        )
 
 
 def _print(out: Console, found: list[TableInfo]) -> None:

@@ -29,6 +29,7 @@ from tidemill.recipes.train import OnEvent, Trained, train
 from tidemill.recipes.warehouse import rows_of_sql
 from tidemill.serving.plan import Deployment
 from tidemill.serving.plan import Live as LiveVersion
+from tidemill.tables.builds import Build, list_builds
 from tidemill.tables.table import TableInfo
 
 Progress = Callable[[int, int], None]
@@ -206,9 +207,10 @@ def _table(
 
 
 class LiveTable(msgspec.Struct, frozen=True, kw_only=True):
-    """A table and the revision at which it is served."""
+    """A table, what building it came to, and the revision at which it is served."""
 
     table: TableInfo
+    build: Build
     revision: int
 
 
@@ -269,9 +271,13 @@ def build_live_table(
     *,
     key: tuple[str, ...] | None,
     by: str,
+    full: bool = False,
+    keep: bool = False,
     progress: Progress | None = None,
 ) -> LiveTable:
     """Builds a table with an application's live version and puts it in front of it.
+
+    Where that version has a table already, answers whose inputs did not change are taken over.
 
     Args:
         home: the installation.
@@ -279,6 +285,8 @@ def build_live_table(
         source: keyed rows: a file or folder, or what ``keyed_rows`` makes.
         key: the key's columns; those of the deployment if None.
         by: who asks for it.
+        full: whether every key is scored anew.
+        keep: whether keys of the table there that the source lacks stay.
         progress: told the rows done and all rows.
 
     Raises:
@@ -301,9 +309,12 @@ def build_live_table(
         key=columns,
         source=source,
         source_name=name,
+        base=None if full else version.table,
+        keep=keep,
         progress=progress,
     )
     deployment = attach_table(
         home, application, table.id, key=columns, by=by, reason=f"built from {name}"[:300]
     )
-    return LiveTable(table=table, revision=deployment.revision)
+    build = list_builds(home.store, table.id)[0]
+    return LiveTable(table=table, build=build, revision=deployment.revision)

@@ -30,6 +30,17 @@ def yield_to_others() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
+def own_cpu_s() -> float:
+    """Returns the processor's seconds that this process has used, with its children that ended.
+
+    Example:
+        >>> own_cpu_s() >= 0.0
+        True
+    """
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def is_stopped(pid: int) -> bool:
     """Says whether a signal has stopped a process (SIGSTOP): it is there, and does nothing.
 

@@ -26,14 +26,24 @@ from tidemill.foundation.errors import Conflict, InvalidInput, NotFound, Unavail
 from tidemill.foundation.files import put_content
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
+from tidemill.foundation.processes import own_cpu_s
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
 from tidemill.models.runtime import Runtime, open_runtime
 from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.recipes.distinct_rows import write_distinct
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files, rows_of_table
+from tidemill.recipes.refresh import (
+    DIGEST,
+    digested,
+    digests,
+    find_base,
+    split_rows,
+    whole_split,
+)
 from tidemill.tables.answer import encode_answers
 from tidemill.tables.build import TableBuilder
+from tidemill.tables.builds import Build, keep_build
 from tidemill.tables.catalog import store_table
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.predictions import PredictionPart, keep_parts
@@ -48,6 +58,9 @@ _ABANDONED_S = 7 * 86_400.0
 _CONCURRENT = frozenset({"onnx"})
 """Runtimes that answer several calls at once; the others get one call, with all the threads."""
 
+_ELSEWHERE = "remote"
+"""The runtime of models in other servers, which may answer otherwise by now."""
+
 
 def build_table(
     home: Home,
@@ -60,8 +73,12 @@ def build_table(
     source_name: str,
     progress: Progress | None = None,
     threads: int = 0,
+    base: str | None = None,
+    keep: bool = False,
 ) -> TableInfo:
     """Scores each distinct key of a source and stores the table; nothing goes live by it.
+
+    What it came to is in the store: ``tables.builds``.
 
     Args:
         home: the installation.
@@ -74,18 +91,24 @@ def build_table(
         source_name: what the rows are, for the table's record.
         progress: told the rows done and all rows.
         threads: that score at once; 0 for as many as there are cores.
+        base: a table whose answers are taken over where a key's inputs did not change; what cannot
+            be taken over is scored.
+        keep: whether keys of the base that the source lacks stay.
 
     Raises:
+        NotFound: there is no such base.
         InvalidInput: a column is missing, or two rows with one key differ in another input; the
-            inputs that vary are named.
+            inputs that vary are named. Or keys are to be kept that cannot be.
         DataRefused: the source has no row.
         Conflict: the same build is under way in another process.
         Unavailable: the disk is full; what was done before stays, and the next build goes on.
     """
+    began, cpu_s = home.clock.monotonic(), own_cpu_s()
     rows = _keyed_rows(source, source_name)
     folder = Registry(home).fetch(model, version)
     workers = threads or os.cpu_count() or 1
-    concurrent = read_manifest(folder).runtime in _CONCURRENT
+    manifest = read_manifest(folder)
+    concurrent = manifest.runtime in _CONCURRENT
     runtime = open_runtime(folder, trust_code=True, threads=1 if concurrent else workers)
     try:
         signature = runtime.signature
@@ -97,14 +120,44 @@ def build_table(
             key=encoder.columns,
             source=source_name,
         )
-        identity = repr((application, model, version, key, rows.identity))
+        taken = None
+        if manifest.runtime != _ELSEWHERE:
+            taken = find_base(home, base, version=(model, version), signature=signature, key=key)
+        if keep and base is not None and taken is None:
+            raise InvalidInput(
+                f"the keys of table {base} cannot be kept: it has another version or key, or "
+                "nothing tells what its answers were made of",
+                remedy="Build without --keep, from a source with all keys.",
+            )
+        identity = repr((application, model, version, key, rows.identity, base, keep))
         with _work(home, identity if rows.identity is not None else None) as work:
+            resumed = any(work.iterdir())
             distinct = work / "rows.parquet"
             if not distinct.exists():
                 write_distinct(rows.batches(), signature.inputs, key, distinct)
+            split = (
+                whole_split(distinct)
+                if taken is None
+                else split_rows(
+                    distinct, taken, signature.inputs, key, keep=keep, folder=work / "split"
+                )
+            )
             parts = workers if concurrent else 1
-            scored = _score(runtime, distinct, key, progress=progress, workers=parts)
-            return _store(home, info, signature, scored, work)
+            scored = _score(runtime, split.fresh, key, work, progress=progress, workers=parts)
+            complete = _store(home, info, signature, [*scored, *split.taken], work)
+            keep_build(
+                home,
+                Build(
+                    table=complete.id,
+                    at=home.clock.now(),
+                    seconds=home.clock.monotonic() - began,
+                    cpu_s=own_cpu_s() - cpu_s,
+                    resumed=resumed,
+                    base=None if taken is None else taken.table,
+                    keys=split.counts,
+                ),
+            )
+            return complete
     except OSError as error:
         raise Unavailable(
             f"the table of {application!r} cannot be built: {error.strerror or error}",
@@ -193,26 +246,29 @@ def _remove_abandoned(builds: Path, *, before: float) -> None:
 
 def _score(
     runtime: Runtime,
-    distinct: Path,
+    rows_path: Path,
     key: tuple[str, ...],
+    work: Path,
     *,
     progress: Progress | None,
     workers: int,
 ) -> list[Path]:
     """Answers each chunk that was not answered before; returns the files of all answers."""
-    work = distinct.parent
-    with pq.ParquetFile(distinct) as rows:
+    with pq.ParquetFile(rows_path) as rows:
         chunks, total = rows.num_row_groups, rows.metadata.num_rows
         sizes: list[int] = [rows.metadata.row_group(at).num_rows for at in range(chunks)]
+    places = digested(runtime.signature.inputs, key)
     paths = [work / f"scored-{at:06}.parquet" for at in range(chunks)]
 
     def score(at: int) -> int:
         if not paths[at].exists():
-            with pq.ParquetFile(distinct) as mine:
+            with pq.ParquetFile(rows_path) as mine:
                 part = mine.read_row_group(at)
             named = part.rename_columns([column.name for column in runtime.signature.inputs])
             batch = feature_batch(named, runtime.signature.inputs)
             answers = _arrow(batch, runtime.predict(batch), key, runtime.signature)
+            if places:
+                answers = answers.append_column(DIGEST, digests(part, places))
             with replacing(paths[at], work) as unfinished:
                 pq.write_table(answers, unfinished, compression="zstd", compression_level=1)
         return sizes[at]

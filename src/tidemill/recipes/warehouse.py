@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tidemill.data.catalog import find_snapshots, list_datasets
 from tidemill.data.queries import literal, spilling
@@ -23,6 +24,7 @@ from tidemill.data.snapshots import snapshot_paths
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
 from tidemill.recipes.keyed_rows import KeyedRows
+from tidemill.recipes.refresh import DIGEST
 from tidemill.tables.catalog import list_tables
 from tidemill.tables.predictions import list_parts
 from tidemill.tables.table import TableInfo
@@ -123,7 +125,8 @@ def _show_predictions(home: Home, connection: Any, name: str, infos: list[TableI
         paths = [home.files.fetch(part.file_key) for part in list_parts(home, info.id)]
         if paths:
             selects.append(
-                f"select *, {literal(info.model)} as model, {info.version} as version, "  # noqa: S608 - quoted
+                f"select {_shown(paths[0])}, {literal(info.model)} as model, "  # noqa: S608 - quoted
+                f"{info.version} as version, "
                 f"{literal(info.id)} as table_id, to_timestamp({info.built_at}) as built_at "
                 f"from read_parquet({_list(paths)})"
             )
@@ -131,6 +134,11 @@ def _show_predictions(home: Home, connection: Any, name: str, infos: list[TableI
         _view(connection, "predictions", name, f"from ({selects[0]})")
         everything = " union all by name ".join(selects)
         _view(connection, "predictions_history", name, f"from ({everything})")
+
+
+def _shown(path: Path) -> str:
+    """Returns what people see of a build's files."""
+    return f"* exclude ({DIGEST})" if DIGEST in pq.read_schema(path).names else "*"
 
 
 def _view(connection: Any, schema: str, name: str, source: str) -> None:

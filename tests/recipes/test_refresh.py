@@ -1,0 +1,201 @@
+"""A refresh scores what is new or changed, and leaves the table that a full build leaves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.home import Home, open_home
+from tidemill.foundation.settings import Settings
+from tidemill.models.packagers.onnx import package_onnx
+from tidemill.models.registry import Registry
+from tidemill.models.runtimes.onnx import OnnxRuntime
+from tidemill.recipes.table import build_table
+from tidemill.recipes.warehouse import run_sql
+from tidemill.tables.answer import decode_answer
+from tidemill.tables.builds import Build, list_builds
+from tidemill.tables.catalog import fetch_table, list_tables
+from tidemill.tables.key import KeyEncoder
+from tidemill.tables.lmdb import LmdbTable
+from tidemill.tables.table import TableInfo
+
+Rows = dict[int, float]
+"""The feature of each key."""
+
+
+@pytest.fixture(scope="module")
+def ratios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A home with a model that divides, to which 0 and -0 are two inputs; version 2 multiplies."""
+    folder = tmp_path_factory.mktemp("ratios")
+    with open_home(Settings(home=folder / "home")) as home:
+        for operator in ("Div", "Mul"):
+            _write_model(folder / f"{operator}.onnx", operator)
+            package_onnx(folder / f"{operator}.onnx", "ratio", folder / operator)
+            Registry(home).register(folder / operator, "ratio", blessed=True)
+        yield home
+
+
+def _write_model(path: Path, operator: str) -> None:
+    inputs = [
+        helper.make_tensor_value_info("id", TensorProto.INT64, ["n"]),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"]),
+    ]
+    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
+    nodes = [
+        helper.make_node("Cast", ["id"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node(operator, ["f", "x"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "ratio", inputs, [answer])
+    opsets = [helper.make_opsetid("", 19)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+
+
+def source(rows: Rows) -> pa.Table:
+    """The rows of a source."""
+    return pa.table({"id": pa.array(rows, pa.int64()), "x": pa.array(rows.values(), pa.float32())})
+
+
+def build(home: Home, rows: Rows | Path, **more: Any) -> TableInfo:
+    """Builds a table of them."""
+    given = {"version": 1, "key": ("id",), "source_name": "rows", **more}
+    made = rows if isinstance(rows, Path) else source(rows)
+    return build_table(home, application="ratio", model="ratio", source=made, **given)
+
+
+def last(home: Home, info: TableInfo) -> Build:
+    """What its last build came to."""
+    return list_builds(home.store, info.id)[0]
+
+
+def answers(home: Home, info: TableInfo, keys: list[int]) -> list[Any]:
+    """What the table holds."""
+    with LmdbTable.open(fetch_table(home, info.id), verify=True) as table:
+        found = table.get(KeyEncoder(info.key).many([np.array(keys, np.int64)]))
+    return [each and decode_answer(each)["y"] for each in found]
+
+
+features = st.sampled_from([0.0, -0.0, 1.0, 2.0, float("inf")])
+sources = st.dictionaries(st.integers(-3, 12), features, min_size=1, max_size=12)
+
+
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(before=sources, after=sources, keep=st.booleans())
+def test_a_refresh_is_a_full_build_byte_for_byte(
+    ratios: Home,
+    before: Rows,
+    after: Rows,
+    keep: bool,  # noqa: FBT001 - of the property
+) -> None:
+    """Whatever changed; with ``keep`` it is one of both sources, the new one preferred."""
+    base = build(ratios, before)
+    refreshed = build(ratios, after, base=base.id, keep=keep)
+    keys = last(ratios, refreshed).keys
+    whole = build(ratios, {**before, **after} if keep else after)
+    assert refreshed.sha256 == whole.sha256
+    same = [key for key in after if key in before and repr(after[key]) == repr(before[key])]
+    assert keys.unchanged == len(same)
+    assert keys.changed == len(after.keys() & before.keys()) - len(same)
+    assert keys.new == len(after.keys() - before.keys())
+    gone = len(before.keys() - after.keys())
+    assert (keys.kept, keys.dropped) == ((gone, 0) if keep else (0, gone))
+    counted, _ = run_sql(ratios, "select * from predictions_history.ratio", limit=1)
+    assert set(counted.column_names) == {"id", "y", "model", "version", "table_id", "built_at"}
+    again = build(ratios, {**before, **after}, base=refreshed.id)  # of taken and scored files
+    assert last(ratios, again).keys.unchanged == refreshed.rows
+
+
+def test_only_what_changed_is_scored(ratios: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is asked for the new and the changed rows, and for nothing where none is."""
+    base = build(ratios, dict.fromkeys(range(1000), 1.0))
+    scored: list[list[int]] = []
+    predict = OnnxRuntime.predict
+
+    def counted(self: Any, batch: Any) -> Any:
+        scored.append(sorted(batch["id"].tolist()))
+        return predict(self, batch)
+
+    monkeypatch.setattr(OnnxRuntime, "predict", counted)
+    rows = dict.fromkeys(range(10, 1001), 1.0) | {20: 4.0}
+    info = build(ratios, rows, base=base.id)
+    assert scored == [[20, 1000]]
+    assert answers(ratios, info, [9, 10, 20, 1000]) == [None, 10.0, 5.0, 1000.0]
+    scored.clear()
+    same = build(ratios, rows, base=info.id)
+    assert scored == []
+    assert same.sha256 == info.sha256
+
+
+def test_what_cannot_be_taken_over_is_scored(ratios: Home) -> None:
+    """Another version, another key, a table without a warehouse; one that is not there is told."""
+    rows = dict.fromkeys(range(5), 2.0)
+    base = build(ratios, rows)
+    assert last(ratios, build(ratios, rows, version=2, base=base.id)).base is None
+    other = build(ratios, rows, key=("id", "x"), base=base.id)
+    assert last(ratios, other).base is None
+    again = build(ratios, {**rows, 7: -0.0}, key=("id", "x"), base=other.id)
+    assert last(ratios, again).keys.unchanged == 5
+    with pytest.raises(NotFound):
+        build(ratios, rows, base="0" * 16)
+    with pytest.raises(InvalidInput, match="cannot be kept"):
+        build(ratios, rows, base=other.id, keep=True)
+
+
+KILLED = """
+import sys, os, signal
+from pathlib import Path
+from tidemill.foundation.home import open_home
+from tidemill.foundation.settings import Settings
+from tidemill.recipes import refresh, table
+home, rows, base, stage = sys.argv[1:]
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if stage == "split":
+    refresh._Taken.__call__ = die
+elif stage == "split written":
+    refresh.write_atomic = die
+elif stage == "table":
+    table.put_content = die
+with open_home(Settings(home=Path(home))) as opened:
+    table.build_table(opened, application="ratio", model="ratio", version=1, key=("id",),
+        source=Path(rows), source_name="rows", base=base)
+"""
+
+
+@pytest.mark.parametrize("stage", ["split", "split written", "table"])
+def test_killed_anywhere_it_goes_on(ratios: Home, tmp_path: Path, stage: str) -> None:
+    """Kill -9 in each stage: no table is there; the same refresh then gives the right one."""
+    base = build(ratios, dict.fromkeys(range(100), 1.0))
+    at = 7.0 + len(stage)
+    rows = dict.fromkeys(range(50), at) | dict.fromkeys(range(50, 120), 1.0)
+    pq.write_table(source(rows), tmp_path / "rows.parquet")
+    before = list_tables(ratios.store)
+    (tmp_path / "refresh.py").write_text(KILLED)
+    command = [sys.executable, tmp_path / "refresh.py", ratios.path, tmp_path / "rows.parquet"]
+    killed = subprocess.run(
+        [*map(str, command), base.id, stage], capture_output=True, check=False, timeout=100
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list_tables(ratios.store) == before
+    info = build(ratios, tmp_path / "rows.parquet", base=base.id)
+    done = last(ratios, info)
+    assert (done.resumed, done.keys.changed, done.keys.new) == (True, 50, 20)
+    assert info.sha256 == build(ratios, rows).sha256
+    assert not list((ratios.cache_path / "builds").glob("*/"))
