@@ -12,6 +12,7 @@ from rich.console import Console
 from tidemill.cli.progress import count_progress
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
 from tidemill.control.deployments import get_deployment
+from tidemill.control.rescoring import measured_build
 from tidemill.control.rollout import answering
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.files import write_atomic
@@ -180,6 +181,9 @@ def _measured(
         law=fit_law([1, 64], [latency.batch_1_s, latency.batch_64_s]),
         on_loop=decide_placement(deployment.plan, manifest) == "gateway",
     )
+    build = measured_build(on.home, application, version)
+    if build is not None:
+        costs = costs.with_build(build.keys.scored, build.cpu_s)
     return Asked(
         subject=application,
         traffic=seen.result().traffic(),

@@ -10,12 +10,24 @@ from rich.console import Console
 
 from tidemill.cli.progress import count_progress
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
-from tidemill.control import rollout
+from tidemill.control import rescoring, rollout
 from tidemill.foundation.clock import iso
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.processes import yield_to_others
+from tidemill.recipes.keyed_rows import KeyedRows
 from tidemill.tables.catalog import list_tables
 from tidemill.tables.table import TableInfo
+
+FromOption = Annotated[
+    Path | None, typer.Option("--from", help="A file or folder (CSV, Parquet) with every input.")
+]
+SnapshotOption = Annotated[
+    str | None, typer.Option(help="Rows of a dataset: NAME, or NAME@SNAPSHOT.")
+]
+SqlOption = Annotated[str | None, typer.Option(help="Rows of a query, as of tidemill sql.")]
+DomainOption = Annotated[
+    str | None, typer.Option(help="All that the schema of this dataset allows.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +35,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Build and look at lookup tables.", no_args_is_help=True)
     app.add_typer(group, name="table")
     _register_build(group)
+    _register_rescore(group)
 
     @group.command("list")
     def list_(
@@ -41,19 +54,10 @@ def _register_build(group: typer.Typer) -> None:
     @group.command("build")
     def build(
         application: Annotated[str, typer.Argument(help="The application.")],
-        source: Annotated[
-            Path | None,
-            typer.Option("--from", help="A file or folder (CSV, Parquet) with every input."),
-        ] = None,
-        snapshot: Annotated[
-            str | None, typer.Option(help="Rows of a dataset: NAME, or NAME@SNAPSHOT.")
-        ] = None,
-        sql: Annotated[
-            str | None, typer.Option(help="Rows of a query, as of tidemill sql.")
-        ] = None,
-        domain: Annotated[
-            str | None, typer.Option(help="All that the schema of this dataset allows.")
-        ] = None,
+        source: FromOption = None,
+        snapshot: SnapshotOption = None,
+        sql: SqlOption = None,
+        domain: DomainOption = None,
         ledger: Annotated[
             bool, typer.Option("--ledger", help="What the application was asked.")
         ] = False,
@@ -109,6 +113,55 @@ def _register_build(group: typer.Typer) -> None:
                 full=full, keep=keep, progress=progress,
             )  # fmt: skip
             on.show(done, lambda out: _print_built(out, done))
+
+
+def _register_rescore(group: typer.Typer) -> None:
+    @group.command("rescore")
+    def rescore(
+        application: Annotated[str, typer.Argument(help="The application.")],
+        source: FromOption = None,
+        snapshot: SnapshotOption = None,
+        sql: SqlOption = None,
+        domain: DomainOption = None,
+        head: Annotated[
+            int, typer.Option(help="So many keys go live first, the most frequent.")
+        ] = rescoring.HEAD,
+        share: Annotated[
+            float, typer.Option(help="No more of them than got this share of the questions.")
+        ] = 1.0,
+        home: HomeOption = None,
+        config: ConfigOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        """Score the table of the version before with the live one, the most frequent keys first."""
+        given = {"--from": source, "--snapshot": snapshot, "--sql": sql, "--domain": domain}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) > 1:
+            raise InvalidInput(
+                f"{len(named)} sources of keys are given: {', '.join(named)}",
+                remedy="Give one, or none for the table of the version before.",
+            )
+        yield_to_others()
+        with (
+            session(home=home, config=config, json=json) as on,
+            count_progress(on, f"scoring keys of {application}") as progress,
+        ):
+            rows: Path | KeyedRows | None = source
+            if named and source is None:
+                rows = rollout.keyed_rows(
+                    on.home, application, snapshot=snapshot, sql=sql, domain=domain
+                )
+            done = rescoring.rescore(
+                on.home, application, rows, by="cli", head=head, share=share, progress=progress,
+                on_head=None if json else lambda first: _print_head(on.err, first),
+            )  # fmt: skip
+            on.show(done, lambda out: _print_built(out, done.whole))
+
+
+def _print_head(err: Console, first: rollout.LiveTable) -> None:
+    err.print(
+        f"the first {first.table.rows:,} keys are live (revision {first.revision})", markup=False
+    )
 
 
 def _print_built(out: Console, done: rollout.LiveTable) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from tidemill.control import launches
 from tidemill.control.launches import Launch, Status
+from tidemill.control.rescoring import follow
 from tidemill.control.rollout import RolledOut, run_recipe
 from tidemill.data.records import IngestResult
 from tidemill.foundation.errors import (
@@ -197,8 +198,24 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - one file's trouble never ends the keeper
             return self._failed(launch, path, error, taken)
         status: Status = "live" if rolled_out.revision is not None else "not blessed"
-        message = "; ".join(rolled_out.trained.reasons)
+        reasons = list(rolled_out.trained.reasons)
+        if rolled_out.revision is not None:
+            reasons += self._rescore(rolled_out.application)
+        message = "; ".join(reasons)
         return self._end(launch, status, message, ingest=taken, rolled_out=rolled_out)
+
+    def _rescore(self, application: str) -> list[str]:
+        """Scores the table of the version before anew; returns what there is to say of it."""
+        try:
+            done = follow(self._home, application, by="keeper")
+        except TidemillError as error:  # the version is live, and answers by its model
+            self._log.error("table.not_rescored", application=application, error=str(error))
+            return [f"the table was not rescored: {error}"]
+        if done is None:
+            return []
+        table = done.whole.table
+        self._log.info("table.rescored", application=application, table=table.id, keys=table.rows)
+        return [f"rescored {table.rows:,} keys"]
 
     def _failed(
         self, launch: Launch, path: Path, error: Exception, taken: IngestResult | None

@@ -273,6 +273,7 @@ def build_live_table(
     by: str,
     full: bool = False,
     keep: bool = False,
+    part: bool = False,
     progress: Progress | None = None,
 ) -> LiveTable:
     """Builds a table with an application's live version and puts it in front of it.
@@ -287,6 +288,7 @@ def build_live_table(
         by: who asks for it.
         full: whether every key is scored anew.
         keep: whether keys of the table there that the source lacks stay.
+        part: whether the source is the head of another one only.
         progress: told the rows done and all rows.
 
     Raises:
@@ -311,6 +313,7 @@ def build_live_table(
         source_name=name,
         base=None if full else version.table,
         keep=keep,
+        part=part,
         progress=progress,
     )
     deployment = attach_table(

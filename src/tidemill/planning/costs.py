@@ -73,6 +73,21 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         batches = math.ceil(keys / BUILD_BATCH)
         return batches * self.law.a_s + keys * (self.law.b_s + self.build_key_s)
 
+    def with_build(self, keys: int, cpu_s: float) -> Costs:
+        """Returns the costs by which scoring so many keys takes what it took.
+
+        Args:
+            keys: of the table that was built, 1 or more.
+            cpu_s: seconds of a core that building it took, the model included.
+
+        Example:
+            >>> costs = Costs(law=LatencyLaw(a_s=1e-5, b_s=1e-6)).with_build(1_000_000, 7.0)
+            >>> round(costs.rescored_s(1_000_000), 3), round(costs.rescored_s(2_000_000), 2)
+            (7.0, 14.0)
+        """
+        model_s = self.rescored_s(keys) - keys * self.build_key_s
+        return msgspec.structs.replace(self, build_key_s=max(0.0, cpu_s - model_s) / keys)
+
 
 BUILD_BATCH = 8192
 """A table is scored in batches of so many keys."""

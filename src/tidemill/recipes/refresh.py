@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 from tidemill.data.keys import KEYS_SUFFIX, hash_rows
 from tidemill.data.queries import literal, spilling
 from tidemill.foundation.durable import replacing, sync_folder, write_atomic
-from tidemill.foundation.errors import Unavailable
+from tidemill.foundation.errors import InvalidInput, Unavailable
 from tidemill.foundation.home import Home
-from tidemill.models.signature import Column, Signature
+from tidemill.models.format import ModelManifest
+from tidemill.models.signature import Column
 from tidemill.recipes.distinct_rows import CHUNK, column_names
 from tidemill.tables.builds import KeyCounts
 from tidemill.tables.catalog import get_table
@@ -34,6 +35,7 @@ DIGEST = f"tidemill_digest_{KEYS_SUFFIX}"
 """The column of the answers' files that tells which inputs they were made of."""
 
 _MEMORY = "500MB"
+_ELSEWHERE = "remote"  # the runtime of models in other servers
 _COUNTS = "counts.json"
 
 
@@ -103,30 +105,48 @@ def _bits(column: Any) -> Any:
 
 def find_base(
     home: Home,
-    table: str | None,
-    signature: Signature,
+    table: str,
+    manifest: ModelManifest,
     version: tuple[str, int],
     key: Sequence[str],
+    *,
+    keep: bool = False,
 ) -> Base | None:
     """Returns what can be taken over from a table; None if nothing can.
 
     Nothing can be where the table was built with another version or key, without a warehouse, or
-    before digests were kept.
+    before digests were kept; nor from a model in another server, which may answer otherwise by now.
 
     Args:
         home: the installation.
-        table: its id, if there is one.
-        version: the model and its version that score now.
-        signature: of that model.
+        table: its id.
+        manifest: of the version that scores now.
+        version: its model and its number.
         key: the columns of the key now.
+        keep: whether keys of the table are to stay, so that something must be taken over.
 
     Raises:
         NotFound: there is no such table, or its answers are gone from the files.
+        InvalidInput: its keys are to stay, and nothing can be taken over.
     """
-    if table is None:
-        return None
+    found = _find_base(home, table, manifest, version, key)
+    if keep and found is None:
+        raise InvalidInput(
+            f"the keys of table {table} cannot be kept: it has another version or key, or nothing "
+            "tells what its answers were made of",
+            remedy="Build without --keep, from a source with all keys.",
+        )
+    return found
+
+
+def _find_base(
+    home: Home, table: str, manifest: ModelManifest, version: tuple[str, int], key: Sequence[str]
+) -> Base | None:
+    signature = manifest.signature
     info = get_table(home.store, table)
     if (info.model, info.version) != version or tuple(n for n, _ in info.key) != tuple(key):
+        return None
+    if manifest.runtime == _ELSEWHERE:
         return None
     parts = tuple(home.files.fetch(part.file_key) for part in list_parts(home, info.id))
     if not parts:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +36,7 @@ from tidemill.recipes.distinct_rows import write_distinct
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files, rows_of_table
 from tidemill.recipes.refresh import (
     DIGEST,
+    Base,
     digested,
     digests,
     find_base,
@@ -43,7 +45,7 @@ from tidemill.recipes.refresh import (
 )
 from tidemill.tables.answer import encode_answers
 from tidemill.tables.build import TableBuilder
-from tidemill.tables.builds import Build, keep_build
+from tidemill.tables.builds import Build, KeyCounts, keep_build
 from tidemill.tables.catalog import store_table
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.predictions import PredictionPart, keep_parts
@@ -57,9 +59,6 @@ _ABANDONED_S = 7 * 86_400.0
 
 _CONCURRENT = frozenset({"onnx"})
 """Runtimes that answer several calls at once; the others get one call, with all the threads."""
-
-_ELSEWHERE = "remote"
-"""The runtime of models in other servers, which may answer otherwise by now."""
 
 
 def build_table(
@@ -75,6 +74,7 @@ def build_table(
     threads: int = 0,
     base: str | None = None,
     keep: bool = False,
+    part: bool = False,
 ) -> TableInfo:
     """Scores each distinct key of a source and stores the table; nothing goes live by it.
 
@@ -94,6 +94,7 @@ def build_table(
         base: a table whose answers are taken over where a key's inputs did not change; what cannot
             be taken over is scored.
         keep: whether keys of the base that the source lacks stay.
+        part: whether the source is the head of another one only.
 
     Raises:
         NotFound: there is no such base.
@@ -103,7 +104,7 @@ def build_table(
         Conflict: the same build is under way in another process.
         Unavailable: the disk is full; what was done before stays, and the next build goes on.
     """
-    began, cpu_s = home.clock.monotonic(), own_cpu_s()
+    began = (home.clock.monotonic(), own_cpu_s())
     rows = _keyed_rows(source, source_name)
     folder = Registry(home).fetch(model, version)
     workers = threads or os.cpu_count() or 1
@@ -112,51 +113,24 @@ def build_table(
     runtime = open_runtime(folder, trust_code=True, threads=1 if concurrent else workers)
     try:
         signature = runtime.signature
-        encoder = _encoder(signature, key)
+        columns = _encoder(signature, key).columns
         info = TableInfo(
-            application=application,
-            model=model,
-            version=version,
-            key=encoder.columns,
-            source=source_name,
+            application=application, model=model, version=version, key=columns, source=source_name
         )
         taken = None
-        if manifest.runtime != _ELSEWHERE:
-            taken = find_base(home, base, version=(model, version), signature=signature, key=key)
-        if keep and base is not None and taken is None:
-            raise InvalidInput(
-                f"the keys of table {base} cannot be kept: it has another version or key, or "
-                "nothing tells what its answers were made of",
-                remedy="Build without --keep, from a source with all keys.",
-            )
+        if base is not None:
+            taken = find_base(home, base, manifest, (model, version), key, keep=keep)
         identity = repr((application, model, version, key, rows.identity, base, keep))
         with _work(home, identity if rows.identity is not None else None) as work:
             resumed = any(work.iterdir())
-            distinct = work / "rows.parquet"
-            if not distinct.exists():
-                write_distinct(rows.batches(), signature.inputs, key, distinct)
-            split = (
-                whole_split(distinct)
-                if taken is None
-                else split_rows(
-                    distinct, taken, signature.inputs, key, keep=keep, folder=work / "split"
-                )
-            )
-            parts = workers if concurrent else 1
-            scored = _score(runtime, split.fresh, key, work, progress=progress, workers=parts)
-            complete = _store(home, info, signature, [*scored, *split.taken], work)
-            keep_build(
-                home,
-                Build(
-                    table=complete.id,
-                    at=home.clock.now(),
-                    seconds=home.clock.monotonic() - began,
-                    cpu_s=own_cpu_s() - cpu_s,
-                    resumed=resumed,
-                    base=None if taken is None else taken.table,
-                    keys=split.counts,
-                ),
-            )
+            files, counts = _answer(
+                runtime, rows, key, work, base=taken, keep=keep, progress=progress,
+                workers=workers if concurrent else 1,
+            )  # fmt: skip
+            complete = _store(home, info, signature, files, work)
+            of = None if taken is None else taken.table
+            build = Build(table=complete.id, keys=counts, resumed=resumed, base=of, part=part)
+            _keep_measured(home, build, began)
             return complete
     except OSError as error:
         raise Unavailable(
@@ -242,6 +216,44 @@ def _remove_abandoned(builds: Path, *, before: float) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _keep_measured(home: Home, build: Build, began: tuple[float, float]) -> None:
+    """Makes a build known with what it took since it began, at these seconds and this CPU."""
+    at, cpu_s = began
+    done = msgspec.structs.replace(
+        build,
+        at=home.clock.now(),
+        seconds=home.clock.monotonic() - at,
+        cpu_s=own_cpu_s() - cpu_s,
+    )
+    keep_build(home, done)
+
+
+def _answer(
+    runtime: Runtime,
+    rows: KeyedRows,
+    key: tuple[str, ...],
+    work: Path,
+    *,
+    base: Base | None,
+    keep: bool,
+    progress: Progress | None,
+    workers: int,
+) -> tuple[list[Path], KeyCounts]:
+    """Returns the files of the answers to a source, scored and taken over, and how many there are.
+
+    What was done in the folder before is not done again.
+    """
+    inputs, distinct = runtime.signature.inputs, work / "rows.parquet"
+    if not distinct.exists():
+        write_distinct(rows.batches(), inputs, key, distinct)
+    if base is None:
+        split = whole_split(distinct)
+    else:
+        split = split_rows(distinct, base, inputs, key, keep=keep, folder=work / "split")
+    scored = _score(runtime, split.fresh, key, work, progress=progress, workers=workers)
+    return [*scored, *split.taken], split.counts
 
 
 def _score(

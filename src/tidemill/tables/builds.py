@@ -47,21 +47,23 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         table: the id of what was built.
+        keys: what became of them.
         at: when it was done, in seconds since the epoch.
         seconds: that it took.
         cpu_s: seconds of a core that its process used meanwhile.
         resumed: it went on with what one before it had done: it took less than the whole.
         base: the table that answers were taken over from; None if all were made anew.
-        keys: what became of them.
+        part: it is the head of a source only; the whole is to follow.
     """
 
     table: str
-    at: float
-    seconds: float
-    cpu_s: float
     keys: KeyCounts
+    at: float = 0.0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
     resumed: bool = False
     base: str | None = None
+    part: bool = False
 
 
 def keep_build(home: Home, build: Build) -> None:
