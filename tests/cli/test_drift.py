@@ -35,3 +35,10 @@ def test_drift_is_told_and_ends_with_three(cli: Cli) -> None:
     assert record["columns"][0]["checks"][0]["severity"] == "error"
     assert cli("drift", "days", "--limit", "0.9", "--grave", "0.95").code == 0
     assert cli("drift", "days", "--chance", "2", "--json").code == 2
+
+
+def test_skew_of_what_was_never_served_is_an_error(cli: Cli) -> None:
+    """To people and to programs; a wrong flag is wrong usage."""
+    assert "no application 'trips'" in cli("skew", "trips").err
+    assert cli("skew", "trips", "--json").json()["kind"] == "NotFound"
+    assert cli("skew", "trips", "--version", "0", "--json").code == 2

@@ -33,6 +33,7 @@ VERBS = (
     "schema",
     "validate",
     "drift",
+    "skew",
     "quarantine",
     "explain",
     "snapshots",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -135,10 +136,6 @@ def without(reference: Reference, skipped: dict[str, str]) -> Reference:
 def frozen_reference(home: Home, snapshots: Sequence[Snapshot]) -> Reference:
     """Returns the reference that some snapshots' rows make together, frozen the first time.
 
-    It is kept among the files under a key that the snapshots' ids and the layout give. Snapshots
-    never change, and the same rows give the same bytes: whoever asks first, and however many at
-    once, the reference is the same. One that is damaged is made again.
-
     Args:
         home: the installation.
         snapshots: of one dataset, in the order in which their rows count.
@@ -148,13 +145,31 @@ def frozen_reference(home: Home, snapshots: Sequence[Snapshot]) -> Reference:
         InvalidInput: they have no row.
     """
     ids = "\n".join(snapshot.id for snapshot in snapshots)
-    digest = hashlib.sha256(ids.encode()).hexdigest()
+    return kept_reference(home, ids, lambda: snapshot_paths(home, snapshots))
+
+
+def kept_reference(home: Home, identity: str, paths: Callable[[], Sequence[Path]]) -> Reference:
+    """Returns the reference of rows that never change, frozen the first time.
+
+    It is kept among the files under a key that the rows' identity and the layout give. The same
+    rows give the same bytes: whoever asks first, and however many at once, the reference is the
+    same. One that is damaged is made again.
+
+    Args:
+        home: the installation.
+        identity: tells these rows from all others.
+        paths: gives their Parquet files, verified, if they are needed.
+
+    Raises:
+        InvalidInput: there is no row, or they cannot be read.
+    """
+    digest = hashlib.sha256(identity.encode()).hexdigest()
     key = f"data/references/{digest[:2]}/{digest}.{LAYOUT}"
     if home.files.exists(key):
         try:
             return Reference.from_bytes(home.files.get_bytes(key))
         except (Corrupted, NotFound):
             home.files.delete(key)
-    reference = freeze(snapshot_paths(home, snapshots))
+    reference = freeze(paths())
     home.files.put_bytes(key, reference.to_bytes())
     return reference

@@ -63,6 +63,16 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
         """How many rows have a value."""
         return sum(self.counts)
 
+    def __add__(self, more: Tally) -> Tally:
+        lows = [low for low in (self.low, more.low) if low is not None]
+        highs = [high for high in (self.high, more.high) if high is not None]
+        return Tally(
+            counts=tuple(a + b for a, b in zip(self.counts, more.counts, strict=True)),
+            missing=self.missing + more.missing,
+            low=min(lows, default=None),
+            high=max(highs, default=None),
+        )
+
 
 class FrozenColumn(msgspec.Struct, frozen=True, kw_only=True):
     """One column of a reference: its cells, and the reference rows in them."""
@@ -126,6 +136,20 @@ class CountedRows:
     tallies: Mapping[str, Tally]
     errors: Mapping[str, str] = field(default_factory=dict)
     new: tuple[str, ...] = ()
+
+    def __add__(self, more: CountedRows) -> CountedRows:
+        """Returns these rows and others that were counted in the same cells."""
+        tallies = {
+            name: tally + more.tallies[name]
+            for name, tally in self.tallies.items()
+            if name in more.tallies
+        }
+        return CountedRows(
+            rows=self.rows + more.rows,
+            tallies=tallies,
+            errors={**self.errors, **more.errors},
+            new=tuple(dict.fromkeys((*self.new, *more.new))),
+        )
 
 
 def freeze(data: Any, *, leave_out: Mapping[str, str] | None = None) -> Reference:
