@@ -87,6 +87,12 @@ def test_an_application_is_planned_from_a_trace_and_applied(live: Any) -> None:
     document = tomllib.loads((live.folder / "plan.toml").read_text())
     assert document["applications"]["trips"]["plan"]["max_batch"] == found["batch_limit"]
     assert live("apply", "plan.toml", "--yes").code == 0
+    assert live("plan", "trips", *flags, "--max-age-s", "600", "--json").code == 0
+    assert live("apply", "plan.toml", "--yes").code == 0
+    (shown,) = live("describe", "trips", "--json").json()["applications"].values()
+    assert (shown["max_age_s"], shown["plan"]["cache_ttl_s"]) == (600.0, 600.0)
+    again = live("plan", "trips", *flags, "--json").json()
+    assert again["promise"]["max_age_s"] == 600.0
     wrong = live("plan", "trips", *flags, "--slo-ms", "-1", "--json").json()
     assert wrong["exit_code"] == 2
     for flags in ((), ("trips", "--requirements", "r.toml")):

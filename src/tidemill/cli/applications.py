@@ -52,13 +52,16 @@ def _add_register(group: typer.Typer) -> None:
         default: Annotated[
             str | None, typer.Option(help="The answer that stands in, as a JSON object.")
         ] = None,
+        max_age_s: Annotated[
+            float | None, typer.Option(help="Seconds after which a table answers no more.")
+        ] = None,
         reason: ReasonOption = "registered by hand",
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,
     ) -> None:
         """Make an application that has no model yet: its queries get its default, or a 503."""
-        terms = Terms(slo_ms=slo_ms, default=_default(default))
+        terms = Terms(slo_ms=slo_ms, default=_default(default), max_age_s=max_age_s)
         with session(home=home, config=config, json=json) as on:
             signature = (
                 verbs.signature_like(on.home, like)

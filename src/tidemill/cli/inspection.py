@@ -15,8 +15,9 @@ def print_inspection(out: Console, shown: dict[str, Any]) -> None:
     if shown["refused"]:
         out.print(f"  refused: {shown['refused']}", markup=False)
     rows = table(
-        "Versions", "gateway", "version", "waiting", "out", "a batch of n takes", "cached", "alive"
-    )
+        "Versions", "gateway", "version", "waiting", "out", "a batch of n takes", "table", "cached",
+        "alive",
+    )  # fmt: skip
     for gateway in shown["gateways"]:
         for each in gateway["versions"]:
             alive = [replica["alive"] for replica in each["replicas"]]
@@ -26,6 +27,7 @@ def print_inspection(out: Console, shown: dict[str, Any]) -> None:
                 str(each["queued_rows"]),
                 str(each["batches_out"]),
                 _law(each["service_time"]),
+                _table(each),
                 str(each["cached_answers"]),
                 f"{sum(alive)} of {len(alive)}",
             )
@@ -49,6 +51,12 @@ def _law(service_time: dict[str, float] | None) -> str:
         service_time[name] for name in ("fixed_ms", "per_row_ms", "spread_ms")
     )
     return f"{fixed:.3f} + {per_row:.4f}·n ms, ± {spread:.3f}"
+
+
+def _table(version: dict[str, Any]) -> str:
+    if version["table"] is None:
+        return "-"
+    return f"{version['table_age_s']:,.0f} s old" + (", stale" if version["table_stale"] else "")
 
 
 def _in_flight(shown: dict[str, Any], socket: str) -> int:

@@ -188,7 +188,9 @@ def _measured(
         subject=application,
         traffic=seen.result().traffic(),
         costs=costs,
-        promise=_changed(Promise(slo_ms=deployment.slo_ms), promise),
+        promise=_changed(
+            Promise(slo_ms=deployment.slo_ms, max_age_s=deployment.max_age_s), promise
+        ),
         prices=_changed(Prices(), prices),
     )
 
@@ -209,12 +211,17 @@ def _document(application: str, plan: Plan) -> str:
     lines = [f"# {each}" for each in plan.reasons]
     if chosen.head_keys:
         lines.append(f"# tidemill table build {application} --ledger --head {chosen.head_keys}")
+    age_s = plan.promise.max_age_s
+    if age_s is not None:
+        lines += [f"[applications.{toml_key(application)}]", f"max_age_s = {age_s!r}", ""]
     lines += [
         f"[applications.{toml_key(application)}.plan]",
         f"replicas = {chosen.replicas}",
         f"max_batch = {chosen.batch_limit}",
         f"cache_bytes = {cache_bytes}",
     ]
+    if age_s is not None:
+        lines.append(f"cache_ttl_s = {age_s!r}")
     return "\n".join(lines) + "\n"
 
 

@@ -54,6 +54,7 @@ class Register(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     default: dict[str, Any] | None = None
     key: tuple[str, ...] | None = None
     plan: ServingPlan | None = None
+    max_age_s: float | None = None
 
     def run(self, home: Home, by: str, name: str) -> Any:
         """Makes the application."""
@@ -65,7 +66,13 @@ class Register(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
         if signature is None:
             signature = applications.signature_like(home, self.like or "")
-        terms = Terms(slo_ms=self.slo_ms, default=self.default, key=self.key, plan=self.plan)
+        terms = Terms(
+            slo_ms=self.slo_ms,
+            default=self.default,
+            key=self.key,
+            plan=self.plan,
+            max_age_s=self.max_age_s,
+        )
         return applications.register(
             home, name, signature=signature, terms=terms, by=by, reason=self.reason
         )

@@ -348,7 +348,7 @@ def _declared(
     present = before or Deployment(application=name, revision=0, versions=())
     said: dict[str, Any] = {
         field: None if value == "none" else value
-        for field in ("slo_ms", "default", "key", "policy", "signature")
+        for field in ("slo_ms", "default", "key", "policy", "signature", "max_age_s")
         if (value := getattr(entry, field)) is not msgspec.UNSET
     }
     if entry.versions is not msgspec.UNSET:

@@ -6,6 +6,8 @@ written; what changes nothing is neither written nor audited.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import sqlalchemy as sa
 
@@ -128,6 +130,10 @@ def check_change(conn: sa.Connection, deployment: Deployment) -> None:
         raise InvalidInput(
             f"slo_ms is {deployment.slo_ms:g}",
             remedy=f"Use milliseconds above 0, at most {_MAX_SLO_MS:g}.",
+        )
+    if deployment.max_age_s is not None and not 0.0 < deployment.max_age_s < math.inf:
+        raise InvalidInput(
+            f"max_age_s is {deployment.max_age_s:g}", remedy='Use seconds above 0, or "none".'
         )
     _check_plan(deployment)
     signature = signature_of(

@@ -33,6 +33,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     default: dict[str, Any] | None = None
     key: tuple[str, ...] | None = None
     plan: ServingPlan | None = None
+    max_age_s: float | None = None
 
 
 def deploy(

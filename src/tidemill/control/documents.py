@@ -50,6 +50,7 @@ class ApplicationEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     signature: Signature | Literal["none"] | UnsetType = UNSET
     versions: tuple[VersionEntry, ...] | UnsetType = UNSET
     plan: dict[str, Any] | UnsetType = UNSET
+    max_age_s: float | Literal["none"] | UnsetType = UNSET
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -129,6 +129,7 @@ def _run(
             slo_ms=recipe.slo_ms,
             default=recipe.default,
             key=None if recipe.table is None else recipe.table.key,
+            max_age_s=None if recipe.table is None else recipe.table.max_age_s,
         ),
         by=by,
         reason=reason,

@@ -15,6 +15,7 @@
     │   ├── Unauthenticated no key, or one that does not count
     │   └── NotPermitted    a key that may not do this
     ├── NotReady            wait, then retry
+    │   └── Stale           what would answer is older than allowed: renew it
     ├── Overloaded          back off
     │   └── QuotaExceeded   more than this key may send in its time
     ├── DeadlineExceeded    allow more time, or ask for less
@@ -112,6 +113,10 @@ class NotPermitted(Refused):
 
 class NotReady(TidemillError):  # noqa: N818
     """It is not there yet: wait and retry."""
+
+
+class Stale(NotReady):
+    """What would answer is older than the application allows: renew it."""
 
 
 class Overloaded(TidemillError):  # noqa: N818

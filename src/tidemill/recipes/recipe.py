@@ -33,11 +33,12 @@ class TableRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The table that goes in front of a new version, and the keys that it holds.
 
     ``source`` is a file (CSV or Parquet) of keyed rows; without one, the keys are those of the
-    examples.
+    examples. ``max_age_s`` is how old its answers may be; None leaves it as it is, or any age.
     """
 
     key: tuple[str, ...]
     source: str | None = None
+    max_age_s: Annotated[float, msgspec.Meta(gt=0.0)] | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

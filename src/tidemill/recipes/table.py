@@ -24,7 +24,7 @@ from pyarrow import csv
 
 from tidemill.foundation.durable import make_folder, replacing
 from tidemill.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
-from tidemill.foundation.files import put_content
+from tidemill.foundation.files import put_content, write_atomic
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
 from tidemill.foundation.processes import own_cpu_s
@@ -46,7 +46,8 @@ from tidemill.recipes.refresh import (
 from tidemill.tables.answer import encode_answers
 from tidemill.tables.build import TableBuilder
 from tidemill.tables.builds import Build, KeyCounts, keep_build
-from tidemill.tables.catalog import store_table
+from tidemill.tables.catalog import get_table, store_table
+from tidemill.tables.freshness import born_at
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.predictions import PredictionPart, keep_parts
 from tidemill.tables.table import TableInfo
@@ -123,6 +124,7 @@ def build_table(
         identity = repr((application, model, version, key, rows.identity, base, keep))
         with _work(home, identity if rows.identity is not None else None) as work:
             resumed = any(work.iterdir())
+            info = msgspec.structs.replace(info, as_of=_as_of(home, work, base if keep else None))
             files, counts = _answer(
                 runtime, rows, key, work, base=taken, keep=keep, progress=progress,
                 workers=workers if concurrent else 1,
@@ -206,6 +208,18 @@ def _work(home: Home, identity: str | None) -> Iterator[Path]:
         folder.mkdir(exist_ok=True)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as_of(home: Home, work: Path, kept: str | None) -> float:
+    """Returns from when on a build's answers age: since it began, however often it was killed.
+
+    Keys of another table that are kept though the source lacks them are as old as that table's.
+    """
+    path = work / "began"
+    if not path.exists():
+        write_atomic(path, repr(home.clock.now()).encode())
+    began = float(path.read_bytes())
+    return began if kept is None else min(began, born_at(get_table(home.store, kept)))
 
 
 def _remove_abandoned(builds: Path, *, before: float) -> None:

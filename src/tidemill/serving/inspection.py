@@ -33,6 +33,8 @@ def _version(version: LiveVersion) -> dict[str, Any]:
         "cached_answers": len(version.cache),
         "cached_bytes": version.cache.size_bytes,
         "table": version.assignment.live.table,
+        "table_age_s": version.table_age_s,
+        "table_stale": version.stale,
         "placement": specs[0].kind if specs else "worker",
         "replicas": [
             {"name": replica.name, "alive": replica.alive, "in_flight": replica.in_flight}

@@ -36,11 +36,14 @@ class Levels:
             named,
             merge="min",
         )
+        self._table_age = instruments.gauge(
+            "tidemill_table_age_seconds", "How old a table's answers are.", named, merge="max"
+        )
 
     def show(self, live: Iterable[LiveVersion]) -> None:
         """Sets every level to what it is now."""
         families = (self._queue_rows, self._queue_bytes, self._batches, self._alive)
-        for family in families:
+        for family in (*families, self._table_age):
             family.clear()
         for each in live:
             labels = (each.measures.application, str(each.version))
@@ -49,6 +52,8 @@ class Levels:
             self._queue_bytes.of(*labels).value = batcher.queued_bytes
             self._batches.of(*labels).value = batcher.batches_out
             self._alive.of(*labels).value = sum(r.alive for r in batcher.replicas)
+            if (age_s := each.table_age_s) is not None:
+                self._table_age.of(*labels).value = age_s
 
     def retired(self, gone: Iterable[LiveVersion], live: Iterable[LiveVersion]) -> None:
         """Drops the numbers of the versions that were retired longest ago, if they are many."""

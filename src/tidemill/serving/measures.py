@@ -56,6 +56,7 @@ class VersionMeasures:
         "rows",
         "seconds",
         "stages",
+        "stale",
         "version",
     )
 
@@ -85,6 +86,9 @@ class VersionMeasures:
         self.stages = {stage: stages.of(*labels, stage) for stage in STAGES}
         self.coalesced: Counter = instruments.counter(
             "tidemill_coalesced", "Queries that waited for the answer to an equal one.", named
+        ).of(*labels)
+        self.stale: Counter = instruments.counter(
+            "tidemill_table_stale", "Queries that found their table too old to answer.", named
         ).of(*labels)
         self.rows: Histogram = instruments.histogram(
             "tidemill_batch_rows", "Rows in a batch.", named, bounds=BATCH_BUCKETS

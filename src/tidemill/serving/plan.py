@@ -114,7 +114,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     value per output, for one row) that is given instead of an error when the promise cannot be
     kept; without one, such a query gets a typed error. An application without a version has a
     ``signature`` of its own; with both, every version must have that signature. A version of
-    weight 0 is ready, and answers only who asks for it by number.
+    weight 0 is ready, and answers only who asks for it by number. ``max_age_s`` is how old a
+    table's answers may be; None for any age.
     """
 
     application: str
@@ -126,6 +127,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     plan: ServingPlan = ServingPlan()
     policy: Policy = WeightedPolicy()
     signature: Signature | None = None
+    max_age_s: float | None = None
 
     @property
     def main(self) -> Live | None:

@@ -214,6 +214,9 @@ class Processor:
         """Makes a prepared assignment live, between two queries."""
         self._applications = self._staged.pop(revision)
         self._staged.clear()  # whatever else was prepared was given up
+        for application in self._applications.values():
+            for version in application.versions:
+                version.limit_age(application.deployment.max_age_s)
         self.revision = revision
         self._loader.adopt(revision)
         self._log.info("revision.live", revision=revision, applications=list(self._applications))
@@ -282,7 +285,8 @@ class Processor:
         """Takes a query of an application's key columns alone; it ends as one of ``submit``'s.
 
         It is answered from the table of the version that is chosen. A key that this lacks gets the
-        default, or a ``NotFound``: without its other inputs the model cannot be asked.
+        default, or a ``NotFound``: without its other inputs the model cannot be asked. A table that
+        is too old lacks all: the default, or a ``Stale``.
 
         Raises:
             NotFound: that version is not live.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.errors import InvalidInput, NotFound, Stale
 from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
@@ -19,6 +19,7 @@ from tidemill.serving.plan import Deployment, VersionAssignment
 from tidemill.serving.query import Packed, Query
 from tidemill.serving.tensors import from_rows
 from tidemill.tables.answer import decode_answer
+from tidemill.tables.freshness import age_s, stale_from
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.table import Table
 
@@ -75,13 +76,31 @@ class LiveVersion:
         self._key_columns = [name for name, _ in key.columns] if key else []
         self._keeping = Keeping(signature.outputs)
         self._outputs = {column.name: column for column in signature.outputs}
+        self._stale_from: float | None = None
+
+    def limit_age(self, max_age_s: float | None) -> None:
+        """Has the table answer for as long as it is no older than that; None for ever."""
+        self._stale_from = None if self.table is None else stale_from(self.table.info, max_age_s)
+
+    @property
+    def stale(self) -> bool:
+        """Says whether the table is too old to answer."""
+        return self._stale_from is not None and self._clock.now() >= self._stale_from
+
+    @property
+    def table_age_s(self) -> float | None:
+        """How old the table's answers are, in seconds; None without a table."""
+        return None if self.table is None else age_s(self.table.info, self._clock.now())
 
     def look_up(self, query: Query) -> bool:
         """Answers from the table what the table holds; says whether that was every row.
 
         Rows found are kept in ``query.table_rows``, None standing for a row that the model must
-        answer.
+        answer. A table that is too old holds nothing, and that is counted.
         """
+        if self._stale_from is not None and self.stale:
+            self.measures.stale.value += 1
+            return False
         began = self._clock.monotonic()
         whole = self._look_up(query)
         self._stages["table"].observe(self._clock.monotonic() - began)
@@ -93,6 +112,7 @@ class LiveVersion:
         Raises:
             NotFound: there is no table.
             InvalidInput: the table's key has a column that the query lacks.
+            Stale: the table is older than the application allows.
         """
         if self.table is None:
             raise NotFound(
@@ -104,6 +124,13 @@ class LiveVersion:
             raise InvalidInput(
                 f"the table of version {self.version} is looked up by {missing[0]!r}, too",
                 remedy=f"Give its key: {', '.join(self._key_columns)}.",
+            )
+        if self.stale:
+            self.measures.stale.value += 1
+            raise Stale(
+                f"the table of version {self.version} is {self.table_age_s:.0f} s old, "
+                "more than the application allows",
+                remedy="Send all inputs of the model, or build the table again.",
             )
         return self.look_up(query)
 

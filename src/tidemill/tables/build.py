@@ -159,7 +159,17 @@ class TableBuilder:
 
 def _complete(info: TableInfo, data: Path, rows: int, *, built_at: float) -> TableInfo:
     digest = sha256_file(data)
-    origin = (info.application, info.model, info.version, info.key, info.source, rows, digest)
+    origin: tuple[object, ...] = (
+        info.application,
+        info.model,
+        info.version,
+        info.key,
+        info.source,
+        rows,
+        digest,
+    )
+    if info.as_of is not None:  # the same answers of later are another table: a younger one
+        origin = (*origin, info.as_of)
     return msgspec.structs.replace(
         info,
         id=hashlib.sha256(msgspec.json.encode(origin)).hexdigest()[:16],

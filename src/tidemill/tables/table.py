@@ -26,7 +26,9 @@ class TableInfo(msgspec.Struct, frozen=True, kw_only=True):
         version: of the model.
         key: the columns that make a key, in order, each with its type.
         source: the snapshot (or whatever else) that the rows came from.
-        built_at: seconds since the epoch.
+        built_at: when it was whole, in seconds since the epoch.
+        as_of: when the build began to read the rows, from which moment its answers age; None for
+            tables of an older Tidemill.
         id: of content and origin together; set when the table is built, as are the rest.
         rows: distinct keys.
         bytes: size of the data file.
@@ -40,6 +42,7 @@ class TableInfo(msgspec.Struct, frozen=True, kw_only=True):
     key: tuple[tuple[str, str], ...]
     source: str | None = None
     built_at: float = 0.0
+    as_of: float | None = None
     id: str = ""
     rows: int = 0
     bytes: int = 0
