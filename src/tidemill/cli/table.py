@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from tidemill.cli.progress import count_progress
+from tidemill.cli.report_table import register_show
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
 from tidemill.control import rescoring, rollout
 from tidemill.foundation.clock import iso
@@ -36,6 +37,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="table")
     _register_build(group)
     _register_rescore(group)
+    register_show(group)
 
     @group.command("list")
     def list_(

@@ -175,7 +175,7 @@ class Workload:
             reuse={str(size): _hits(cache, size) for size in CACHES},
             head=head,
             cache=cache,
-            heavy=self._heavy(),
+            heavy=self.heavy(),
             exact=self.exact and self._bound == _WHOLE,
             sampled=self._bound / _WHOLE,
             skipped=self.skipped,
@@ -339,7 +339,8 @@ class Workload:
         new = float(((previous(self._sample) < 0) & later).sum()) / (self._bound / _WHOLE)
         return round(min(1.0, new / (self._requests - self._requests // 2)), 6)
 
-    def _heavy(self) -> tuple[HeavyKey, ...]:
+    def heavy(self) -> tuple[HeavyKey, ...]:
+        """Returns the most frequent keys, each with its share of the requests."""
         order = np.argsort(-self._counts, kind="stable")[:_NAMED]
         return tuple(
             HeavyKey(
