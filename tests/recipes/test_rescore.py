@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 import pytest
 
-from tidemill.control.deployments import deploy, get_deployment
+from tidemill.control.deployments import deploy, get_deployment, promote
 from tidemill.control.rescoring import follow, measured_build, rescore
 from tidemill.control.rollout import LiveTable, answering, build_live_table
 from tidemill.foundation.errors import InvalidInput, NotFound
@@ -24,7 +24,7 @@ from tidemill.recipes import head
 from tidemill.recipes.head import asked_keys, head_of
 from tidemill.recipes.keyed_rows import rows_of_table
 from tidemill.tables.builds import Build, KeyCounts, keep_build, list_builds
-from tidemill.tables.catalog import fetch_table, get_table
+from tidemill.tables.catalog import fetch_table, get_table, list_tables
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
 
@@ -126,6 +126,41 @@ def test_what_cannot_be_rescored_is_told(ratios: Home, monkeypatch: pytest.Monke
     with pytest.raises(InvalidInput, match="do not say the input 'x'"):
         follow(ratios, "bare", by="tests")
     assert rescore(ratios, "bare", rows, by="tests").whole.table.rows == 100
+
+
+def test_stored_features_are_the_rows_of_a_rescore(
+    ratios: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of keys that do not say all inputs; each whole build stores them anew, a head leaves them."""
+    asked(monkeypatch, {"id": 7})
+    deploy(ratios, "stored", model="ratio", version=1, by="tests", reason="first")
+    rows = rows_of_table(ROWS, "rows")
+    build_live_table(ratios, "stored", rows, key=("id",), by="tests", features=True)
+    deploy(ratios, "stored", model="ratio", version=2, by="tests", reason="second")
+    before = get_deployment(ratios, "stored").features
+    assert before is not None
+    heads: list[str | None] = []
+    done = rescore(
+        ratios,
+        "stored",
+        by="tests",
+        on_head=lambda _: heads.append(get_deployment(ratios, "stored").features),
+    )
+    assert heads == [before]
+    assert (done.whole.table.rows, done.whole.table.source) == (100, "rows")
+    after = get_deployment(ratios, "stored").features
+    assert after == done.whole.build.features
+    assert get_table(ratios.store, after or "").rows == 100
+    assert after not in {info.id for info in list_tables(ratios.store)}
+    with pytest.raises(InvalidInput, match="holds features"):
+        promote(ratios, "stored", 2, table=after, by="tests", reason="wrong")
+    with pytest.raises(InvalidInput, match="lacks the features"):
+        build_live_table(ratios, "stored", rows, key=None, by="tests", keep=True)
+    changed = rows_of_table(pa.table({"id": [1], "x": pa.array([4.0], pa.float32())}), "other")
+    again = build_live_table(ratios, "stored", changed, key=None, by="tests")
+    assert get_table(ratios.store, again.build.features or "").rows == 1
+    both = build_live_table(ratios, "stored", changed, key=("id", "x"), by="tests")
+    assert (both.build.features, get_deployment(ratios, "stored").features) == (None, None)
 
 
 def test_what_follows_a_new_version(ratios: Home, monkeypatch: pytest.MonkeyPatch) -> None:

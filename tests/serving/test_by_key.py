@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from tidemill.data.ledger import read_ledger
 from tidemill.foundation.errors import InvalidInput, TidemillError, TooLarge
 from tidemill.models.signature import Column, Signature
 from tidemill.planning.workload.sources import read_served
+from tidemill.recipes.keyed_rows import rows_of_table
 from tidemill.serving.by_key import MAX_QUERY_BYTES, KeyReader
 
 KINDS = ("string", "int64", "uint8", "float64", "float32", "bool")
@@ -180,6 +182,42 @@ def test_the_default_stands_in_for_keys_that_the_table_lacks(
     many = client.post(f"/v1/models/{fares}:lookup", json=asked).json()
     assert many["predictions"] == [22.0, -1.0, 55.0]
     assert many["sources"] == ["table", "default", "table"]
+
+
+def test_stored_features_let_a_key_alone_ask_the_model(
+    server: Any, client: httpx.Client, tmp_path: Path
+) -> None:
+    """Under a version without a table, and beside one that lacks the key."""
+    name = "fares-stored"
+    server.deploy(name, "fares")
+    rows = tmp_path / "fares.csv"
+    rows.write_text("age,fare\n" + "".join(f"{age},{age * 10}\n" for age in range(1, 6)))
+    build_live_table(server.home, name, rows, key=("age",), by="tests", features=True)
+    server.deploy(name, "fares")  # the version is live anew, and has no table
+
+    def look_up(*ages: int) -> httpx.Response:
+        asked = {"instances": [{"age": age} for age in ages]}
+        return client.post(f"/v1/models/{name}:lookup", json=asked)
+
+    body = look_up(3, 5, 3).raise_for_status().json()
+    assert (body["predictions"], body["sources"]) == ([33.0, 55.0, 33.0], ["model"] * 3)
+    again = client.get(f"/v1/models/{name}:lookup?age=4").raise_for_status().json()
+    assert (again["predictions"], again["sources"]) == ([44.0], ["model"])
+    kept = read_ledger(server.home.ledger_path, name).predictions["inputs"].to_pylist()
+    assert '{"age":4,"fare":40.0}' in kept
+    refused = look_up(3, 9)
+    assert refused.status_code == 404
+    assert "has no table to look a key up in, nor are its features stored" in refused.text
+    head = rows_of_table(pa.table({"age": [1, 2], "fare": [10.0, 20.0]}), "head")
+    done = build_live_table(server.home, name, head, key=None, by="tests", part=True)
+    server.until(lambda: server.health()["applications"][name] >= done.revision, "the table")
+    body = look_up(4, 1, 2, 5).raise_for_status().json()
+    assert body["predictions"] == [44.0, 11.0, 22.0, 55.0]
+    assert body["sources"] == ["model", "table", "table", "model"]
+    assert "does not hold age=9 (row 1), nor are its features stored" in look_up(1, 9).text
+    gone = build_live_table(server.home, name, rows, key=None, by="tests", features=False)
+    server.until(lambda: server.health()["applications"][name] >= gone.revision, "the table")
+    assert (look_up(3).json()["sources"], look_up(9).status_code) == (["table"], 404)
 
 
 def test_a_key_that_is_all_the_model_takes_goes_to_the_model(

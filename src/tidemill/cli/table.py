@@ -76,6 +76,13 @@ def _register_build(group: typer.Typer) -> None:
         keep: Annotated[
             bool, typer.Option("--keep", help="Keep the live table's keys that the source lacks.")
         ] = False,
+        store_features: Annotated[
+            bool | None,
+            typer.Option(
+                "--store-features/--no-store-features",
+                help="Keep the inputs of each key, too, so that it alone is enough to ask a model.",
+            ),
+        ] = None,
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,
@@ -112,7 +119,7 @@ def _register_build(group: typer.Typer) -> None:
             )
             done = rollout.build_live_table(
                 on.home, application, rows, key=columns, by="cli",
-                full=full, keep=keep, progress=progress,
+                full=full, keep=keep, features=store_features, progress=progress,
             )  # fmt: skip
             on.show(done, lambda out: _print_built(out, done))
 

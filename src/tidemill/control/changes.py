@@ -161,6 +161,10 @@ def _check_version(conn: sa.Connection, version: Live, plan: ServingPlan) -> Sig
         registry.check_blessed(found, "live")
     if version.table is not None:
         info = catalog.read_table(conn, version.table)
+        if info.kind != "answers":
+            raise InvalidInput(
+                f"table {info.id} holds features, not answers", remedy="tidemill table list."
+            )
         if (info.model, info.version) != (version.model, version.version):
             raise InvalidInput(
                 f"table {info.id} was built with {info.model!r} version {info.version}, "

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from msgspec import UNSET, UnsetType
 
 from tidemill.control.changes import (
     METADATA,
@@ -156,9 +157,25 @@ def _alone_before(conn: sa.Connection, application: str) -> Live:
 
 
 def attach_table(
-    home: Home, application: str, table: str, *, key: tuple[str, ...], by: str, reason: str
+    home: Home,
+    application: str,
+    table: str,
+    *,
+    key: tuple[str, ...],
+    by: str,
+    reason: str,
+    features: str | UnsetType | None = UNSET,
 ) -> Deployment:
     """Puts a table in front of the version that it was built with, if that is live.
+
+    Args:
+        home: the installation.
+        application: whose table it is.
+        table: its id.
+        key: the columns by which the application is asked from now on.
+        by: who asks for it.
+        reason: why.
+        features: the id of the features that were stored with it, None for none; unset, they stay.
 
     Raises:
         NotFound: the application does not exist.
@@ -180,6 +197,8 @@ def attach_table(
                 remedy="Build a table for the live version, or promote that version.",
             )
         changed = msgspec.structs.replace(present, versions=versions, key=key)
+        if not isinstance(features, UnsetType):
+            changed = msgspec.structs.replace(changed, features=features)
         return write_change(home, conn, present, changed, verb="attach_table", by=by, reason=reason)
 
 

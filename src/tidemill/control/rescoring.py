@@ -17,12 +17,13 @@ from tidemill.foundation.home import Home
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
 from tidemill.models.signature import Column
+from tidemill.recipes.features import rows_of_features
 from tidemill.recipes.head import asked_keys, head_of
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files
 from tidemill.serving.live import deployment_history
 from tidemill.serving.plan import Live
 from tidemill.tables.builds import Build, list_builds
-from tidemill.tables.catalog import list_tables
+from tidemill.tables.catalog import get_table, list_tables
 from tidemill.tables.predictions import list_parts
 from tidemill.tables.table import TableInfo
 
@@ -68,7 +69,8 @@ def rescore(
     Args:
         home: the installation.
         application: whose table it is; it has a key.
-        source: keyed rows; None for those of the table of the version before.
+        source: keyed rows; None for those that features were stored from, or the keys of the table
+            of the version before.
         by: who asks for it.
         head: so many keys go first, at most.
         share: no more of them than got this share of the questions.
@@ -77,7 +79,8 @@ def rescore(
 
     Raises:
         NotFound: there is no such application or source, or no table to rescore.
-        InvalidInput: it has no key; or the keys of the table before do not say all inputs.
+        InvalidInput: it has no key; or no features are stored, and the keys of the table before do
+            not say all inputs.
     """
     current = get_deployment(home, application)
     if not current.key:
@@ -92,7 +95,13 @@ def rescore(
     key = [known[name] for name in current.key]
     if isinstance(source, Path):
         source = rows_of_files(source)
-    rows = source or _rows_before(home, application, (version.model, version.version), inputs)
+    rows = source
+    if rows is None and current.features is not None:
+        stored = get_table(home.store, current.features)
+        if stored.inputs == tuple((column.name, column.type) for column in inputs):
+            rows = rows_of_features(home, stored.id)
+    if rows is None:
+        rows = _rows_before(home, application, (version.model, version.version), inputs)
     first = None
     if version.table is None:
         first = _head(
@@ -211,7 +220,8 @@ def rows_of_keys(home: Home, info: TableInfo, inputs: Sequence[Column]) -> Keyed
             f"the keys of table {info.id} do not say the input {missing[0]!r}"
             if missing
             else f"the keys of table {info.id} are not in the warehouse",
-            remedy="Name a source with all inputs: --from, --snapshot, --sql or --domain.",
+            remedy="Name a source with all inputs: --from, --snapshot, --sql or --domain; "
+            "build with --store-features to need none.",
         )
 
     def batches() -> Iterator[pa.RecordBatch]:

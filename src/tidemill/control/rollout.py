@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from tidemill.control.deployments import Terms, attach_table, deploy, get_deployment
 from tidemill.foundation.errors import InvalidInput
@@ -275,6 +276,7 @@ def build_live_table(
     full: bool = False,
     keep: bool = False,
     part: bool = False,
+    features: bool | None = None,
     progress: Progress | None = None,
 ) -> LiveTable:
     """Builds a table with an application's live version and puts it in front of it.
@@ -289,14 +291,22 @@ def build_live_table(
         by: who asks for it.
         full: whether every key is scored anew.
         keep: whether keys of the table there that the source lacks stay.
-        part: whether the source is the head of another one only.
+        part: whether the source is the head of another one only: features stay as they are.
+        features: whether inputs that the key does not say are stored, too; None for as before.
         progress: told the rows done and all rows.
 
     Raises:
         NotFound: there is no such application or source.
-        InvalidInput: no key is known, or it does not determine the model's inputs.
+        InvalidInput: no key is known, or it does not determine the model's inputs; or keys are to
+            be kept, whose features the source lacks.
     """
     current = get_deployment(home, application)
+    stores = not part and (current.features is not None if features is None else features)
+    if stores and keep:
+        raise InvalidInput(
+            "the source lacks the features of keys that are to be kept",
+            remedy="Leave --keep away, or build with --no-store-features.",
+        )
     columns = key or current.key
     if not columns:
         raise InvalidInput(
@@ -315,10 +325,17 @@ def build_live_table(
         base=None if full else version.table,
         keep=keep,
         part=part,
+        features=stores,
         progress=progress,
     )
-    deployment = attach_table(
-        home, application, table.id, key=columns, by=by, reason=f"built from {name}"[:300]
-    )
     build = list_builds(home.store, table.id)[0]
+    deployment = attach_table(
+        home,
+        application,
+        table.id,
+        key=columns,
+        by=by,
+        reason=f"built from {name}"[:300],
+        features=UNSET if part else build.features,
+    )
     return LiveTable(table=table, build=build, revision=deployment.revision)

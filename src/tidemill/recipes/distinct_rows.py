@@ -17,6 +17,9 @@ from tidemill.training.examples import cast_feature
 CHUNK = 1 << 16
 """So many rows are a group in the file, and scored at once."""
 
+ROWS = "rows.parquet"
+"""What the file is called in the folder of a build."""
+
 _MEMORY = "500MB"
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
 from tidemill.models.runtime import Runtime, open_runtime
 from tidemill.models.signature import Array, Batch, Column, Signature
-from tidemill.recipes.distinct_rows import write_distinct
+from tidemill.recipes.distinct_rows import ROWS, write_distinct
+from tidemill.recipes.features import store_features
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files, rows_of_table
 from tidemill.recipes.refresh import (
     DIGEST,
@@ -76,6 +77,7 @@ def build_table(
     base: str | None = None,
     keep: bool = False,
     part: bool = False,
+    features: bool = False,
 ) -> TableInfo:
     """Scores each distinct key of a source and stores the table; nothing goes live by it.
 
@@ -96,6 +98,7 @@ def build_table(
             be taken over is scored.
         keep: whether keys of the base that the source lacks stay.
         part: whether the source is the head of another one only.
+        features: whether inputs that the key does not say are stored.
 
     Raises:
         NotFound: there is no such base.
@@ -112,7 +115,7 @@ def build_table(
     manifest = read_manifest(folder)
     concurrent = manifest.runtime in _CONCURRENT
     runtime = open_runtime(folder, trust_code=True, threads=1 if concurrent else workers)
-    try:
+    with _explained(application), closing(runtime):
         signature = runtime.signature
         columns = _encoder(signature, key).columns
         info = TableInfo(
@@ -131,16 +134,23 @@ def build_table(
             )  # fmt: skip
             complete = _store(home, info, signature, files, work)
             of = None if taken is None else taken.table
-            build = Build(table=complete.id, keys=counts, resumed=resumed, base=of, part=part)
+            stored = store_features(home, info, signature, work) if features else None
+            build = Build(
+                table=complete.id, keys=counts, resumed=resumed, part=part, base=of, features=stored
+            )
             _keep_measured(home, build, began)
             return complete
+
+
+@contextmanager
+def _explained(application: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise Unavailable(
             f"the table of {application!r} cannot be built: {error.strerror or error}",
             remedy="Free space on the home's disk; the same command goes on where this one ended.",
         ) from error
-    finally:
-        runtime.close()
 
 
 def examples_source(folder: Path) -> pa.Table:
@@ -259,7 +269,7 @@ def _answer(
 
     What was done in the folder before is not done again.
     """
-    inputs, distinct = runtime.signature.inputs, work / "rows.parquet"
+    inputs, distinct = runtime.signature.inputs, work / ROWS
     if not distinct.exists():
         write_distinct(rows.batches(), inputs, key, distinct)
     if base is None:

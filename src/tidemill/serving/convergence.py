@@ -156,5 +156,6 @@ def _version(placed: PlacedVersion, pool: WorkerPool, count: int) -> VersionAssi
         folder=str(resolved.folder),
         replicas=replicas,
         table=None if resolved.table is None else str(resolved.table),
+        features=None if resolved.features is None else str(resolved.features),
         trust_code=resolved.trust_code,
     )

@@ -149,6 +149,7 @@ class Resolved:
 
     folder: Path
     table: Path | None = None
+    features: Path | None = None
     trust_code: bool = False
     python: Path | None = None
 
@@ -188,11 +189,13 @@ class StoreSource:
         with self._home.store.read(TABLES) as conn:
             return live_deployments(conn)
 
-    def resolve(self, live: Live, deployment: Deployment) -> Resolved:  # noqa: ARG002, D102
+    def resolve(self, live: Live, deployment: Deployment) -> Resolved:  # noqa: D102
+        features = deployment.features
         folder = Registry(self._home).fetch(live.model, live.version)
         return Resolved(
             folder=folder,
             table=None if live.table is None else fetch_table(self._home, live.table),
+            features=None if features is None else fetch_table(self._home, features),
             trust_code=read_manifest(folder).trust == "code",
             python=_python(environments_path(self._home.cache_path), folder, live),
         )

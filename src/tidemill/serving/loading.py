@@ -16,6 +16,7 @@ from tidemill.models.format import read_manifest
 from tidemill.models.signature import Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
+from tidemill.serving.features import open_features
 from tidemill.serving.flight import NotedBatches
 from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import (
@@ -185,6 +186,15 @@ class Loader:
             except BaseException:
                 table.close()
                 raise
+        features = None
+        if version.features is not None:
+            folder = Path(version.features)
+            try:
+                features = await asyncio.to_thread(open_features, folder, manifest.signature)
+            except BaseException:
+                if table is not None:
+                    table.close()
+                raise
         plan = deployment.plan
         measures = VersionMeasures(self._instruments, deployment.application, version.live.version)
         batcher = Batcher(
@@ -204,6 +214,7 @@ class Loader:
             classes=manifest.classes,
             table=table,
             key=key,
+            features=features,
             cache=Cache(plan.cache_bytes, plan.cache_ttl_s),
             batcher=batcher,
             coalesces=plan.coalesce,
@@ -269,6 +280,7 @@ def _identity_of(deployment: Deployment, version: VersionAssignment) -> tuple[ob
         version.live.version,
         version.folder,
         version.table,
+        version.features,
         msgspec.structs.replace(deployment.plan, replicas=1),
     )
 

@@ -110,7 +110,8 @@ Policy = SinglePolicy | WeightedPolicy
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one application answers with; ``revision`` grows with every change to any of them.
 
-    ``key`` names the input columns that determine a table's key. ``default`` is the answer (one
+    ``key`` names the input columns that determine a table's key. ``features`` is the id of the
+    stored features that complete a query by key alone. ``default`` is the answer (one
     value per output, for one row) that is given instead of an error when the promise cannot be
     kept; without one, such a query gets a typed error. An application without a version has a
     ``signature`` of its own; with both, every version must have that signature. A version of
@@ -124,6 +125,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     slo_ms: float = 100.0
     default: dict[str, Any] | None = None
     key: tuple[str, ...] = ()
+    features: str | None = None
     plan: ServingPlan = ServingPlan()
     policy: Policy = WeightedPolicy()
     signature: Signature | None = None
@@ -164,12 +166,13 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionAssignment(msgspec.Struct, frozen=True, kw_only=True):
-    """A version with this machine's paths; ``folder`` and ``table`` are verified local copies."""
+    """A version with this machine's paths, which are those of verified local copies."""
 
     live: Live
     folder: str
     replicas: tuple[ReplicaSpec, ...]
     table: str | None = None
+    features: str | None = None
     trust_code: bool = False
 
 

@@ -25,7 +25,7 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
-from tidemill.models.signature import Signature
+from tidemill.models.signature import Batch, Signature
 from tidemill.serving.batching import SLICE_S
 from tidemill.serving.inspection import inspect_versions
 from tidemill.serving.levels import Levels
@@ -284,9 +284,10 @@ class Processor:
     def look_up(self, application: Application, query: Query, version: int | None = None) -> None:
         """Takes a query of an application's key columns alone; it ends as one of ``submit``'s.
 
-        It is answered from the table of the version that is chosen. A key that this lacks gets the
-        default, or a ``NotFound``: without its other inputs the model cannot be asked. A table that
-        is too old lacks all: the default, or a ``Stale``.
+        It is answered from the table of the version that is chosen. A key that this lacks goes to
+        the model with its stored features. Where there are none, it gets the default, or a
+        ``NotFound``: without its other inputs the model cannot be asked. A table that is too old
+        lacks all: the default, or a ``Stale``.
 
         Raises:
             NotFound: that version is not live.
@@ -303,8 +304,13 @@ class Processor:
             if chosen is None:
                 chosen = self._select(application, query)
             query.version = chosen.version
-            if chosen.look_up_alone(query):
+            if chosen.table is not None and chosen.look_up_alone(query):
                 query.source = "table"
+            elif (inputs := chosen.complete(query)) is not None:
+                self._answer_completed(chosen, query, inputs)
+                return
+            elif chosen.table is None:
+                chosen.look_up_alone(query)
             else:
                 self._fill(application, query, chosen.lacking(query))
         except TidemillError as error:
@@ -360,8 +366,19 @@ class Processor:
             self._end(query)
             return
         if query.table_rows is not None:
-            chosen.batcher.offer(self._partial(chosen, query))
+            chosen.batcher.offer(self._partial(chosen, query, missing_rows(query)))
         elif chosen.keyed:
+            self._answer_keyed(chosen, query)
+        else:
+            chosen.batcher.offer(query)
+
+    def _answer_completed(self, chosen: LiveVersion, query: Query, inputs: Batch) -> None:
+        """Asks the model for the rows of a query by key that the table lacks, by all inputs."""
+        if query.table_rows is not None:
+            chosen.batcher.offer(self._partial(chosen, query, inputs))
+            return
+        query.asked = inputs
+        if chosen.keyed:
             self._answer_keyed(chosen, query)
         else:
             chosen.batcher.offer(query)
@@ -383,7 +400,7 @@ class Processor:
                 coalescing.release(query)
             raise
 
-    def _partial(self, chosen: LiveVersion, query: Query) -> Query:
+    def _partial(self, chosen: LiveVersion, query: Query, inputs: Batch) -> Query:
         """Makes the query for the rows that the table lacks; its end completes the whole."""
 
         def complete(part: Query) -> None:
@@ -392,7 +409,6 @@ class Processor:
                 self._merge(query, part)
             self._end(query)
 
-        inputs = missing_rows(query)
         part = Query(
             inputs=inputs,
             n=len(next(iter(inputs.values()))),

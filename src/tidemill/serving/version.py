@@ -13,6 +13,7 @@ from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
 from tidemill.serving.coalescing import Coalescing
+from tidemill.serving.features import StoredFeatures
 from tidemill.serving.keeping import Keeping, Kept
 from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import Deployment, VersionAssignment
@@ -35,6 +36,7 @@ class LiveVersion:
         classes: what its classes are called, in the order of their probabilities, if it is known.
         table: its table, if it has one.
         key: the encoder of the table's key.
+        features: what completes a query by key alone, if it was stored.
         cache: its answers given before.
         batcher: its queue.
         coalesces: whether equal queries in flight are answered together.
@@ -51,6 +53,7 @@ class LiveVersion:
         classes: tuple[str, ...] = (),
         table: Table | None,
         key: KeyEncoder | None,
+        features: StoredFeatures | None = None,
         cache: Cache[Kept],
         batcher: Batcher,
         coalesces: bool,
@@ -65,6 +68,7 @@ class LiveVersion:
         self.version = assignment.live.version
         self.table = table
         self.key = key
+        self.features = features
         self.cache = cache
         self.caches = cache.capacity_bytes > 0
         self.coalescing = Coalescing() if coalesces else None
@@ -77,10 +81,13 @@ class LiveVersion:
         self._keeping = Keeping(signature.outputs)
         self._outputs = {column.name: column for column in signature.outputs}
         self._stale_from: float | None = None
+        self._features_until: float | None = None
 
     def limit_age(self, max_age_s: float | None) -> None:
-        """Has the table answer for as long as it is no older than that; None for ever."""
+        """Has table and features count for as long as they are no older; None for ever."""
         self._stale_from = None if self.table is None else stale_from(self.table.info, max_age_s)
+        stored = self.features
+        self._features_until = None if stored is None else stale_from(stored.info, max_age_s)
 
     @property
     def stale(self) -> bool:
@@ -116,7 +123,7 @@ class LiveVersion:
         """
         if self.table is None:
             raise NotFound(
-                f"version {self.version} has no table to look a key up in",
+                f"version {self.version} has no table to look a key up in" + self._nor_features,
                 remedy="Send all inputs of the model, or build a table: tidemill table build.",
             )
         missing = [name for name in self._key_columns if name not in query.inputs]
@@ -134,6 +141,15 @@ class LiveVersion:
             )
         return self.look_up(query)
 
+    def complete(self, query: Query) -> Batch | None:
+        """Returns all inputs of the rows of a query by key that the table did not answer.
+
+        None where no features are stored, or not those of every such row, or they are too old.
+        """
+        if self.features is None or self._features_stale:
+            return None
+        return self.features.complete(missing_rows(query) if query.table_rows else query.inputs)
+
     def lacking(self, query: Query) -> NotFound:
         """Returns the error of a query whose keys the table does not hold, or not all."""
         assert self.key is not None
@@ -142,9 +158,21 @@ class LiveVersion:
         key = self.key.one([query.inputs[name].item(at) for name in self._key_columns])
         of = f" (row {at})" if query.n > 1 else ""
         return NotFound(
-            f"the table of version {self.version} does not hold {self.key.show(key)[:200]}{of}",
+            f"the table of version {self.version} does not hold {self.key.show(key)[:200]}{of}"
+            f"{self._nor_features}",
             remedy="Send all inputs of the model, or build the table with this key.",
         )
+
+    @property
+    def _features_stale(self) -> bool:
+        return self._features_until is not None and self._clock.now() >= self._features_until
+
+    @property
+    def _nor_features(self) -> str:
+        if self.features is None:
+            return ""
+        old = self._features_stale
+        return ", and its stored features are too old" if old else ", nor are its features stored"
 
     def _look_up(self, query: Query) -> bool:
         assert self.table is not None
@@ -193,6 +221,8 @@ class LiveVersion:
             await replica.aclose()
         if self.table is not None:
             self.table.close()
+        if self.features is not None:
+            self.features.close()
 
     def _arrays(self, value: bytes) -> Batch:
         return {

@@ -54,6 +54,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
         resumed: it went on with what one before it had done: it took less than the whole.
         base: the table that answers were taken over from; None if all were made anew.
         part: it is the head of a source only; the whole is to follow.
+        features: the id of the features that were stored with it.
     """
 
     table: str
@@ -64,6 +65,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool = False
     base: str | None = None
     part: bool = False
+    features: str | None = None
 
 
 def keep_build(home: Home, build: Build) -> None:

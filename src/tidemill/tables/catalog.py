@@ -112,12 +112,13 @@ def read_table(conn: Connection, table: str) -> TableInfo:
 
 
 def list_tables(store: Store, application: str | None = None) -> list[TableInfo]:
-    """Returns the tables, of one application if it is given, the newest first."""
+    """Returns the tables of answers, of one application if it is given, the newest first."""
     query = sa.select(_table.c.info).order_by(_table.c.built_at.desc(), _table.c.id)
     if application is not None:
         query = query.where(_table.c.application == application)
     with store.read(TABLES) as conn:
-        return [_read(row) for row in conn.execute(query).scalars()]
+        found = [_read(row) for row in conn.execute(query).scalars()]
+    return [info for info in found if info.kind == "answers"]
 
 
 def fetch_table(home: Home, table: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -34,6 +34,9 @@ class TableInfo(msgspec.Struct, frozen=True, kw_only=True):
         bytes: size of the data file.
         sha256: of the data file.
         format: the layout of the folder.
+        kind: what it holds by key: a model's answers, or stored features: inputs that the key does
+            not say.
+        inputs: of features, all inputs of the model with their types, in order.
     """
 
     application: str
@@ -48,6 +51,8 @@ class TableInfo(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     sha256: str = ""
     format: int = FORMAT
+    kind: Literal["answers", "features"] = "answers"
+    inputs: tuple[tuple[str, str], ...] = ()
 
 
 info_decoder = msgspec.json.Decoder(TableInfo)
