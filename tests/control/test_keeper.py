@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tidemill.control.keeper import Keeper, Outcome
 from tidemill.control.launches import Launch, list_launches
 from tidemill.foundation.errors import (
     Conflict,
+    InvalidInput,
     InvalidSettings,
     NotBlessed,
     NotFound,
@@ -199,6 +201,35 @@ def test_a_failure_that_cannot_pass_is_tried_once(
     (outcome,) = watch(trained, inbox)
     assert (outcome.launch.status, outcome.launch.attempts) == ("failed", 1)
     assert "select fails" in outcome.launch.message
+
+
+def test_the_table_follows_a_version_that_went_live(
+    trained: Home, inbox: Path, trips_csv: Csv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What became of it is in the launch; a table that cannot follow takes nothing back."""
+    done = SimpleNamespace(trained=SimpleNamespace(reasons=["better"]), application="trips")
+    done.revision = 7
+    monkeypatch.setattr(story, "run_recipe", lambda *_, **__: done)
+    table = SimpleNamespace(id="0" * 16, rows=1204)
+    said = {
+        "better; rescored 1,204 keys": SimpleNamespace(whole=SimpleNamespace(table=table)),
+        "better": None,
+        "better; the table was not rescored: no rows. name some": InvalidInput(
+            "no rows", remedy="name some"
+        ),
+    }
+    for number, (message, outcome) in enumerate(said.items()):
+
+        def follow(*_: Any, outcome: Any = outcome, by: str) -> Any:
+            assert by == "keeper"
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(story, "follow", follow)
+        trips_csv(inbox / f"{number}.csv", 20, number + 50)
+        (launched,) = watch(trained, inbox)
+        assert (launched.launch.status, launched.launch.message) == ("live", message)
 
 
 def test_a_file_that_vanishes_is_no_launch(
