@@ -34,6 +34,7 @@ VERBS = (
     "validate",
     "drift",
     "skew",
+    "stats",
     "quarantine",
     "explain",
     "snapshots",

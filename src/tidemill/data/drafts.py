@@ -53,6 +53,8 @@ def keep_snapshot(
     """Makes the accepted rows of a draft durable, as the snapshot that nobody sees yet."""
     statistics = draft.parts[0][0].with_name("statistics.json")
     statistics.write_bytes(msgspec.json.format(msgspec.json.encode(draft.statistics), indent=1))
+    sketches = statistics.with_name("statistics.zst")
+    sketches.write_bytes(draft.sketches)
     snapshot = Snapshot(
         id="",
         dataset=dataset.name,
@@ -62,6 +64,7 @@ def keep_snapshot(
         sources=sources,
         counts=draft.counts,
         statistics_key=keep(home, statistics, "json"),
+        sketches_key=keep(home, sketches, "statistics1"),
         keys_key=keep(home, draft.keys, "keys1") if draft.keys else None,
         time_min=draft.time_min,
         time_max=draft.time_max,

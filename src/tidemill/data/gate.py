@@ -120,6 +120,8 @@ class Draft:
         parts: Parquet files of accepted rows, with their row numbers.
         held: Parquet file of held rows; None if there are none.
         keys: file of hashed keys; None without a declared key.
+        statistics: of the accepted rows.
+        sketches: the same, to be merged with those of other snapshots.
         refused: why the whole batch is held; None if it is not.
     """
 
@@ -129,6 +131,7 @@ class Draft:
     keys: Path | None
     tallies: dict[str, Tally]
     statistics: TableStatistics
+    sketches: bytes
     anomalies: tuple[Anomaly, ...]
     time_min: float | None
     time_max: float | None
@@ -217,6 +220,7 @@ class Gate:
             keys=keys,
             tallies=self._tallies,
             statistics=statistics,
+            sketches=self._statistics.to_bytes(),
             anomalies=tuple(anomalies),
             time_min=min(self._times, default=None),
             time_max=max(self._times, default=None),

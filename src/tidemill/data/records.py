@@ -134,6 +134,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         sources: the files they came from.
         counts: of the ingest.
         statistics_key: key in ``files`` of the statistics (JSON) of the rows.
+        sketches_key: key in ``files`` of the same statistics in a form that can be merged; None for
+            snapshots of earlier versions.
         keys_key: key in ``files`` of the hashed row keys, if the dataset declares a key.
         time_min: earliest event time, seconds since the epoch, if the dataset declares a time.
         time_max: latest event time.
@@ -148,6 +150,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[SourceRecord, ...]
     counts: Counts
     statistics_key: str
+    sketches_key: str | None = None
     keys_key: str | None = None
     time_min: float | None = None
     time_max: float | None = None

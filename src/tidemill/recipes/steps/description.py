@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidemill.data.records import DatasetOptions
 from tidemill.data.schema import Schema, complete, infer
-from tidemill.data.statistics import Statistics
-from tidemill.data.summaries import TableStatistics
+from tidemill.data.statistics import describe
 from tidemill.data.validation import compare, infer_types, validate
 from tidemill.foundation.errors import DataRefused
 from tidemill.recipes.steps.examples import EVALUATION, TRAIN
@@ -20,7 +18,8 @@ from tidemill.recipes.steps.reports import ExampleReport, SplitStatistics
 def statistics_gen(examples: Path) -> SplitStatistics:
     """Describes each split in one pass."""
     return SplitStatistics(
-        train=_describe(examples / TRAIN), evaluation=_describe(examples / EVALUATION)
+        train=describe(examples / TRAIN).result(),
+        evaluation=describe(examples / EVALUATION).result(),
     )
 
 
@@ -46,10 +45,3 @@ def example_validator(examples: Path, statistics: SplitStatistics, schema: Schem
             remedy="Look at the dataset's newest snapshot, and at its quarantine.",
         )
     return ExampleReport(rows=table.num_rows, anomalies=found)
-
-
-def _describe(path: Path) -> TableStatistics:
-    statistics = Statistics()
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=65_536):
-        statistics.update(pa.Table.from_batches([batch]))
-    return statistics.result()

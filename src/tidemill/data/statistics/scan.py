@@ -1,0 +1,112 @@
+"""One pass over rows, on several cores: tables, frames and Parquet files of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tidemill.data.frames import as_table
+from tidemill.data.statistics.slices import Slices
+from tidemill.data.statistics.table import Statistics
+from tidemill.foundation.errors import InvalidInput
+
+BATCH_ROWS = 1 << 17
+THREADS = 2
+
+Progress = Callable[[int, int], None]
+"""Told how many rows were read, and how many there are."""
+
+
+def describe(
+    data: Any,
+    *,
+    weight: str | None = None,
+    threads: int = THREADS,
+    progress: Progress | None = None,
+) -> Statistics:
+    """Returns the statistics of rows.
+
+    Args:
+        data: an Arrow table, a Polars or pandas frame, or paths of Parquet files, which are read
+            piece by piece: memory does not grow with their rows.
+        weight: a column that says how much a row counts.
+        threads: columns that are worked on at the same time.
+        progress: told the rows read so far and in all.
+
+    Raises:
+        InvalidInput: it can't be read, a column is of a type that can't be kept, or a weight is
+            missing, negative or not finite.
+
+    Example:
+        >>> describe(pa.table({"x": [1.0, 2.0, 9.0]})).result().column("x").median
+        2.0
+    """
+    found = Statistics(weight=weight)
+    _feed(found, data, threads, progress)
+    return found
+
+
+def describe_slices(
+    data: Any,
+    by: str,
+    *,
+    weight: str | None = None,
+    threads: int = THREADS,
+    progress: Progress | None = None,
+) -> Slices:
+    """Returns the statistics of rows by the values of a column; else as ``describe``."""
+    found = Slices(by, weight=weight)
+    _feed(found, data, threads, progress)
+    return found
+
+
+def _feed(into: Statistics | Slices, data: Any, threads: int, progress: Progress | None) -> None:
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as reader:
+        done = 0
+        for total, table in _ahead(_pieces(data), reader):
+            into.update(table, pool=pool)
+            done += table.num_rows
+            if progress is not None:
+                progress(done, total)
+
+
+def _ahead(
+    pieces: Iterator[tuple[int, pa.Table]], reader: Executor
+) -> Iterator[tuple[int, pa.Table]]:
+    """Reads the next piece while one is worked on."""
+    waiting = reader.submit(next, pieces, None)
+    while (piece := waiting.result()) is not None:
+        waiting = reader.submit(next, pieces, None)
+        yield piece
+
+
+def _pieces(data: Any) -> Iterator[tuple[int, pa.Table]]:
+    """Yields pieces of rows, each with the number of rows in all."""
+    if isinstance(data, str | Path):
+        data = [data]
+    if isinstance(data, Sequence) and data and all(isinstance(one, str | Path) for one in data):
+        yield from _parquet([Path(one) for one in data])
+        return
+    table = as_table(data)
+    for start in range(0, max(table.num_rows, 1), BATCH_ROWS):
+        yield table.num_rows, table.slice(start, BATCH_ROWS)
+
+
+def _parquet(paths: Sequence[Path]) -> Iterator[tuple[int, pa.Table]]:
+    try:
+        total = sum(pq.read_metadata(path).num_rows for path in paths)
+        for path in paths:
+            with pq.ParquetFile(path) as file:
+                if not file.metadata.num_rows:
+                    yield total, file.schema_arrow.empty_table()
+                for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                    yield total, pa.Table.from_batches([batch])
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidInput(
+            f"the rows cannot be read: {error}", remedy="Give Parquet files that are whole."
+        ) from error

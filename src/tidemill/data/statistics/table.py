@@ -1,0 +1,178 @@
+"""Statistics of a table that arrives in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+import pyarrow as pa
+
+from tidemill.data.casting import ARROW, supported, type_of
+from tidemill.data.statistics.column import ColumnState
+from tidemill.data.statistics.sketches import Floats
+from tidemill.data.statistics.state import pack, unpack
+from tidemill.data.summaries import TableStatistics
+from tidemill.foundation.errors import InvalidInput
+
+
+class Statistics:
+    """Mergeable statistics of a table that arrives in pieces, in one pass and bounded memory.
+
+    Counts, extremes, means and deviations are exact. Distinct values and the most frequent ones
+    are exact up to 1,000 of them, and quantiles and histograms up to 16,384; beyond that, each
+    result says how wrong it may be. The same pieces in the same order give the same bytes.
+
+    Args:
+        weight: a column of finite numbers from 0; by it, rows are counted a second time.
+
+    Example:
+        >>> first, second = Statistics(), Statistics()
+        >>> first.update(pa.table({"x": [1, 2]}))
+        >>> second.update(pa.table({"x": [3, None]}))
+        >>> first.merge(second)
+        >>> x = first.result().column("x")
+        >>> x.mean, x.median, x.missing, x.distinct
+        (2.0, 2.0, 1, 3)
+    """
+
+    def __init__(self, *, weight: str | None = None) -> None:
+        self._weight = weight
+        self._rows = 0
+        self._columns: dict[str, ColumnState] = {}
+
+    def update(self, table: pa.Table, *, pool: Executor | None = None) -> None:
+        """Takes rows in: numbers, booleans, timestamps, strings, and lists of such.
+
+        Args:
+            table: a piece.
+            pool: where columns are worked on side by side.
+
+        Raises:
+            InvalidInput: a column is of another type than before, or of one that can't be kept;
+                two have one name; or a weight is missing, negative or not finite.
+        """
+        if len(set(table.column_names)) < table.num_columns:
+            raise InvalidInput("two columns have one name", remedy="Rename one.")
+        weights = None if self._weight is None else weights_of(table, self._weight)
+        self._rows += table.num_rows
+        work = []
+        for name in table.column_names:
+            values = plain_array(table.column(name), name)
+            inner = values.type.value_type if pa.types.is_list(values.type) else values.type
+            kind = type_of(inner)
+            column = self._columns.setdefault(name, ColumnState(type=kind))
+            if values.null_count < len(values):
+                column.become(kind)
+            work.append((column, values))
+        if pool is None:
+            for column, values in work:
+                column.update(values, weights)
+        else:
+            list(pool.map(lambda one: one[0].update(one[1], weights), work))
+
+    def merge(self, other: Statistics) -> None:
+        """Takes another's rows in.
+
+        Raises:
+            InvalidInput: a column is of another type there, or other weights were counted.
+        """
+        if self._weight != other._weight:
+            raise InvalidInput(
+                f"statistics by weight {self._weight!r} cannot be merged with those by "
+                f"{other._weight!r}",
+                remedy="Count all pieces by the same weight.",
+            )
+        self._rows += other._rows
+        for name, column in other._columns.items():
+            self._columns.setdefault(name, ColumnState(type=column.type)).merge(column)
+
+    def result(self) -> TableStatistics:
+        """Returns what is known so far; a row of a piece without a column has no value in it."""
+        return TableStatistics(
+            rows=self._rows,
+            columns=tuple(
+                column.result(name, absent=self._rows - column.count)
+                for name, column in self._columns.items()
+            ),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Returns all that ``merge`` needs, compressed; the same statistics give the same bytes."""
+        return pack(self._rows, self._weight, self._columns)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Statistics:
+        """Returns what ``to_bytes`` kept.
+
+        Raises:
+            Corrupted: it is something else, or of a later version.
+        """
+        rows, weight, columns = unpack(data)
+        found = Statistics(weight=weight)
+        found._rows, found._columns = rows, columns
+        return found
+
+
+def plain_array(column: pa.ChunkedArray, name: str) -> pa.Array:
+    """Returns a column as one array of a type that can be kept, or of lists of such.
+
+    Raises:
+        InvalidInput: it is of no such type, or a number is too large for one.
+    """
+    values = column.combine_chunks()
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], column.type)
+    if isinstance(values, pa.DictionaryArray):
+        values = values.dictionary_decode()
+    kind = values.type
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    inner = kind.value_type if any(test(kind) for test in lists) else kind
+    if not supported(inner):
+        raise InvalidInput(
+            f"column {name!r} is of type {kind}, which can't be kept",
+            remedy="Write it as numbers, booleans, timestamps, strings, or lists of them.",
+        )
+    wanted = ARROW[type_of(inner)]
+    wanted = wanted if inner is kind else pa.list_(wanted)
+    if kind == wanted:
+        return values
+    try:
+        exact = not (pa.types.is_timestamp(inner) or pa.types.is_decimal(inner))
+        return values.cast(wanted, safe=exact)
+    except pa.ArrowException as error:
+        raise InvalidInput(
+            f"column {name!r} cannot be kept: {error}", remedy="Write it as float64 or as text."
+        ) from error
+
+
+def weights_of(table: pa.Table, weight: str) -> Floats:
+    """Returns the weights of a table's rows.  # (rows,)
+
+    Raises:
+        InvalidInput: there is no such column, or a weight is missing, negative or not finite.
+    """
+    column = table.column(named(weight, table.column_names))
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise InvalidInput(
+            f"weight {weight!r} is a column of {column.type}", remedy="Name a column of numbers."
+        )
+    weights = np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
+    if column.null_count or not np.isfinite(weights).all() or (weights < 0).any():
+        raise InvalidInput(
+            f"a weight in {weight!r} is missing, negative or not finite",
+            remedy="Give each row a finite weight from 0.",
+        )
+    return weights
+
+
+def named(column: str, columns: Sequence[str]) -> str:
+    """Returns the name of a column that is there.
+
+    Raises:
+        InvalidInput: it isn't.
+    """
+    if column not in columns:
+        known = ", ".join(columns[:30])
+        raise InvalidInput(f"there is no column {column!r}", remedy=f"Columns: {known}.")
+    return column
