@@ -35,6 +35,7 @@ VERBS = (
     "drift",
     "skew",
     "stats",
+    "report",
     "quarantine",
     "explain",
     "snapshots",

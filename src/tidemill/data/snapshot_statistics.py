@@ -76,7 +76,7 @@ def dataset_statistics(
     elif every:
         statistics = merged_statistics(home, chosen).result()
     else:
-        statistics = read_statistics(home, newest)
+        statistics = snapshot_statistics(home, newest)
     return DatasetStatistics(
         dataset=name,
         snapshots=tuple(one.id for one in chosen),
@@ -85,6 +85,18 @@ def dataset_statistics(
         statistics=statistics,
         slices=slices,
     )
+
+
+def snapshot_statistics(home: Home, snapshot: Snapshot) -> TableStatistics:
+    """Returns a snapshot's statistics as they were kept, or of its rows if an older version did.
+
+    Raises:
+        NotFound: a file is gone.
+        Corrupted: a file's bytes are not what was written.
+    """
+    if snapshot.sketches_key is not None:
+        return read_statistics(home, snapshot)
+    return describe(snapshot_paths(home, [snapshot])).result()
 
 
 def merged_statistics(home: Home, snapshots: list[Snapshot]) -> Statistics:
