@@ -117,12 +117,29 @@ def lookup(runs: list[dict[str, Any]]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def described(runs: list[dict[str, Any]]) -> str:
+    """Returns what the benchmark of statistics and validation found."""
+    results = _newest(runs)
+    told = ", ".join(
+        f"{t['bare']['seconds']:.1f} and {t['ours']['seconds']:.1f}" for t in results["turns"]
+    )
+    left = [f"- {name} was left out: {why}" for name, why in results["left_out"].items()]
+    said = f"{results['rows']:,} rows, {results['few_rows']:,} beside others; seconds of each turn,"
+    parts = [
+        f"{measured_on(results)} {said} bare query and ours: {told}.",
+        "\n".join(left),
+        claims_table(results["claims"]),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
 WRITERS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "serving": serving,
     "openloop": openloop,
     "footprint": footprint,
     "tables": built,
     "lookup": lookup,
+    "data": described,
 }
 
 

@@ -23,6 +23,7 @@ BENCHMARKS = {
     "footprint": "starting, resting, memory, a soak, a useless cache",
     "tables": "building a table of five million keys, beside doing it by hand",
     "lookup": "lookups over HTTP beside servers that only look up, and beside a build",
+    "data": "statistics and validation of ten million rows, beside a bare query and others",
 }
 MINUTES = {
     "serving": {"smoke": 2.5, "quick": 3, "brief": 6.5, "full": 31},
@@ -30,6 +31,7 @@ MINUTES = {
     "footprint": {"smoke": 1.5, "quick": 2, "brief": 3, "full": 10},
     "tables": {"smoke": 0.5, "quick": 0.5, "brief": 2.5, "full": 4},
     "lookup": {"smoke": 1, "quick": 2, "brief": 3.5, "full": 12},
+    "data": {"smoke": 0.5, "quick": 2, "brief": 12, "full": 20},
 }
 INSTALL_MINUTES = 0.5
 MATTER_MOST = ("serving",)

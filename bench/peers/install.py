@@ -20,6 +20,8 @@ from bench.results import say
 from bench.servers import ROOT
 
 REQUIREMENTS = ROOT / "bench" / "peers" / "requirements"
+OTHERS = ROOT / "bench" / "data" / "requirements"
+"""Of those that serve nothing: they are installed by the benchmark that asks them."""
 NAMES = tuple(sorted(path.stem for path in REQUIREMENTS.glob("*.txt")))
 INSTALL_S = 900
 _MARK = "installed.sha256"
@@ -65,7 +67,7 @@ def install(name: str) -> str | None:
 
 def versions(name: str) -> dict[str, str]:
     """Returns the versions that a peer is required in."""
-    lines = (REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8").split()
+    lines = _listed(name).read_text(encoding="utf-8").split()
     return dict(line.split("==") for line in lines if "==" in line)
 
 
@@ -84,7 +86,7 @@ def main() -> None:
 
 
 def _commands(name: str) -> list[list[str]]:
-    target, listed = folder() / name, str(REQUIREMENTS / f"{name}.txt")
+    target, listed = folder() / name, str(_listed(name))
     beside = Path(sys.executable).parent / "uv"
     uv = shutil.which("uv") or (str(beside) if beside.exists() else None)
     python = str(binary(name))
@@ -99,7 +101,11 @@ def _commands(name: str) -> list[list[str]]:
 
 
 def _wanted(name: str) -> str:
-    return hashlib.sha256((REQUIREMENTS / f"{name}.txt").read_bytes()).hexdigest()
+    return hashlib.sha256(_listed(name).read_bytes()).hexdigest()
+
+
+def _listed(name: str) -> Path:
+    return (REQUIREMENTS if name in NAMES else OTHERS) / f"{name}.txt"
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ h3 small { color: #5b6875 }
 .sides { display: flex; gap: 1.5rem; flex-wrap: wrap }
 .sides > div { flex: 1 1 17rem; min-width: 0 }
 svg { background: #f6f8fa; width: 100%; max-width: 30rem } path { fill: #2f6fb0 }
-.side1 path, .side1 i { fill: #b5651d; background: #b5651d }
 .bars td { padding: 0 .5rem 0 0; border: 0; overflow-wrap: anywhere } td.bar { width: 40% }
 .bars i { display: block; height: .7rem; background: #2f6fb0; min-width: 1px }
+.bars td.n { white-space: nowrap }
+.side1 path, .side1 .bars i { fill: #b5651d; background: #b5651d }
 dl { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .4rem 0; font-size: .85rem }
 dt { color: #5b6875; display: inline }
 dd { margin: 0; display: inline; font-variant-numeric: tabular-nums }
