@@ -52,6 +52,19 @@ def test_slices_and_weights_are_read_from_the_rows(cli: Any, orders: list[str]) 
     assert weighted["quantiles"]["0.5"] == 75
 
 
+def test_columns_that_go_together_are_told(cli: Any, orders: list[str]) -> None:
+    """A number that is half of another, and one that tells the other apart."""
+    asked = ("stats", "orders", "--all", "--label", "often", "--correlate")
+    found = cli(*asked, "--json").json()
+    first = found["correlations"][0]
+    assert (first["first"], first["second"], first["rows"]) == ("id", "paid", 150)
+    assert first["r"] == pytest.approx(1)
+    assert {one["column"] for one in found["associations"]} == {"id", "kind", "paid"}
+    said = cli(*asked).out
+    assert "Correlations" in said
+    assert "bits" in said
+
+
 def test_a_person_sees_a_table(cli: Any, orders: list[str]) -> None:
     """Columns with their shapes, slice by slice."""
     said = cli("stats", "orders", "--slice", "kind", "--weight", "often")
@@ -69,6 +82,7 @@ def test_a_person_sees_a_table(cli: Any, orders: list[str]) -> None:
         (("orders", "--slice", "nope"), 2),
         (("orders", "--weight", "nope"), 2),
         (("orders", "--weight", "kind"), 2),
+        (("orders", "--label", "nope"), 2),
     ],
 )
 def test_what_is_not_there_is_an_error(

@@ -17,6 +17,7 @@ from tidemill.data.snapshot_statistics import DatasetStatistics, dataset_statist
 from tidemill.data.summaries import ColumnStatistics, TableStatistics
 
 SHOWN_SLICES = 10
+SHOWN_PAIRS = 20
 SHOWN_CHARACTERS = 16
 
 
@@ -42,6 +43,13 @@ def register(app: typer.Typer) -> None:
                 help="Also count each row by this column.", show_default="each row counts once"
             ),
         ] = None,
+        label: Annotated[
+            str | None,
+            typer.Option(help="Also what each column tells of this one.", show_default="of none"),
+        ] = None,
+        correlate: Annotated[
+            bool, typer.Option("--correlate", help="Also how columns of numbers go together.")
+        ] = False,
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,
@@ -56,6 +64,8 @@ def register(app: typer.Typer) -> None:
                     every=every,
                     by=by,
                     weight=weight,
+                    label=label,
+                    correlated=correlate,
                     progress=progress,
                 )
             on.show(found, lambda out: _print(out, found))
@@ -72,6 +82,16 @@ def _print(out: Console, found: DatasetStatistics) -> None:
     left = len(found.slices) - SHOWN_SLICES
     if left > 0:
         out.print(f"and {left} smaller slices, which --json has")
+    if found.associations:
+        rows = table(f"What columns tell of {found.label}", "column", "part", "bits")
+        for tells in found.associations[:SHOWN_PAIRS]:
+            rows.add_row(tells.column, f"{tells.share:.1%}", f"{tells.bits:.3f}")
+        out.print(rows)
+    if found.correlations:
+        rows = table("Correlations", "column", "with", "r", "rows")
+        for pair in found.correlations[:SHOWN_PAIRS]:
+            rows.add_row(pair.first, pair.second, f"{pair.r:.3f}", f"{pair.rows:,}")
+        out.print(rows)
 
 
 def _print_table(out: Console, title: str, statistics: TableStatistics) -> None:

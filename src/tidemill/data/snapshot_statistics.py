@@ -8,9 +8,9 @@ from tidemill.data.catalog import find_snapshots
 from tidemill.data.records import Snapshot
 from tidemill.data.snapshot_checks import pick_snapshot
 from tidemill.data.snapshots import read_statistics, snapshot_paths
-from tidemill.data.statistics import Statistics, describe, describe_slices
+from tidemill.data.statistics import Statistics, associate, correlate, describe, describe_slices
 from tidemill.data.statistics.scan import Progress
-from tidemill.data.summaries import SliceStatistics, TableStatistics
+from tidemill.data.summaries import Association, Correlation, SliceStatistics, TableStatistics
 from tidemill.foundation.home import Home
 
 
@@ -24,6 +24,9 @@ class DatasetStatistics(msgspec.Struct, frozen=True, kw_only=True):
         slice: the column that rows were sliced by, likewise.
         statistics: of all rows.
         slices: of the rows by their value in ``slice``, the largest first.
+        label: the column that the others were held against, likewise.
+        associations: what each other column tells of it, the one that tells most first.
+        correlations: of each two columns of numbers, the strongest first, if asked for.
     """
 
     dataset: str
@@ -32,6 +35,9 @@ class DatasetStatistics(msgspec.Struct, frozen=True, kw_only=True):
     slice: str | None = None
     statistics: TableStatistics
     slices: tuple[SliceStatistics, ...] = ()
+    label: str | None = None
+    associations: tuple[Association, ...] = ()
+    correlations: tuple[Correlation, ...] = ()
 
 
 def dataset_statistics(
@@ -42,6 +48,8 @@ def dataset_statistics(
     every: bool = False,
     by: str | None = None,
     weight: str | None = None,
+    label: str | None = None,
+    correlated: bool = False,
     progress: Progress | None = None,
 ) -> DatasetStatistics:
     """Returns a dataset's statistics, as they were kept wherever that is enough.
@@ -53,6 +61,8 @@ def dataset_statistics(
         every: of all snapshots together, up to that one; no row is read for it.
         by: also of slices by this column; the rows are read.
         weight: also by this weight; the rows are read.
+        label: also what each column tells of this one; the rows are read.
+        correlated: also how each two columns of numbers go together; the rows are read.
         progress: told the rows read so far and in all, if they are.
 
     Raises:
@@ -77,6 +87,11 @@ def dataset_statistics(
         statistics = merged_statistics(home, chosen).result()
     else:
         statistics = snapshot_statistics(home, newest)
+    paths = snapshot_paths(home, chosen) if correlated or label is not None else []
+    associations: tuple[Association, ...] = ()
+    if label is not None:
+        associations = associate(paths, label, statistics, progress=progress).result()
+    correlations = correlate(paths, progress=progress).result() if correlated else ()
     return DatasetStatistics(
         dataset=name,
         snapshots=tuple(one.id for one in chosen),
@@ -84,6 +99,9 @@ def dataset_statistics(
         slice=by,
         statistics=statistics,
         slices=slices,
+        label=label,
+        associations=associations,
+        correlations=correlations,
     )
 
 

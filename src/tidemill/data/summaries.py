@@ -134,3 +134,26 @@ class SliceStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     value: Any
     statistics: TableStatistics
+
+
+class Correlation(msgspec.Struct, frozen=True, kw_only=True):
+    """How far two columns go together in a line: ``r`` from -1 to 1, over rows that have both."""
+
+    first: str
+    second: str
+    rows: int
+    r: float
+
+
+class Association(msgspec.Struct, frozen=True, kw_only=True):
+    """What a column tells of a label.
+
+    Attributes:
+        column: the column.
+        bits: the mutual information, less what chance alone would give.
+        share: the part of the label's entropy that it is; 1 tells all.
+    """
+
+    column: str
+    bits: float
+    share: float

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidemill.data.frames import as_table
+from tidemill.data.statistics.association import Associations, Correlations
 from tidemill.data.statistics.slices import Slices
 from tidemill.data.statistics.table import Statistics
+from tidemill.data.summaries import TableStatistics
 from tidemill.foundation.errors import InvalidInput
 
 BATCH_ROWS = 1 << 17
@@ -65,7 +67,45 @@ def describe_slices(
     return found
 
 
-def _feed(into: Statistics | Slices, data: Any, threads: int, progress: Progress | None) -> None:
+def correlate(
+    data: Any, *, threads: int = THREADS, progress: Progress | None = None
+) -> Correlations:
+    """Returns the correlations of each two columns of numbers; else as ``describe``."""
+    found = Correlations()
+    _feed(found, data, threads, progress)
+    return found
+
+
+def associate(
+    data: Any,
+    label: str,
+    statistics: TableStatistics,
+    *,
+    threads: int = THREADS,
+    progress: Progress | None = None,
+) -> Associations:
+    """Returns what each column tells of a label, cut by the rows' statistics.
+
+    Raises:
+        InvalidInput: as for ``describe``; or there is no such column, or it holds lists.
+
+    Example:
+        >>> rows = pa.table({"x": [1, 1, 2, 2] * 50, "y": ["a", "a", "b", "b"] * 50})
+        >>> found = associate(rows, "y", describe(rows).result()).result()
+        >>> found[0].column, round(found[0].share, 2)
+        ('x', 1.0)
+    """
+    found = Associations(statistics, label)
+    _feed(found, data, threads, progress)
+    return found
+
+
+def _feed(
+    into: Statistics | Slices | Correlations | Associations,
+    data: Any,
+    threads: int,
+    progress: Progress | None,
+) -> None:
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as reader:
         done = 0
         for total, table in _ahead(_pieces(data), reader):
