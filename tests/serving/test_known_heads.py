@@ -24,6 +24,13 @@ REQUESTS = (
     b"POST /b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     b"GET /c HTTP/1.1\r\nhost: x\r\n\r\n",
     b"HEAD /c HTTP/1.1\r\nhost: x\r\n\r\n",
+    *(
+        b"%b /q%b HTTP/1.1\r\nhost: x\r\n\r\n" % (method, query)
+        for method in (b"GET", b"HEAD")
+        for query in (b"", b"?", b"?k=1", b"?k=2&y=%20+", b"?a?b", b"?k=1#f", b"?\xc3\xa9", b"?\t")
+    ),
+    b"GET /q?k=3 HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab",
+    b"GET /q?k=4 HTTP/1.1\r\nhost: y\r\n\r\n",
     b"\r\n\r\nGET /c HTTP/1.1\r\nhost: x\r\n\r\n",
     b"POST /d HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\nq",
     b"POST /e HTTP/1.1\r\nhost: x\r\nsec-fetch-site: cross-site\r\ncontent-length: 1\r\n\r\nq",
@@ -89,7 +96,9 @@ class Echo:
 
     def find(self, method: bytes, target: bytes) -> Handler:
         def answer(exchange: Exchange) -> None:
-            said = [method.decode(), target.decode(), exchange.body.decode()]
+            path = target.partition(b"?")[0]
+            said = [method.decode(), path.decode(), exchange.body.decode()]
+            said.append(exchange.query.decode("latin-1"))
             filler = "x" * FOLD_FROM_BYTES if target == b"/long" else ""
             exchange.answer(json.dumps([*said, exchange.header_length, filler]).encode())
 
@@ -163,3 +172,12 @@ def test_a_head_is_known_from_its_second_time_and_the_memory_is_bounded() -> Non
     long = b"GET /a HTTP/1.1\r\nhost: x\r\nx: " + b"y" * MAX_REMEMBERED_HEAD_BYTES + b"\r\n\r\n"
     assert answers(edge, [long])[0].startswith(b"HTTP/1.1 200")
     assert all(len(head) <= MAX_REMEMBERED_HEAD_BYTES for head in edge.heads)
+
+
+def test_heads_that_differ_in_the_query_alone_are_one() -> None:
+    """Ever new keys are asked for at the price of one head."""
+    edge = Edge(Echo(), Limits(), FakeClock())
+    for number in range(100):
+        said = answers(edge, [b"GET /q?k=%d HTTP/1.1\r\nhost: x\r\n\r\n" % number])[0]
+        assert b'"k=%d"' % number in said
+    assert list(edge.heads) == [b"GET /q? HTTP/1.1\r\nhost: x\r\n\r\n"]

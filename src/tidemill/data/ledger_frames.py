@@ -95,6 +95,19 @@ class _Rows:
         return [values[start:stop] for values in self._lists]
 
 
+def _one_row(columns: Columns) -> list[Any] | None:
+    """Returns what ``_Rows`` stores of the only row, with less ado; None if it is not so plain."""
+    lists: list[Any] = []
+    scalar = True
+    for column in columns.values():
+        if len(column) != 1 or (column.size > _SMALL and column.dtype.kind not in _AS_LISTS):
+            return None
+        if column.ndim != 1:
+            scalar = False
+        lists.append(column.tolist())
+    return [values[0] for values in lists] if scalar else lists
+
+
 _NO_ROWS = _Rows({})
 
 
@@ -122,6 +135,27 @@ def _encoded(predictions: Sequence[Prediction]) -> bytes:
     rows: list[Any] = []
     for each in predictions:
         n, start, answers = each.n, each.start, each.answers
+        if answers is None and n == 1:
+            asked, said = _one_row(each.inputs), _one_row(each.outputs)
+            if asked is not None and said is not None:
+                names = (*each.inputs, None, *each.outputs)
+                layout = layouts.setdefault(names, len(layouts))
+                shared = None
+                rows.append(
+                    (
+                        each.request_id,
+                        each.time,
+                        each.event_time,
+                        each.application,
+                        each.version,
+                        each.row_sources or each.source,
+                        1,
+                        layout,
+                        asked,
+                        said,
+                    )
+                )
+                continue
         batch: Prediction | Shared = each if answers is None else answers
         if answers is None:
             start = 0

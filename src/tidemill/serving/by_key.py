@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+import numpy as np
 
 from tidemill.foundation.errors import InvalidInput, TooLarge
-from tidemill.models.signature import Batch, Column, Signature
+from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.serving import wire
 from tidemill.serving.inputs import refuse_names
 from tidemill.serving.plan import Deployment
@@ -42,7 +43,7 @@ class KeyReader:
     def __init__(self, signature: Signature, key: tuple[str, ...]) -> None:
         known = {column.name: column for column in signature.inputs}
         self.signature = Signature(tuple(known[name] for name in key), signature.outputs)
-        self._of = {column.name: (column, _parser(column)) for column in self.signature.inputs}
+        self._of = {column.name: _parser(column) for column in self.signature.inputs}
 
     def read_query(self, text: bytes) -> Batch:
         """Returns the key in the query string of a URL: arrays (1,), in the key's order.
@@ -70,10 +71,7 @@ class KeyReader:
             given[column] = _decoded(value)
         if given.keys() != self._of.keys():
             refuse_names("column", set(given), set(self._of))
-        return {
-            name: from_rows([parse(given[name])], column)
-            for name, (column, parse) in self._of.items()
-        }
+        return {name: parse(given[name]) for name, parse in self._of.items()}
 
     def read_predict(
         self, body: bytes, refusal: InvalidInput | None = None
@@ -161,9 +159,10 @@ def _decoded(text: bytes) -> str:
         ) from error
 
 
-def _parser(column: Column) -> Callable[[str], Any]:
-    """Returns what makes a column's value of text."""
-    kind = column.dtype.kind
+def _parser(column: Column) -> Callable[[str], Array]:
+    """Returns what makes a column's array of one row from text."""
+    kind, dtype = column.dtype.kind, column.dtype
+    low, high = _bounds(dtype)
 
     def wrong(text: str) -> InvalidInput:
         wanted = {"b": "true or false", "i": "a whole number", "u": "a whole number"}
@@ -172,20 +171,33 @@ def _parser(column: Column) -> Callable[[str], Any]:
             remedy=f"Give {wanted.get(kind, 'a finite number')}.",
         )
 
-    def truth(text: str) -> bool:
+    def array(value: Any) -> Array:
+        if column.shape:
+            return from_rows([value], column)
+        return np.array([value], dtype)
+
+    def truth(text: str) -> Array:
         if text not in _TRUTH:
             raise wrong(text)
-        return _TRUTH[text]
+        return array(_TRUTH[text])
 
-    def whole(text: str) -> int:
+    def whole(text: str) -> Array:
         if not _WHOLE.fullmatch(text):
             raise wrong(text)
-        return int(text)
+        number = int(text)
+        return array(number) if low <= number <= high else from_rows([number], column)
 
-    def real(text: str) -> float:
+    def real(text: str) -> Array:
         if not _REAL.fullmatch(text) or not math.isfinite(number := float(text)):
             raise wrong(text)
-        return number
+        return array(number) if low <= number <= high else from_rows([number], column)
 
-    parsers: dict[str, Callable[[str], Any]] = {"O": str, "b": truth, "i": whole, "u": whole}
+    parsers = {"O": array, "b": truth, "i": whole, "u": whole}
     return parsers.get(kind, real)
+
+
+def _bounds(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Returns the least and the greatest number of a type; of what is none, nothing of use."""
+    if dtype.kind == "f":
+        return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    return (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (0, 0)

@@ -21,7 +21,15 @@ from tidemill.foundation.errors import InvalidInput, Overloaded, Refused, Tidemi
 from tidemill.foundation.instruments import Counter, Family
 from tidemill.serving.cors import Cors
 from tidemill.serving.encodings import UNFOLD_AT_ONCE_BYTES, Unfolding
-from tidemill.serving.exchange import Exchange, Handler, Head, Load, Routes, error_body
+from tidemill.serving.exchange import (
+    Exchange,
+    Handler,
+    Head,
+    Load,
+    Routes,
+    cut_query,
+    error_body,
+)
 from tidemill.serving.guard import Guard
 from tidemill.serving.hosts import Hosts
 from tidemill.serving.pace import Pace
@@ -189,13 +197,14 @@ class Connection(asyncio.Protocol):
         if self._reading_since is not None or self._fed_bytes or self._parses:
             self._parse(data)
             return
-        # Between two messages, a client mostly sends one whole request, whose head is known.
+        # Between two messages, a client mostly sends one whole request of a known head.
         end = data.find(b"\r\n\r\n") + 4
         head_bytes = data[:end] if 4 <= end <= MAX_REMEMBERED_HEAD_BYTES else b""
-        known = self._edge.heads.get(head_bytes)
+        cut, query = cut_query(head_bytes) if head_bytes[:4] == b"GET " else (head_bytes, b"")
+        known = self._edge.heads.get(cut)
         if known is not None and known[1] == len(data) - end:
             self._last_active = now = self._edge.arrival()
-            self._ask(known[0], data[end:], now, closes=self._edge.draining)
+            self._ask(known[0], data[end:], now, closes=self._edge.draining, query=query)
             return
         self._told = None  # what came before is none of it
         self._parse(data)
@@ -375,8 +384,9 @@ class Connection(asyncio.Protocol):
         *,
         closes: bool,
         overload: TidemillError | None = None,
+        query: bytes = b"",
     ) -> None:
-        exchange = Exchange(self, head, body, arrived, closes=closes)
+        exchange = Exchange(self, head, body, arrived, closes=closes, query=query)
         guard = self._edge.guard
         self.load.nbytes += exchange.nbytes
         self._pipeline.append(exchange)

@@ -207,7 +207,7 @@ class DataPlane:
         """Answers the key in the query string."""
         application = self._processor.application(name)
         reader = self._form(application).key
-        inputs = reader.read_query(exchange.head.target.partition(b"?")[2])
+        inputs = reader.read_query(exchange.query)
         arrived = exchange.arrived
         self._processor.look_up(
             application,

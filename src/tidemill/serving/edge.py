@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from concurrent.futures import Executor, ThreadPoolExecutor
+from copy import copy
 from itertools import islice
 from math import ceil
 
@@ -17,7 +18,7 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 from tidemill.serving.connection import Connection, Limits
 from tidemill.serving.cors import Cors
-from tidemill.serving.exchange import Head, Load, Routes
+from tidemill.serving.exchange import Head, Load, Routes, cut_query
 from tidemill.serving.guard import Guard
 from tidemill.serving.hosts import Hosts
 from tidemill.serving.pace import Pace
@@ -93,10 +94,15 @@ class Edge:
     def remember(self, head_bytes: bytes, head: Head, body_bytes: int) -> None:
         """Keeps what the parser made of a whole head whose body is framed by its length.
 
-        Parsing depends on nothing but the bytes, so the next head of the same bytes says the same.
+        Parsing depends on nothing but the bytes, so the next head of the same bytes says the same;
+        one with another query says the same but for that.
         """
         if head.traceparent:
             return  # it is another one each time
+        head_bytes, query = cut_query(head_bytes)
+        if query:
+            head = copy(head)
+            head.target = head.target.partition(b"?")[0]
         if len(self.heads) >= MAX_REMEMBERED_HEADS:
             self.heads.clear()  # somebody sends ever new ones; the others come back
         self.heads[head_bytes] = (head, body_bytes)

@@ -92,8 +92,27 @@ _ERROR_HEADERS = {
 _NOT_JUDGED = KeyTable()
 """Stands on a head that no guard has looked at; None says that no key was needed."""
 _OTHER_SITES = frozenset({b"cross-site", b"same-site"})
+_PLAIN = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~%&=+"
 _JSON = b"application/json"
 _OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+
+
+def cut_query(head: bytes) -> tuple[bytes, bytes]:
+    r"""Returns the head of a GET without the query in its path, and the query.
+
+    The query is empty where there is none, or one of other bytes than any parser takes: the head
+    is as it was then.
+
+    Example:
+        >>> cut_query(b"GET /a?k=1 HTTP/1.1\r\n\r\n")
+        (b'GET /a? HTTP/1.1\r\n\r\n', b'k=1')
+    """
+    end = head.find(b" ", 4)
+    start = head.find(b"?", 4, end) + 1
+    query = head[start:end]
+    if not start or query.translate(None, _PLAIN) or not head.startswith(b"GET "):
+        return head, b""
+    return head[:start] + head[end:], query
 
 
 class Load:
@@ -202,12 +221,30 @@ class Exchange:
     but what was found for these bytes is written on it, by the edge and the guard.
     """
 
-    __slots__ = ("_connection", "answered", "arrived", "body", "closes", "head", "nbytes", "out")
+    __slots__ = (
+        "_connection",
+        "_query",
+        "answered",
+        "arrived",
+        "body",
+        "closes",
+        "head",
+        "nbytes",
+        "out",
+    )
 
     def __init__(
-        self, connection: Connection, head: Head, body: bytes, arrived: float, *, closes: bool
+        self,
+        connection: Connection,
+        head: Head,
+        body: bytes,
+        arrived: float,
+        *,
+        closes: bool,
+        query: bytes = b"",
     ) -> None:
         self._connection = connection
+        self._query = query
         self.head = head
         self.body = body
         self.nbytes = len(body)
@@ -215,6 +252,11 @@ class Exchange:
         self.closes = closes
         self.answered = False
         self.out: bytes | None = None
+
+    @property
+    def query(self) -> bytes:
+        """What follows the question mark in its path, of a head that is known with that cut off."""
+        return self._query or self.head.target.partition(b"?")[2]
 
     @property
     def header_length(self) -> int | None:

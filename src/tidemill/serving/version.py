@@ -9,7 +9,7 @@ import numpy as np
 
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import InvalidInput, NotFound, Stale
-from tidemill.models.signature import Array, Batch, Column, Signature
+from tidemill.models.signature import Array, Batch, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
 from tidemill.serving.coalescing import Coalescing
@@ -79,7 +79,7 @@ class LiveVersion:
         self._stages = measures.stages
         self._key_columns = [name for name, _ in key.columns] if key else []
         self._keeping = Keeping(signature.outputs)
-        self._outputs = {column.name: column for column in signature.outputs}
+        self._outputs = {c.name: (c.dtype, (1, *c.shape)) for c in signature.outputs}
         self._stale_from: float | None = None
         self._features_until: float | None = None
 
@@ -179,10 +179,13 @@ class LiveVersion:
         assert self.key is not None
         columns = [query.inputs[name] for name in self._key_columns]
         if query.n == 1:
-            keys = [self.key.one([column.item(0) for column in columns])]
-        else:
-            keys = self.key.many(columns)
-        found = self.table.get(keys)
+            key = self.key.one([column.item(0) for column in columns])
+            value = self.table.get((key,))[0]
+            if value is None:
+                return False
+            query.outputs = self._arrays(value)
+            return True
+        found = self.table.get(self.key.many(columns))
         if all(value is None for value in found):
             return False
         rows = [None if value is None else self._arrays(value) for value in found]
@@ -226,7 +229,7 @@ class LiveVersion:
 
     def _arrays(self, value: bytes) -> Batch:
         return {
-            name: _output_array(cell, self._outputs[name])
+            name: _output_array(cell, *self._outputs[name])
             for name, cell in decode_answer(value).items()
         }
 
@@ -325,9 +328,10 @@ def _stack(rows: list[Batch]) -> Batch:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _output_array(cell: Any, column: Column) -> Array:
+def _output_array(cell: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     """Returns one row's output as an array (1, …)."""
-    return np.array([cell], column.dtype).reshape((1, *column.shape))
+    array = np.array([cell], dtype)
+    return array if array.shape == shape else array.reshape(shape)
 
 
 def _cache_key(inputs: Batch | Packed) -> bytes:
