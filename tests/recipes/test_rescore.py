@@ -187,6 +187,13 @@ def test_a_build_tells_what_a_key_takes(ratios: Home) -> None:
     keep_build(ratios, msgspec.structs.replace(good, resumed=True))
     keep_build(ratios, msgspec.structs.replace(good, base="0" * 16))
     assert measured_build(ratios, "measured", first) == good
+    head = Build(table="a" * 16, cpu_s=1.0, seconds=2.0, keys=KeyCounts(new=7), part=True)
+    keep_build(ratios, head)
+    after = msgspec.structs.replace(good, base=head.table, keys=KeyCounts(new=40_000, unchanged=7))
+    keep_build(ratios, after)
+    both = measured_build(ratios, "measured", first)
+    assert both is not None
+    assert (both.keys.scored, both.cpu_s, both.seconds) == (40_007, 4.0, 4.0)
     assert measured_build(ratios, "measured", version) is None
     assert len(list_builds(ratios.store, built.table.id)) >= 4
 

@@ -22,7 +22,7 @@ from tidemill.recipes.head import asked_keys, head_of
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files
 from tidemill.serving.live import deployment_history
 from tidemill.serving.plan import Live
-from tidemill.tables.builds import Build, list_builds
+from tidemill.tables.builds import Build, KeyCounts, list_builds
 from tidemill.tables.catalog import get_table, list_tables
 from tidemill.tables.predictions import list_parts
 from tidemill.tables.table import TableInfo
@@ -143,18 +143,36 @@ def follow(home: Home, application: str, *, by: str) -> Rescored | None:
 
 
 def measured_build(home: Home, application: str, version: Live) -> Build | None:
-    """Returns the newest build that tells what it takes to score this version's keys anew.
+    """Returns what the newest build took that scored all of its keys with this version.
 
-    One that was cut off, or took answers over, or scored fewer than ``FEWEST`` keys, tells nothing
-    of that: the last tells more of its start than of its keys.
+    A head and the whole that took it over are one: their times and their scored keys together. A
+    build that was cut off, or took over answers of before, does not tell; nor does one of fewer
+    than ``FEWEST`` keys, which tells more of its start than of its keys.
     """
     for info in list_tables(home.store, application):
         if (info.model, info.version) != (version.model, version.version):
             continue
         for build in list_builds(home.store, info.id):
-            if build.base is None and not build.resumed and build.keys.scored >= FEWEST:
-                return build
+            whole = _with_head(home, build)
+            if whole is not None and whole.keys.scored >= FEWEST:
+                return whole
     return None
+
+
+def _with_head(home: Home, build: Build) -> Build | None:
+    """Returns a build with the head that it took over; None if it does not tell what all take."""
+    if build.resumed or build.base is None:
+        return None if build.resumed else build
+    heads = (each for each in list_builds(home.store, build.base) if each.part)
+    head = next((each for each in heads if each.base is None and not each.resumed), None)
+    if head is None:
+        return None
+    return msgspec.structs.replace(
+        build,
+        seconds=build.seconds + head.seconds,
+        cpu_s=build.cpu_s + head.cpu_s,
+        keys=KeyCounts(new=build.keys.scored + head.keys.scored),
+    )
 
 
 def _head(
