@@ -68,6 +68,20 @@ def test_rows_in_any_order_are_all_found(tmp_path: Path, buffer_bytes: int) -> N
     assert {path.name for path in tmp_path.rglob("*")} == {"t", "data.mdb", "table.json"}
 
 
+def test_the_file_depends_on_what_it_holds_only(tmp_path: Path) -> None:
+    """Not on the order of rows, nor on how they were sorted: the same rows are the same table."""
+    rows = {b"%08d" % number: b"x" * (number % 150) for number in range(40_000)}
+    keys, found = list(rows), set()
+    for number, buffer_bytes in enumerate([64 << 20, 1_000_000, 200_000]):
+        with TableBuilder(tmp_path / str(number), buffer_bytes=buffer_bytes) as builder:
+            for start in range(0, len(keys), 5_000):
+                part = keys[start : start + 5_000]
+                builder.put(part, [rows[key] for key in part])
+            found.add(builder.commit(INFO).id)
+        random.Random(number).shuffle(keys)
+    assert len(found) == 1
+
+
 def test_the_record_describes_the_folder(tmp_path: Path) -> None:
     """What commit returns is in the folder, with the size, hash and time of the data."""
     with TableBuilder(tmp_path / "t", clock=FakeClock(at=12.5)) as builder:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tidemill.foundation.errors import InvalidInput
 from tidemill.tables.answer import decode_answer, encode_answer, encode_answers
 from tidemill.tables.key import KeyEncoder
-from tidemill.tables.packing import list_head, map_head, pack_rows
+from tidemill.tables.packing import Packed, list_head, map_head, pack
 
 INTEGERS = st.sampled_from(
     sorted({sign * (2**bits) + near for bits in (0, 5, 7, 8, 15, 16, 31, 32, 63)
@@ -93,5 +93,11 @@ def test_heads_are_those_of_msgpack(size: int) -> None:
 
 def test_text_and_few_rows_are_left_to_others() -> None:
     """Nothing is gained there."""
-    assert pack_rows([(b"", np.array(["a"] * 20, object))]) is None
-    assert pack_rows([(b"", np.zeros(3))]) is None
+    assert pack([(b"", np.array(["a"] * 20, object))]) is None
+    assert pack([(b"", np.zeros(3))]) is None
+
+
+@given(st.lists(st.binary(max_size=40), max_size=60), st.sampled_from([1, 30]))
+def test_what_is_put_together_is_cut_apart(items: list[bytes], times: int) -> None:
+    """Of any sizes, empty ones among them, and more than are cut at once."""
+    assert Packed.of(items * times).cut() == items * times

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from tidemill.foundation.errors import Corrupted, InvalidInput
-from tidemill.tables.packing import list_head, map_head, pack_rows
+from tidemill.tables.packing import list_head, map_head, pack
 
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
@@ -58,9 +58,9 @@ def encode_answers(outputs: Mapping[str, Any]) -> list[bytes]:
         cells = [(_encode(name), array) for name, array in zip(names, arrays, strict=True)]
         heads = [name + (list_head(a.shape[1]) if a.ndim == 2 else b"") for name, a in cells]
         heads[0] = map_head(len(names)) + heads[0]
-        packed = pack_rows(list(zip(heads, arrays, strict=True)))
+        packed = pack(list(zip(heads, arrays, strict=True)))
         if packed is not None:
-            return packed
+            return packed.cut()
     columns = (array.tolist() for array in arrays)
     return [encode_answer(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import itertools
-import operator
 import os
 import secrets
 import shutil
@@ -16,16 +15,21 @@ from typing import Self
 
 import lmdb
 import msgspec
+import numpy as np
+import pyarrow as pa
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.durable import make_folder, sha256_file, sync_folder
 from tidemill.foundation.errors import Conflict, Corrupted, InvalidInput, Unavailable
+from tidemill.tables import packing, runs
 from tidemill.tables.answer import decode_answer
 from tidemill.tables.key import MAX_KEY_BYTES, KeyEncoder
 from tidemill.tables.runs import Item, SortedRuns
 from tidemill.tables.table import DATA_FILE, INFO_FILE, TableInfo
 
 _PAGE_BYTES = 4096
+_VALUE = "value"
+_AT_ONCE = 16_384  # rows written in one transaction: the file depends on what it holds only
 
 
 class TableBuilder:
@@ -50,7 +54,7 @@ class TableBuilder:
     """
 
     def __init__(
-        self, path: Path, *, buffer_bytes: int = 256 << 20, clock: Clock = SYSTEM_CLOCK
+        self, path: Path, *, buffer_bytes: int = 64 << 20, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._path = path
         self._buffer_bytes = buffer_bytes
@@ -104,12 +108,13 @@ class TableBuilder:
             raise InvalidInput(f"{len(keys)} keys were put with {len(values)} values")
         if not keys:
             return
-        if not 0 < len(min(keys, key=len)) <= len(max(keys, key=len)) <= MAX_KEY_BYTES:
-            raise InvalidInput("a key is empty or longer than 511 bytes", remedy="Use KeyEncoder.")
+        rows, answers = packing.Packed.of(keys), packing.Packed.of(values)
+        _check_keys(rows)
         assert self._runs is not None, "start() comes before put()"
         with _explained(self._path):
-            self._runs.add(keys, values)
-        self._bytes += _stored_bytes(keys, values)
+            columns = {runs.KEY: runs.bytes_array(rows), _VALUE: runs.bytes_array(answers)}
+            self._runs.add(pa.table(columns))
+        self._bytes += _stored_bytes(rows, answers)
 
     def commit(self, info: TableInfo) -> TableInfo:
         """Writes the table and returns its record, complete with id, rows, bytes and sha256.
@@ -180,26 +185,25 @@ def _complete(info: TableInfo, data: Path, rows: int, *, built_at: float) -> Tab
     )
 
 
-def _distinct(sorted_blocks: Iterable[list[Item]], info: TableInfo) -> Iterator[list[Item]]:
+def _distinct(sorted_blocks: Iterable[pa.Table], info: TableInfo) -> Iterator[pa.Table]:
     """Yields the items with each key once; the blocks are looked at whole where none repeats."""
     last: Item | None = None
     for block in sorted_blocks:
-        keys = [key for key, _ in block]
-        repeats = any(map(operator.eq, keys, itertools.islice(keys, 1, None)))
-        if not repeats and (last is None or last[0] != keys[0]):
-            last = block[-1]
+        keys, values = (block.column(name).chunk(0) for name in (runs.KEY, _VALUE))
+        kept = np.concatenate([[True], ~runs.repeated(keys)])
+        if last is not None and keys[0].as_py() == last[0]:
+            kept[0] = False
+        if kept.all():
             yield block
-            continue
-        kept: list[Item] = []
-        for item in block:
-            if last is not None and item[0] == last[0]:
-                if item[1] != last[1]:
-                    raise _contradiction(item[0], last[1], item[1], info)
-                continue
-            last = item
-            kept.append(item)
-        if kept:
-            yield kept
+        else:
+            for row in np.flatnonzero(~kept).tolist():
+                key, value = keys[row].as_py(), values[row].as_py()
+                before = last[1] if row == 0 and last is not None else values[row - 1].as_py()
+                if value != before:
+                    raise _contradiction(key, before, value, info)
+            if kept.any():
+                yield block.filter(pa.array(kept)).combine_chunks()
+        last = keys[-1].as_py(), values[-1].as_py()
 
 
 def _contradiction(key: bytes, first: bytes, second: bytes, info: TableInfo) -> InvalidInput:
@@ -218,19 +222,21 @@ def _shown(value: bytes) -> str:
         return repr(value)
 
 
-def _stored_bytes(keys: Sequence[bytes], values: Sequence[bytes]) -> int:
+def _check_keys(keys: packing.Packed) -> None:
+    if not 0 < keys.sizes.min() <= keys.sizes.max() <= MAX_KEY_BYTES:
+        raise InvalidInput("a key is empty or longer than 511 bytes", remedy="Use KeyEncoder.")
+
+
+def _stored_bytes(keys: packing.Packed, values: packing.Packed) -> int:
     """Returns the most that rows take in the file; large values lie on pages of their own."""
-    total = sum(map(len, keys)) + sum(map(len, values)) + 24 * len(keys)
-    small = _PAGE_BYTES // 2 - 50
-    if len(max(keys, key=len)) + len(max(values, key=len)) + 24 < small:
-        return total
-    sizes = [len(key) + len(value) + 24 for key, value in zip(keys, values, strict=True)]
-    return total + 2 * _PAGE_BYTES * sum(size >= small for size in sizes)
+    sizes = keys.sizes + values.sizes + 24
+    large = np.count_nonzero(sizes >= _PAGE_BYTES // 2 - 50)
+    return int(sizes.sum()) + 2 * _PAGE_BYTES * int(large)
 
 
-def _write_data(path: Path, sorted_blocks: Iterable[list[Item]], estimate_bytes: int) -> int:
+def _write_data(path: Path, sorted_blocks: Iterable[pa.Table], estimate_bytes: int) -> int:
     """Writes distinct sorted items and returns their number; the file is durable then."""
-    rows = 0
+    rows, items = 0, _items(sorted_blocks)
     environment = lmdb.open(
         os.fspath(path),
         subdir=False,
@@ -239,16 +245,22 @@ def _write_data(path: Path, sorted_blocks: Iterable[list[Item]], estimate_bytes:
         map_size=2 * estimate_bytes + (16 << 20),
     )
     try:
-        for block in sorted_blocks:
+        while some := list(itertools.islice(items, _AT_ONCE)):
             with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
                 # Appending fills every page; inserting in any order would half-fill them.
-                _, added = cursor.putmulti(block, append=True)
+                _, added = cursor.putmulti(some, append=True)
             rows += added
         environment.sync(True)
     finally:
         environment.close()
     path.chmod(0o444)
     return rows
+
+
+def _items(blocks: Iterable[pa.Table]) -> Iterator[Item]:
+    for block in blocks:
+        keys, values = (block.column(name).chunk(0) for name in (runs.KEY, _VALUE))
+        yield from zip(runs.packed_bytes(keys).cut(), runs.packed_bytes(values).cut(), strict=True)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import DTYPES
-from tidemill.tables.packing import list_head, pack_rows
+from tidemill.tables.packing import list_head, pack
 
 MAX_KEY_BYTES = 511
 """LMDB's limit."""
@@ -153,7 +153,8 @@ class KeyEncoder:
                 cells.append((b"", array))
         if len({len(array) for _, array in cells}) != 1 or len(cells) * 9 + 5 > MAX_KEY_BYTES:
             return None
-        return pack_rows([(list_head(len(cells)), cells[0][1]), *cells[1:]])
+        packed = pack([(list_head(len(cells)), cells[0][1]), *cells[1:]])
+        return None if packed is None else packed.cut()
 
     def show(self, key: bytes) -> str:
         """Returns the values that the key was made from, for people; of a long key its hash."""

@@ -1,13 +1,15 @@
 """MessagePack of many rows of numbers at once: the bytes that encoding each by itself would give.
 
-Rows whose numbers take the same number of bytes each are the rows of one matrix of bytes, which is
-filled column by column and cut into rows. Rows of other sizes are another matrix: integers take the
-shortest form, of which there are ten.
+Rows whose numbers take the same number of bytes each are equal records but for their numbers, which
+are filled in column by column. Rows of other sizes are other records: integers take the shortest
+form, of which there are ten. No row is an object until it is cut out.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from tidemill.models.signature import Array
 
 _MOST_SHAPES = 64
 _FEWEST_ROWS = 16
+_CUT = 1024  # rows cut at once
 _FLOAT, _TRUE, _FALSE = 0xCB, 0xC3, 0xC2
 
 _FORMS: tuple[tuple[int, int, int | None, str], ...] = (
@@ -32,19 +35,60 @@ _FORMS: tuple[tuple[int, int, int | None, str], ...] = (
     (-0x8000_0000_0000_0000, -0x8000_0001, 0xD3, ">i8"),
 )
 
-Bytes = npt.NDArray[np.uint8]
 Cell = tuple[bytes, Array]
 """What comes before a column's numbers in each row, and the numbers: (n,), or (n, m)."""
 
 
-def pack_rows(cells: Sequence[Cell]) -> list[bytes] | None:
-    r"""Returns each row as bytes; None if the columns hold something else than numbers.
+@dataclass(frozen=True, slots=True)
+class Packed:
+    r"""Many byte strings, one behind the other.
+
+    Args:
+        data: all of them.
+        sizes: the bytes of each, (n,).
+
+    Example:
+        >>> packed = Packed.of([b"a", b"", b"bc"])
+        >>> packed.data, packed.sizes.tolist(), packed.cut()
+        (b'abc', [1, 0, 2], [b'a', b'', b'bc'])
+    """
+
+    data: bytes
+    sizes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, items: Sequence[bytes]) -> Packed:
+        """Returns the items put together."""
+        return cls(b"".join(items), np.fromiter(map(len, items), np.int64, len(items)))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def cut(self) -> list[bytes]:
+        """Returns each by itself."""
+        items: list[bytes] = []
+        sizes, start = self.sizes, 0
+        same = len(sizes) > 0 and bool((sizes == sizes[0]).all())
+        whole = struct.Struct(f"{sizes[0]}s" * _CUT) if same and len(sizes) >= _CUT else None
+        for first in range(0, len(sizes), _CUT):
+            part = sizes[first : first + _CUT].tolist()
+            if whole is not None and len(part) == _CUT:
+                cutter = whole
+            else:
+                cutter = struct.Struct("".join([f"{size}s" for size in part]))
+            items += cutter.unpack_from(self.data, start)
+            start += cutter.size
+        return items
+
+
+def pack(cells: Sequence[Cell]) -> Packed | None:
+    r"""Returns each row as bytes; None if there are few, or columns of something else than numbers.
 
     Args:
         cells: the columns, in order.
 
     Example:
-        >>> pack_rows([(b"\x92", np.arange(20)), (b"", np.full(20, 0.5))])[1].hex()
+        >>> pack([(b"\x92", np.arange(20)), (b"", np.full(20, 0.5))]).cut()[1].hex()
         '9201cb3fe0000000000000'
     """
     arrays = [array.reshape(len(array), -1) for _, array in cells]
@@ -54,22 +98,42 @@ def pack_rows(cells: Sequence[Cell]) -> list[bytes] | None:
     shapes = _shapes([array for array in arrays if array.dtype.kind in "iu"], rows)
     if shapes is None:
         return None
-    packed: list[bytes] = [b""] * rows
-    for at in shapes:
-        blocks = []
-        for (before, _), array in zip(cells, arrays, strict=True):
-            count = rows if at is None else len(at)
-            blocks.append(np.broadcast_to(np.frombuffer(before, np.uint8), (count, len(before))))
-            part = array if at is None else array[at]
-            blocks += [_numbers(part[:, column]) for column in range(part.shape[1])]
-        matrix = np.ascontiguousarray(np.hstack(blocks))
-        width, data = matrix.shape[1], matrix.tobytes()
-        cut = [data[start : start + width] for start in range(0, len(data), width)]
-        if at is None:
-            return cut
-        for place, row in zip(at.tolist(), cut, strict=True):
-            packed[place] = row
-    return packed
+    heads = [before for before, _ in cells]
+    if shapes[0] is None:
+        records = _records(heads, arrays)
+        return Packed(records.tobytes(), np.full(rows, records.itemsize, np.int64))
+    sizes = np.empty(rows, np.int64)
+    made = [(at, _records(heads, [a[at] for a in arrays])) for at in shapes if at is not None]
+    for at, records in made:
+        sizes[at] = records.itemsize
+    starts = np.cumsum(sizes) - sizes
+    data = np.empty(int(sizes.sum()), np.uint8)
+    for at, records in made:
+        places, raw = starts[at], records.view(np.uint8).reshape(len(at), -1)
+        for byte in range(raw.shape[1]):
+            data[places + byte] = raw[:, byte]
+    return Packed(data.tobytes(), sizes)
+
+
+def _records(heads: Sequence[bytes], arrays: Sequence[Array]) -> Array:
+    """Returns rows whose numbers all take the same forms, as records, (n,), of as many bytes."""
+    constant, columns, formats, offsets = bytearray(), [], [], []
+    for head, array in zip(heads, arrays, strict=True):
+        constant += head
+        for at in range(array.shape[1]):
+            prefix, form, values = _form(array[:, at])
+            constant += prefix
+            columns.append(values)
+            formats.append(form)
+            offsets.append(len(constant))
+            constant += bytes(np.dtype(form).itemsize)
+    blank = np.frombuffer(bytes(constant), f"V{len(constant)}").repeat(len(arrays[0]))
+    names = [str(at) for at in range(len(columns))]
+    told = {"names": names, "formats": formats, "offsets": offsets, "itemsize": len(constant)}
+    records = blank.view(np.dtype(told))  # type: ignore[call-overload]
+    for name, values in zip(names, columns, strict=True):
+        records[name] = values
+    return blank
 
 
 def _shapes(integers: list[Array], rows: int) -> list[npt.NDArray[np.int64] | None] | None:
@@ -105,22 +169,15 @@ def _forms(values: Array) -> npt.NDArray[np.int64]:
     return found
 
 
-def _numbers(values: Array) -> Bytes:
-    """Returns numbers that all take the same form as rows of bytes."""
+def _form(values: Array) -> tuple[bytes, str, Array]:
+    """Returns the byte before each of some numbers, their type there, and them; all of one form."""
     kind = values.dtype.kind
     if kind == "b":
-        return np.where(values, _TRUE, _FALSE).astype(np.uint8)[:, np.newaxis]
+        return b"", "u1", np.where(values, _TRUE, _FALSE)
     if kind == "f":
-        return _prefixed(_FLOAT, values.astype(">f8"))
+        return bytes([_FLOAT]), ">f8", values
     _, _, prefix, form = _FORMS[int(_forms(values[:1])[0])]
-    return _prefixed(prefix, values.astype(form))
-
-
-def _prefixed(prefix: int | None, values: Array) -> Bytes:
-    raw = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
-    if prefix is None:
-        return raw
-    return np.hstack([np.full((len(values), 1), prefix, np.uint8), raw])
+    return b"" if prefix is None else bytes([prefix]), form, values
 
 
 def list_head(size: int) -> bytes:
