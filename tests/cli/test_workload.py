@@ -27,3 +27,21 @@ def test_the_verb_prints_shows_and_draws(cli: Any) -> None:
     assert cli("workload", "--json").json()["exit_code"] == 2
     assert cli("workload", "nobody", *trace, "--json").json()["exit_code"] == 2
     assert cli("workload", "nobody", "--json").json()["kind"] == "NotFound"
+
+
+def test_keys_are_counted_by_their_representation(cli: Any) -> None:
+    """Of a trace and of an access log; a wrong one is refused."""
+    texts = ["Oslo", "oslo ", "OSLO", "Rome"]
+    trace = cli.folder / "texts.parquet"
+    pq.write_table(pa.table({"time": [0.0, 1.0, 2.0, 3.0], "city": texts}), trace)
+    asked = ("workload", "--trace", str(trace), "--json")
+    assert cli(*asked).json()["cardinality"] == 4
+    assert cli(*asked, "--represent", "city=text").json()["cardinality"] == 2
+    for wrong in ("city=round(1)", "town=text", "city"):
+        assert cli(*asked, "--represent", wrong).json()["exit_code"] == 2
+    log = cli.folder / "access.log"
+    line = '1.2.3.4 - - [01/Jan/2026:00:00:0{0} +0000] "GET /item/{0} HTTP/1.1" 200 5\n'
+    log.write_text("".join(line.format(at) for at in range(5)))
+    asked = ("workload", "--access-log", str(log), "--json")
+    assert cli(*asked).json()["cardinality"] == 5
+    assert cli(*asked, "--represent", "path=text(digits)").json()["cardinality"] == 1

@@ -31,6 +31,7 @@ from tidemill.recipes.keyed_rows import (
     rows_of_ledger,
     rows_of_snapshot,
 )
+from tidemill.recipes.representatives import Representing
 from tidemill.recipes.table import build_table
 from tidemill.recipes.warehouse import export_sql, rows_of_sql, run_sql
 from tidemill.tables.answer import decode_answer
@@ -41,6 +42,9 @@ from tidemill.tables.table import TableInfo
 
 KEY = ("carrier", "origin", "hour")
 INPUTS = {"carrier": "string", "origin": "string", "hour": "int64"}
+
+
+FOLDED = Representing(columns={"hour": "step(4)"})
 
 
 def made(n: int) -> pa.Table:
@@ -240,22 +244,27 @@ if stage == "distinct":
     distinct_rows._check_key = die
 elif stage == "score":
     seen = []
-    arrow = table._arrow
-    table._arrow = lambda *a: die() if len(seen) == 2 else (seen.append(1), arrow(*a))[1]
+    arrow = table.answers_table
+    table.answers_table = lambda *a: die() if len(seen) == 2 else (seen.append(1), arrow(*a))[1]
+elif stage == "chosen":
+    table.choose_representatives = die
 elif stage == "table":
     table.put_content = die
 elif stage == "parts":
     table.store_table = die
 with open_home(Settings(home=Path(home))) as opened:
     print(table.build_table(opened, application="trips", model="trips", version=1,
-        key=("carrier", "origin", "hour"), source=Path(rows), source_name="rows").sha256)
+        key=("carrier", "origin", "hour"), source=Path(rows), source_name="rows",
+        representing=table.Representing(columns={"hour": "step(4)"} if stage == "chosen" else {})
+        ).sha256)
 """
 
 
-@pytest.mark.parametrize("stage", ["distinct", "score", "table", "parts"])
+@pytest.mark.parametrize("stage", ["distinct", "score", "chosen", "table", "parts"])
 def test_killed_anywhere_it_goes_on(trained: Home, tmp_path: Path, stage: str) -> None:
     """Kill -9 in each stage: no table is there; the same build then gives the right one."""
-    pq.write_table(made(200_000), tmp_path / "rows.parquet")
+    count = 20_000 if stage == "chosen" else 200_000
+    pq.write_table(made(count), tmp_path / "rows.parquet")
     script = tmp_path / "build.py"
     script.write_text(KILLED)
     before = list_tables(trained.store)
@@ -263,6 +272,12 @@ def test_killed_anywhere_it_goes_on(trained: Home, tmp_path: Path, stage: str) -
     killed = subprocess.run([*command, stage], capture_output=True, check=False, timeout=100)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert list_tables(trained.store) == before
+    if stage == "chosen":
+        info = build(trained, tmp_path / "rows.parquet", representing=FOLDED)
+        assert info.agreement is not None
+        assert (info.rows, info.agreement.inputs) == (info.agreement.keys, count)
+        assert info.rows < count
+        return
     info = build(trained, tmp_path / "rows.parquet")
     assert info.rows == 200_000
     with LmdbTable.open(fetch_table(trained, info.id), verify=True) as whole:

@@ -65,8 +65,8 @@ def test_a_damaged_record_is_refused(folder: Path) -> None:
     """No table.json, one that is not JSON, one from the future: each is named."""
     record = folder / "table.json"
     text = record.read_text()
-    record.write_text(text.replace('"format":1', '"format":2'))
-    with pytest.raises(Corrupted, match="format 2"):
+    record.write_text(text.replace('"format":1', '"format":3'))
+    with pytest.raises(Corrupted, match="format 3"):
         LmdbTable.open(folder)
     record.write_text(text[:20])
     with pytest.raises(Corrupted, match="cannot be read"):

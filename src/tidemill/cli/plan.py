@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,13 +11,15 @@ import typer
 from rich.console import Console
 
 from tidemill.cli.progress import count_progress
+from tidemill.cli.represent_option import RepresentOption
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
-from tidemill.control.deployments import get_deployment
+from tidemill.control.deployments import get_deployment, profiled
 from tidemill.control.rescoring import measured_build
 from tidemill.control.rollout import answering
+from tidemill.data.representation import declarations
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.files import write_atomic
-from tidemill.foundation.toml import toml_key
+from tidemill.foundation.toml import toml_key, toml_value
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
 from tidemill.planning.alternatives import Alternative, Promise
@@ -72,6 +75,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     costs: Costs
     promise: Promise
     prices: Prices
+    represent: Mapping[str, str] = {}
 
 
 def register(app: typer.Typer) -> None:
@@ -85,6 +89,7 @@ def register(app: typer.Typer) -> None:
         trace: TraceOption = None,
         requirements: RequirementsOption = None,
         key: KeyOption = None,
+        represent: RepresentOption = None,
         slo_ms: SloMsOption = None,
         max_age_s: MaxAgeSOption = None,
         refresh_s: RefreshSOption = None,
@@ -105,10 +110,12 @@ def register(app: typer.Typer) -> None:
                 "a plan is of an application or of requirements",
                 remedy="Give an application, or --requirements FILE.",
             )
-        if out is not None and application is None:
+        if application is None and (out is not None or represent is not None):
             raise InvalidInput(
-                "only the plan of an application can be applied", remedy="Leave --out away."
+                "only the plan of an application can be applied, and its inputs represented",
+                remedy="Leave --out and --represent away.",
             )
+        given = None if represent is None else declarations(represent)
         promise = {"slo_ms": slo_ms, "max_age_s": max_age_s, "refresh_s": refresh_s}
         prices = {
             "cpu_hour": cpu_hour,
@@ -120,7 +127,7 @@ def register(app: typer.Typer) -> None:
                 asked = _declared(requirements, promise, prices)
             else:
                 assert application is not None
-                asked = _measured(on, application, trace, key, promise, prices)
+                asked = _measured(on, application, trace, key, given, promise, prices)
             with count_progress(on, "simulating alternatives") as progress:
                 found = choose(
                     asked.traffic,
@@ -134,7 +141,7 @@ def register(app: typer.Typer) -> None:
             if report is not None:
                 write_atomic(report, plan_page(found, asked.subject).encode())
             if out is not None:
-                write_atomic(out, _document(asked.subject, found).encode())
+                write_atomic(out, _document(asked, found).encode())
             shown: dict[str, Any] = {
                 "subject": asked.subject,
                 **msgspec.to_builtins(found.chosen),
@@ -159,16 +166,20 @@ def _measured(
     application: str,
     trace: Path | None,
     key: str | None,
+    represent: Mapping[str, str] | None,
     promise: dict[str, Any],
     prices: dict[str, Any],
 ) -> Asked:
     deployment = get_deployment(on.home, application)
-    columns = tuple(part.strip() for part in key.split(",")) if key else deployment.key
+    named = tuple(part.strip() for part in key.split(",")) if key else None
+    columns, represent = profiled(deployment, named, represent)
     with count_progress(on, "reading the traffic") as progress:
         if trace is not None:
-            seen = read_trace(trace, columns or None, progress=progress)
+            seen = read_trace(trace, columns or None, represent=represent, progress=progress)
         else:
-            seen = read_served(on.home.ledger_path, application, columns, progress=progress)
+            seen = read_served(
+                on.home.ledger_path, application, columns, represent=represent, progress=progress
+            )
     version = answering(deployment)
     manifest = read_manifest(Registry(on.home).fetch(version.model, version.version))
     if manifest.latency is None:
@@ -192,6 +203,7 @@ def _measured(
             Promise(slo_ms=deployment.slo_ms, max_age_s=deployment.max_age_s), promise
         ),
         prices=_changed(Prices(), prices),
+        represent=represent,
     )
 
 
@@ -204,16 +216,23 @@ def _changed(record: Any, given: dict[str, Any]) -> Any:
         raise InvalidInput(str(error), remedy="Correct the flag.") from error
 
 
-def _document(application: str, plan: Plan) -> str:
+def _document(asked: Asked, plan: Plan) -> str:
     """Returns what ``tidemill apply`` takes, and how the table comes about."""
+    application, represent = asked.subject, dict(asked.represent)
     chosen = plan.chosen
     cache_bytes = round(chosen.cache_entries * plan.costs.entry_bytes)
     lines = [f"# {each}" for each in plan.reasons]
     if chosen.head_keys:
-        lines.append(f"# tidemill table build {application} --ledger --head {chosen.head_keys}")
+        flags = "".join(f" --represent '{name}={how}'" for name, how in represent.items())
+        lines.append(
+            f"# tidemill table build {application} --ledger --head {chosen.head_keys}{flags}"
+        )
     age_s = plan.promise.max_age_s
-    if age_s is not None:
-        lines += [f"[applications.{toml_key(application)}]", f"max_age_s = {age_s!r}", ""]
+    if represent or age_s is not None:
+        lines.append(f"[applications.{toml_key(application)}]")
+        lines += [f"represent = {toml_value(represent)}"] if represent else []
+        lines += [] if age_s is None else [f"max_age_s = {age_s!r}"]
+        lines.append("")
     lines += [
         f"[applications.{toml_key(application)}.plan]",
         f"replicas = {chosen.replicas}",

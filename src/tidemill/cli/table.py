@@ -10,12 +10,15 @@ from rich.console import Console
 
 from tidemill.cli.progress import count_progress
 from tidemill.cli.report_table import register_show
+from tidemill.cli.represent_option import RepresentOption
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
 from tidemill.control import rescoring, rollout
+from tidemill.data.representation import declarations, show_declarations
 from tidemill.foundation.clock import iso
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.processes import yield_to_others
 from tidemill.recipes.keyed_rows import KeyedRows
+from tidemill.recipes.representatives import shown_agreement
 from tidemill.tables.catalog import list_tables
 from tidemill.tables.table import TableInfo
 
@@ -83,6 +86,11 @@ def _register_build(group: typer.Typer) -> None:
                 help="Keep the inputs of each key, too, so that it alone is enough to ask a model.",
             ),
         ] = None,
+        represent: RepresentOption = None,
+        min_agreement: Annotated[
+            float, typer.Option(help="Refuse where a smaller share agrees with what represents it.")
+        ] = 0.0,
+        tolerance: Annotated[float, typer.Option(help="Up to so much, real numbers agree.")] = 0.0,
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,
@@ -119,6 +127,8 @@ def _register_build(group: typer.Typer) -> None:
             )
             done = rollout.build_live_table(
                 on.home, application, rows, key=columns, by="cli",
+                represent=None if represent is None else declarations(represent),
+                min_agreement=min_agreement, tolerance=tolerance,
                 full=full, keep=keep, features=store_features, progress=progress,
             )  # fmt: skip
             on.show(done, lambda out: _print_built(out, done))
@@ -184,6 +194,11 @@ def _print_built(out: Console, done: rollout.LiveTable) -> None:
             f"beside table {done.build.base}: {keys.new:,} new, {keys.changed:,} changed, "
             f"{keys.unchanged:,} unchanged, {keys.kept:,} kept, {keys.dropped:,} dropped"
         )
+    if done.table.represent:
+        said = show_declarations(dict(done.table.represent))
+        out.print(f"represented: {said}", markup=False)
+    if done.table.agreement is not None:
+        out.print(shown_agreement(done.table.agreement), markup=False)
 
 
 def _print(out: Console, found: list[TableInfo]) -> None:

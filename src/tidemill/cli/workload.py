@@ -10,8 +10,10 @@ import typer
 from rich.console import Console
 
 from tidemill.cli.progress import bytes_progress, count_progress
+from tidemill.cli.represent_option import RepresentOption
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
-from tidemill.control.deployments import get_deployment
+from tidemill.control.deployments import get_deployment, profiled
+from tidemill.data.representation import declarations
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.files import write_atomic
 from tidemill.planning.workload import WorkloadProfile
@@ -38,6 +40,7 @@ def register(app: typer.Typer) -> None:
         key: Annotated[
             str | None, typer.Option(help="The key's columns, with commas.", show_default="all")
         ] = None,
+        represent: RepresentOption = None,
         time: Annotated[str, typer.Option(help="The trace's column of the time.")] = "time",
         report: Annotated[
             Path | None, typer.Option(help="Also write a page with plots to this file.")
@@ -55,7 +58,8 @@ def register(app: typer.Typer) -> None:
                 remedy="Give an application, --trace FILE or --access-log FILE.",
             )
         with session(home=home, config=config, json=json) as on:
-            found = _measured(on, application, trace, access_log, columns, time)
+            given = None if represent is None else declarations(represent)
+            found = _measured(on, application, trace, access_log, columns, given, time)
             if report is not None:
                 write_atomic(report, workload_page(found, str(sources[0])).encode())
             shown = {"source": str(sources[0]), **msgspec.to_builtins(found)}
@@ -70,18 +74,21 @@ def _measured(
     trace: Path | None,
     access_log: Path | None,
     columns: tuple[str, ...] | None,
+    represent: dict[str, str] | None,
     time: str,
 ) -> WorkloadProfile:
     if access_log is not None:
-        with bytes_progress(on, f"reading {access_log.name}") as progress:
-            return read_access_log(access_log, progress=progress).result()
+        with bytes_progress(on, f"reading {access_log.name}") as told:
+            return read_access_log(access_log, represent=represent or {}, progress=told).result()
     if trace is not None:
-        with count_progress(on, f"reading {trace.name}") as progress:
-            return read_trace(trace, columns, time=time, progress=progress).result()
+        with count_progress(on, f"reading {trace.name}") as told:
+            seen = read_trace(trace, columns, time=time, represent=represent or {}, progress=told)
+        return seen.result()
     assert application is not None
-    keyed = columns or get_deployment(on.home, application).key
-    with count_progress(on, f"reading what {application} was asked") as progress:
-        return read_served(on.home.ledger_path, application, keyed, progress=progress).result()
+    key, as_key = profiled(get_deployment(on.home, application), columns, represent)
+    with count_progress(on, f"reading what {application} was asked") as told:
+        seen = read_served(on.home.ledger_path, application, key, represent=as_key, progress=told)
+    return seen.result()
 
 
 def _print(out: Console, found: WorkloadProfile, source: str, report: Path | None) -> None:

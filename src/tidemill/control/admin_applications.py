@@ -53,6 +53,7 @@ class Register(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     slo_ms: float | None = None
     default: dict[str, Any] | None = None
     key: tuple[str, ...] | None = None
+    represent: dict[str, str] | None = None
     plan: ServingPlan | None = None
     max_age_s: float | None = None
 
@@ -70,6 +71,7 @@ class Register(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
             slo_ms=self.slo_ms,
             default=self.default,
             key=self.key,
+            represent=self.represent,
             plan=self.plan,
             max_age_s=self.max_age_s,
         )

@@ -31,6 +31,9 @@ from tidemill.models.signature import Signature
 from tidemill.serving import live
 from tidemill.serving.plan import Deployment, Live, ServingPlan
 
+_PLAIN = ("slo_ms", "default", "key", "represent", "policy", "signature", "max_age_s")
+"""Fields of an entry that are the deployment's as they are; "none" is None."""
+
 Edit = Callable[[sa.Connection, Deployment], Deployment]
 
 
@@ -348,7 +351,7 @@ def _declared(
     present = before or Deployment(application=name, revision=0, versions=())
     said: dict[str, Any] = {
         field: None if value == "none" else value
-        for field in ("slo_ms", "default", "key", "policy", "signature", "max_age_s")
+        for field in _PLAIN
         if (value := getattr(entry, field)) is not msgspec.UNSET
     }
     if entry.versions is not msgspec.UNSET:

@@ -23,6 +23,7 @@ from tidemill.serving.plan import Deployment, Live, ServingPlan
 from tidemill.serving.selection import check_weights
 from tidemill.serving.version import check_default, signature_of
 from tidemill.tables import catalog
+from tidemill.tables.represented import check_represented
 
 METADATA = (registry.TABLES, live.TABLES, audit.TABLES, catalog.TABLES)
 _MAX_SLO_MS = 3_600_000.0
@@ -142,6 +143,7 @@ def check_change(conn: sa.Connection, deployment: Deployment) -> None:
     check_weights(deployment, signature)
     check_default(deployment, signature)
     _check_key(deployment, signature)
+    check_represented(signature.inputs, deployment.represent)
 
 
 def _same(one: Live, other: Live | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     slo_ms: float | None = None
     default: dict[str, Any] | None = None
     key: tuple[str, ...] | None = None
+    represent: dict[str, str] | None = None
     plan: ServingPlan | None = None
     max_age_s: float | None = None
 
@@ -162,6 +164,7 @@ def attach_table(
     table: str,
     *,
     key: tuple[str, ...],
+    represent: Mapping[str, str] | None = None,
     by: str,
     reason: str,
     features: str | UnsetType | None = UNSET,
@@ -176,6 +179,7 @@ def attach_table(
         by: who asks for it.
         reason: why.
         features: the id of the features that were stored with it, None for none; unset, they stay.
+        represent: its representations from now on; None for those that it has.
 
     Raises:
         NotFound: the application does not exist.
@@ -197,9 +201,28 @@ def attach_table(
                 remedy="Build a table for the live version, or promote that version.",
             )
         changed = msgspec.structs.replace(present, versions=versions, key=key)
+        if represent is not None:
+            changed = msgspec.structs.replace(changed, represent=dict(represent))
         if not isinstance(features, UnsetType):
             changed = msgspec.structs.replace(changed, features=features)
         return write_change(home, conn, present, changed, verb="attach_table", by=by, reason=reason)
+
+
+def profiled(
+    deployment: Deployment, key: tuple[str, ...] | None, represent: Mapping[str, str] | None
+) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Returns the key by which an application's traffic is measured, and what represents it.
+
+    Args:
+        deployment: the application.
+        key: the columns asked for; its own if None. None at all are all inputs.
+        represent: the representations asked for; if None its own, of the key's columns.
+    """
+    columns = key or deployment.key
+    if represent is not None:
+        return columns, represent
+    own = deployment.represent
+    return columns, {name: own[name] for name in own if not columns or name in columns}
 
 
 def get_deployment(home: Home, application: str) -> Deployment:

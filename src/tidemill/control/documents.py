@@ -46,6 +46,7 @@ class ApplicationEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     slo_ms: float | UnsetType = UNSET
     default: dict[str, Any] | Literal["none"] | UnsetType = UNSET
     key: tuple[str, ...] | UnsetType = UNSET
+    represent: dict[str, str] | UnsetType = UNSET
     policy: Policy | UnsetType = UNSET
     signature: Signature | Literal["none"] | UnsetType = UNSET
     versions: tuple[VersionEntry, ...] | UnsetType = UNSET

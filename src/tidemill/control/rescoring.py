@@ -21,7 +21,7 @@ from tidemill.recipes.features import rows_of_features
 from tidemill.recipes.head import asked_keys, head_of
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files
 from tidemill.serving.live import deployment_history
-from tidemill.serving.plan import Live
+from tidemill.serving.plan import Deployment, Live
 from tidemill.tables.builds import Build, KeyCounts, list_builds
 from tidemill.tables.catalog import get_table, list_tables
 from tidemill.tables.predictions import list_parts
@@ -104,9 +104,7 @@ def rescore(
         rows = _rows_before(home, application, (version.model, version.version), inputs)
     first = None
     if version.table is None:
-        first = _head(
-            home, application, rows, key, by=by, head=head, share=share, progress=progress
-        )
+        first = _head(home, current, rows, key, by=by, head=head, share=share, progress=progress)
         if first is not None and on_head is not None:
             on_head(first)
     whole = build_live_table(home, application, rows, key=None, by=by, progress=progress)
@@ -177,7 +175,7 @@ def _with_head(home: Home, build: Build) -> Build | None:
 
 def _head(
     home: Home,
-    application: str,
+    current: Deployment,
     rows: KeyedRows,
     key: Sequence[Column],
     *,
@@ -187,14 +185,15 @@ def _head(
     progress: Progress | None,
 ) -> LiveTable | None:
     """Puts what is asked most in front of the version; None if none of it is in the source."""
-    keys = asked_keys(home, application, key, head=head, share=share)
+    application, represent = current.application, current.represent
+    keys = asked_keys(home, application, key, head=head, share=share, represent=represent)
     if not keys:
         return None
     try:
         return build_live_table(
             home,
             application,
-            head_of(rows, key, keys),
+            head_of(rows, key, keys, represent),
             key=None,
             by=by,
             part=True,
@@ -248,5 +247,8 @@ def rows_of_keys(home: Home, info: TableInfo, inputs: Sequence[Column]) -> Keyed
                 yield from file.iter_batches(columns=names)
 
     return KeyedRows(
-        name=info.source or f"table {info.id}", batches=batches, identity=f"table {info.id}"
+        name=info.source or f"table {info.id}",
+        batches=batches,
+        identity=f"table {info.id}",
+        representatives=bool(info.represent),
     )

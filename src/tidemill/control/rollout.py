@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 from msgspec import UNSET
 
-from tidemill.control.deployments import Terms, attach_table, deploy, get_deployment
+from tidemill.control.deployments import Terms, attach_table, deploy, get_deployment, profiled
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
@@ -25,6 +25,7 @@ from tidemill.recipes.keyed_rows import (
 from tidemill.recipes.push import PushedModel, push_model
 from tidemill.recipes.recipe import Recipe, get_recipe
 from tidemill.recipes.remote import push_remote
+from tidemill.recipes.representatives import Representing
 from tidemill.recipes.table import build_table, examples_source
 from tidemill.recipes.train import OnEvent, Trained, train
 from tidemill.recipes.warehouse import rows_of_sql
@@ -131,6 +132,7 @@ def _run(
             default=recipe.default,
             key=None if recipe.table is None else recipe.table.key,
             max_age_s=None if recipe.table is None else recipe.table.max_age_s,
+            represent=None if recipe.table is None else recipe.table.represent,
         ),
         by=by,
         reason=reason,
@@ -204,6 +206,11 @@ def _table(
         key=recipe.table.key,
         source=source,
         source_name=declared or f"examples of run {trained.run}",
+        representing=Representing(
+            columns=recipe.table.represent,
+            min_agreement=recipe.table.min_agreement,
+            tolerance=recipe.table.tolerance,
+        ),
         progress=progress,
     )
 
@@ -272,6 +279,9 @@ def build_live_table(
     source: Path | KeyedRows,
     *,
     key: tuple[str, ...] | None,
+    represent: Mapping[str, str] | None = None,
+    min_agreement: float = 0.0,
+    tolerance: float = 0.0,
     by: str,
     full: bool = False,
     keep: bool = False,
@@ -288,6 +298,9 @@ def build_live_table(
         application: whose queries it answers.
         source: keyed rows: a file or folder, or what ``keyed_rows`` makes.
         key: the key's columns; those of the deployment if None.
+        represent: what represents key columns; as deployed if None.
+        min_agreement: the share of rows that must agree with what represents them.
+        tolerance: up to so much, real numbers agree.
         by: who asks for it.
         full: whether every key is scored anew.
         keep: whether keys of the table there that the source lacks stay.
@@ -299,6 +312,7 @@ def build_live_table(
         NotFound: there is no such application or source.
         InvalidInput: no key is known, or it does not determine the model's inputs; or keys are to
             be kept, whose features the source lacks.
+        DataRefused: answers agree too little with those of what represents them.
     """
     current = get_deployment(home, application)
     stores = not part and (current.features is not None if features is None else features)
@@ -307,11 +321,7 @@ def build_live_table(
             "the source lacks the features of keys that are to be kept",
             remedy="Leave --keep away, or build with --no-store-features.",
         )
-    columns = key or current.key
-    if not columns:
-        raise InvalidInput(
-            f"application {application!r} has no key", remedy="Name its columns with --key."
-        )
+    columns, own, represented = _key_of(current, key, represent)
     version = answering(current)
     name = str(source) if isinstance(source, Path) else source.name
     table = build_table(
@@ -325,6 +335,7 @@ def build_live_table(
         base=None if full else version.table,
         keep=keep,
         part=part,
+        representing=Representing(columns=own, min_agreement=min_agreement, tolerance=tolerance),
         features=stores,
         progress=progress,
     )
@@ -334,8 +345,26 @@ def build_live_table(
         application,
         table.id,
         key=columns,
+        represent=represented,
         by=by,
         reason=f"built from {name}"[:300],
         features=UNSET if part else build.features,
     )
     return LiveTable(table=table, build=build, revision=deployment.revision)
+
+
+def _key_of(
+    current: Deployment, key: tuple[str, ...] | None, represent: Mapping[str, str] | None
+) -> tuple[tuple[str, ...], Mapping[str, str], Mapping[str, str]]:
+    """Returns the key's columns, what represents them, and what represents any column from now on.
+
+    Raises:
+        InvalidInput: no key is known.
+    """
+    columns, own = profiled(current, key, represent)
+    if not columns:
+        raise InvalidInput(
+            f"application {current.application!r} has no key", remedy="Name its columns with --key."
+        )
+    others = {name: kept for name, kept in current.represent.items() if name not in columns}
+    return columns, own, {**others, **own}

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from tidemill.data.keys import Words
+from tidemill.data.mixing import Words
 
 
 class HyperLogLog:

@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tidemill.data.mixing import Words, mix
+
 KEYS_SUFFIX = "keys1"
 
-Words = npt.NDArray[np.uint64]
 Hashes = npt.NDArray[np.uint64]
 """Two words per row.  # (rows, 2)"""
 
@@ -46,13 +47,6 @@ def hash_rows(table: pa.Table, columns: Sequence[str]) -> Hashes:
             state = mix(state * np.uint64(0x100000001B3) + words[lane] + seed)
         out[:, lane] = state
     return out
-
-
-def mix(words: Words) -> Words:
-    """Returns the words with their bits well mixed (the finaliser of splitmix64)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
 
 
 def _words(column: pa.Array) -> tuple[Words, Words]:

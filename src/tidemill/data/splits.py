@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tidemill.data.keys import hash_rows, mix
+from tidemill.data.keys import hash_rows
+from tidemill.data.mixing import mix
 from tidemill.foundation.errors import InvalidInput
 
 Fractions = Mapping[str, float]

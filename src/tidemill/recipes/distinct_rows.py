@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tidemill.data.queries import literal, spilling
@@ -19,8 +21,17 @@ CHUNK = 1 << 16
 
 ROWS = "rows.parquet"
 """What the file is called in the folder of a build."""
+TIMES = "times"
+"""The column that says how often the source holds a row, where rows are counted."""
 
 _MEMORY = "500MB"
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """That rows are counted: by the column that says how often each counts, or as once each."""
+
+    column: str | None = None
 
 
 def write_distinct(
@@ -28,6 +39,8 @@ def write_distinct(
     columns: Sequence[Column],
     key: Sequence[str],
     target: Path,
+    *,
+    counted: Counted | None = None,
 ) -> None:
     """Writes the distinct rows of a source to a Parquet file, in groups of ``CHUNK``.
 
@@ -40,6 +53,7 @@ def write_distinct(
         columns: of the model: rows are distinct in its types, in which they are asked for.
         key: those of them that are to determine the others.
         target: the file; whole and durable, or not there.
+        counted: that it also says how often the source holds each row, in ``TIMES``.
 
     Raises:
         InvalidInput: a column is missing or comes twice, or the key does not determine an input.
@@ -53,13 +67,13 @@ def write_distinct(
     if first is None:
         raise DataRefused("the source has no rows", remedy="Give a source with keyed rows.")
     failed: list[TidemillError] = []
-    cast = _cast(first, columns)
+    cast = _cast(first, columns, counted)
 
     def selected() -> Iterator[pa.RecordBatch]:
         try:
             yield cast
             for batch in batches:
-                yield _cast(batch, columns)
+                yield _cast(batch, columns, counted)
         except TidemillError as error:  # the engine would make another one of it
             failed.append(error)
             raise
@@ -73,6 +87,11 @@ def write_distinct(
         connection.register("source", reader)
         options = f"format parquet, row_group_size {CHUNK}, compression zstd, compression_level 1"
         query = f"select distinct {wanted} from source"  # noqa: S608 - names of ours
+        if counted is not None:
+            query = (
+                f"select {wanted}, sum({TIMES})::bigint as {TIMES} "  # noqa: S608 - names of ours
+                f"from source group by {wanted}"
+            )
         try:
             connection.execute(f"copy ({query}) to {literal(str(unfinished))} ({options})")
             _check_key(connection, unfinished, inputs, key)
@@ -85,7 +104,9 @@ def column_names(inputs: Sequence[object]) -> list[str]:
     return [f"c{at}" for at in range(len(inputs))]
 
 
-def _cast(batch: pa.RecordBatch, columns: Sequence[Column]) -> pa.RecordBatch:
+def _cast(
+    batch: pa.RecordBatch, columns: Sequence[Column], counted: Counted | None
+) -> pa.RecordBatch:
     """Returns the inputs in the model's types, under the names of the file.
 
     Raises:
@@ -93,7 +114,13 @@ def _cast(batch: pa.RecordBatch, columns: Sequence[Column]) -> pa.RecordBatch:
     """
     _check_columns(batch.schema, [column.name for column in columns])
     arrays = [cast_feature(batch.column(column.name), column) for column in columns]
-    return pa.RecordBatch.from_arrays(arrays, names=column_names(columns))
+    names = column_names(columns)
+    if counted is not None:
+        times = np.ones(batch.num_rows, np.int64)
+        given = counted.column
+        arrays.append(pa.array(times) if given is None else batch.column(given).cast(pa.int64()))
+        names.append(TIMES)
+    return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
 def _check_columns(schema: pa.Schema, inputs: Sequence[str]) -> None:

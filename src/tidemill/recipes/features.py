@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tidemill.foundation.files import put_content
 from tidemill.foundation.home import Home
 from tidemill.models.signature import Signature
-from tidemill.recipes.distinct_rows import ROWS
+from tidemill.recipes.distinct_rows import ROWS, column_names
 from tidemill.recipes.keyed_rows import KeyedRows
 from tidemill.tables.answer import encode_answers
 from tidemill.tables.build import TableBuilder
@@ -51,7 +51,7 @@ def store_features(home: Home, info: TableInfo, signature: Signature, work: Path
         pq.ParquetFile(distinct) as rows,
     ):
         for at in range(rows.num_row_groups):
-            part = rows.read_row_group(at).rename_columns(names)
+            part = rows.read_row_group(at, column_names(names)).rename_columns(names)
             batch = feature_batch(part, signature.inputs)
             keys = encoder.many([batch[name] for name in key])
             values = {name: array for name, array in batch.items() if name not in key}

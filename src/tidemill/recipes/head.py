@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import orjson
 import pyarrow as pa
@@ -14,18 +15,25 @@ from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
 from tidemill.models.signature import Column
 from tidemill.recipes.keyed_rows import KeyedRows
-from tidemill.tables.key import KeyEncoder
+from tidemill.tables.represented import Keys, keys_of
 from tidemill.training.examples import feature_batch
 
 MAX_HEAD = 1_000_000
 """A head of more keys is no head: they are held in memory."""
 
+_AS_THEY_ARE: Mapping[str, str] = {}
 _BATCH = 1 << 16
 _MEMORY = "300MB"
 
 
 def asked_keys(
-    home: Home, application: str, key: Sequence[Column], *, head: int, share: float = 1.0
+    home: Home,
+    application: str,
+    key: Sequence[Column],
+    *,
+    head: int,
+    share: float = 1.0,
+    represent: Mapping[str, str] = _AS_THEY_ARE,
 ) -> list[bytes]:
     """Returns the keys that an application was asked for, the most frequent first.
 
@@ -38,6 +46,7 @@ def asked_keys(
         key: the key's columns.
         head: at most so many keys.
         share: no more keys than got this share of the questions, from 0 to 1.
+        represent: what represents columns of the key.
 
     Raises:
         InvalidInput: the head or the share is out of its range.
@@ -47,8 +56,11 @@ def asked_keys(
     if not 0.0 < share <= 1.0:
         raise InvalidInput(f"a share is more than 0 and at most 1, not {share:g}")
     schema = pa.schema([("key", pa.binary()), ("times", pa.int64())])
+    pairs = [(column.name, column.type) for column in key]
     with home.scratch("head") as work, spilling(work, memory=_MEMORY) as connection:
-        reader = pa.RecordBatchReader.from_batches(schema, _counted(home, application, key, schema))
+        reader = pa.RecordBatchReader.from_batches(
+            schema, _counted(home, application, keys_of(pairs, represent), schema)
+        )
         connection.register("counted", reader)
         connection.execute(
             "create temp table asked as "
@@ -66,16 +78,22 @@ def asked_keys(
     return keys
 
 
-def head_of(rows: KeyedRows, key: Sequence[Column], keys: Sequence[bytes]) -> KeyedRows:
+def head_of(
+    rows: KeyedRows,
+    key: Sequence[Column],
+    keys: Sequence[bytes],
+    represent: Mapping[str, str] = _AS_THEY_ARE,
+) -> KeyedRows:
     """Returns the rows of a source that have one of the keys.
 
     Args:
         rows: the source.
         key: the key's columns.
         keys: as ``asked_keys`` returns them.
+        represent: what represents columns of the key.
     """
     wanted = frozenset(keys)
-    encoder = _encoder(key)
+    encoder = keys_of([(column.name, column.type) for column in key], represent)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in rows.batches():
@@ -90,14 +108,14 @@ def head_of(rows: KeyedRows, key: Sequence[Column], keys: Sequence[bytes]) -> Ke
             digest.update(len(each).to_bytes(4, "little") + each)
         identity = digest.hexdigest()
     name = f"the {len(keys):,} most frequent keys of {rows.name}"
-    return KeyedRows(name=name, batches=batches, identity=identity)
+    return replace(rows, name=name, batches=batches, identity=identity)
 
 
 def _counted(
-    home: Home, application: str, key: Sequence[Column], schema: pa.Schema
+    home: Home, application: str, encoder: Keys, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """Yields the key of each distinct question with how often it was asked."""
-    encoder, names = _encoder(key), [column.name for column in key]
+    names = [name for name, _ in encoder.columns]
     parts = each_part(home.ledger_path, application)
     asked = (b for part in parts for b in part.select(["inputs"]).to_batches(_BATCH))
     with home.scratch("asked") as work, spilling(work, memory=_MEMORY) as connection:
@@ -123,14 +141,10 @@ def _counted(
             )
 
 
-def _key(encoder: KeyEncoder, names: Sequence[str], inputs: str) -> bytes | None:
+def _key(encoder: Keys, names: Sequence[str], inputs: str) -> bytes | None:
     """Returns the key of a question; None if it has none."""
     row = orjson.loads(inputs)
     try:
         return encoder.one([row[name] for name in names])
     except (KeyError, InvalidInput):
         return None
-
-
-def _encoder(key: Sequence[Column]) -> KeyEncoder:
-    return KeyEncoder([(column.name, column.type) for column in key])

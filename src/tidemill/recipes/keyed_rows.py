@@ -41,11 +41,15 @@ class KeyedRows:
         batches: returns them, from the beginning, each time.
         identity: equal for equal rows, so that a build that was cut off can go on; None if nobody
             can say that.
+        times: the column that says how often a row counts; None where each counts once.
+        representatives: whether rows stand for others that are not there.
     """
 
     name: str
     batches: Callable[[], Iterator[pa.RecordBatch]]
     identity: str | None = None
+    times: str | None = None
+    representatives: bool = False
 
 
 def rows_of_table(rows: pa.Table, name: str) -> KeyedRows:

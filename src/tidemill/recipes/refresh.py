@@ -114,7 +114,8 @@ def find_base(
 ) -> Base | None:
     """Returns what can be taken over from a table; None if nothing can.
 
-    Nothing can be where the table was built with another version or key, without a warehouse, or
+    Nothing can be where the table was built with another version or key, represents its inputs, is
+    without a warehouse, or was built
     before digests were kept; nor from a model in another server, which may answer otherwise by now.
 
     Args:
@@ -146,7 +147,7 @@ def _find_base(
     info = get_table(home.store, table)
     if (info.model, info.version) != version or tuple(n for n, _ in info.key) != tuple(key):
         return None
-    if manifest.runtime == _ELSEWHERE:
+    if info.represent or manifest.runtime == _ELSEWHERE:  # answers of others, or by others
         return None
     parts = tuple(home.files.fetch(part.file_key) for part in list_parts(home, info.id))
     if not parts:

@@ -3,6 +3,7 @@
 A build goes in three stages, each in files that are whole or not there: the source's distinct rows,
 the answers to each chunk of them, the sorted table. Killed anywhere, the same build goes on with
 what is there. The answers are kept twice: as the table, and as Parquet for questions in SQL.
+What a build came to is in the store, too: ``tables.builds``.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
@@ -28,11 +27,11 @@ from tidemill.foundation.files import put_content, write_atomic
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
 from tidemill.foundation.processes import own_cpu_s
-from tidemill.models.format import read_manifest
+from tidemill.models.format import ModelManifest, read_manifest
 from tidemill.models.registry import Registry
 from tidemill.models.runtime import Runtime, open_runtime
-from tidemill.models.signature import Array, Batch, Column, Signature
-from tidemill.recipes.distinct_rows import ROWS, write_distinct
+from tidemill.models.signature import Signature
+from tidemill.recipes.distinct_rows import ROWS, TIMES, Counted, column_names, write_distinct
 from tidemill.recipes.features import store_features
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files, rows_of_table
 from tidemill.recipes.refresh import (
@@ -44,13 +43,15 @@ from tidemill.recipes.refresh import (
     split_rows,
     whole_split,
 )
+from tidemill.recipes.representatives import Representing, choose_representatives, write_fold
+from tidemill.recipes.scored_rows import answers_table, column_array, output_name
 from tidemill.tables.answer import encode_answers
 from tidemill.tables.build import TableBuilder
 from tidemill.tables.builds import Build, KeyCounts, keep_build
 from tidemill.tables.catalog import get_table, store_table
 from tidemill.tables.freshness import born_at
-from tidemill.tables.key import KeyEncoder
 from tidemill.tables.predictions import PredictionPart, keep_parts
+from tidemill.tables.represented import Keys, keys_of
 from tidemill.tables.table import TableInfo
 from tidemill.training.examples import feature_batch
 
@@ -72,6 +73,7 @@ def build_table(
     key: tuple[str, ...],
     source: Path | pa.Table | KeyedRows,
     source_name: str,
+    representing: Representing = Representing(),  # noqa: B008 - frozen
     progress: Progress | None = None,
     threads: int = 0,
     base: str | None = None,
@@ -80,8 +82,6 @@ def build_table(
     features: bool = False,
 ) -> TableInfo:
     """Scores each distinct key of a source and stores the table; nothing goes live by it.
-
-    What it came to is in the store: ``tables.builds``.
 
     Args:
         home: the installation.
@@ -92,6 +92,7 @@ def build_table(
         source: rows with all of the model's inputs: a file or folder (CSV, Parquet), a table, or
             what ``keyed_rows`` makes.
         source_name: what the rows are, for the table's record.
+        representing: what represents key columns; all rows are scored, and compared.
         progress: told the rows done and all rows.
         threads: that score at once; 0 for as many as there are cores.
         base: a table whose answers are taken over where a key's inputs did not change; what cannot
@@ -104,7 +105,7 @@ def build_table(
         NotFound: there is no such base.
         InvalidInput: a column is missing, or two rows with one key differ in another input; the
             inputs that vary are named. Or keys are to be kept that cannot be.
-        DataRefused: the source has no row.
+        DataRefused: the source has no row, or too few agree with what represents them.
         Conflict: the same build is under way in another process.
         Unavailable: the disk is full; what was done before stays, and the next build goes on.
     """
@@ -117,28 +118,30 @@ def build_table(
     runtime = open_runtime(folder, trust_code=True, threads=1 if concurrent else workers)
     with _explained(application), closing(runtime):
         signature = runtime.signature
-        columns = _encoder(signature, key).columns
+        keys = _keys(signature, key, representing.columns)
         info = TableInfo(
-            application=application, model=model, version=version, key=columns, source=source_name
-        )
-        taken = None
-        if base is not None:
-            taken = find_base(home, base, manifest, (model, version), key, keep=keep)
-        identity = repr((application, model, version, key, rows.identity, base, keep))
+            application=application, model=model, version=version, key=keys.columns,
+            represent=(folds := representing.of(key)), source=source_name,
+        )  # fmt: skip
+        taken = _base(home, base, manifest, info, keep=keep)
+        identity = repr((application, model, version, key, rows.identity, base, keep, *folds))
         with _work(home, identity if rows.identity is not None else None) as work:
             resumed = any(work.iterdir())
             info = msgspec.structs.replace(info, as_of=_as_of(home, work, base if keep else None))
             files, counts = _answer(
-                runtime, rows, key, work, base=taken, keep=keep, progress=progress,
-                workers=workers if concurrent else 1,
+                runtime, rows, key, work, folded=keys if folds else None, base=taken, keep=keep,
+                progress=progress, workers=workers if concurrent else 1,
             )  # fmt: skip
-            complete = _store(home, info, signature, files, work)
-            of = None if taken is None else taken.table
-            stored = store_features(home, info, signature, work) if features else None
-            build = Build(
-                table=complete.id, keys=counts, resumed=resumed, part=part, base=of, features=stored
+            plain = msgspec.structs.replace(info, represent=())  # features are of keys as they are
+            files, info = _represented(
+                info, signature, files, work, representing=representing, alone=rows.representatives
             )
-            _keep_measured(home, build, began)
+            complete = _store(home, info, signature, files, work)
+            stored = store_features(home, plain, signature, work) if features else None
+            build = Build(
+                table=complete.id, keys=counts, resumed=resumed, part=part, features=stored
+            )
+            _keep_measured(home, build, taken, began)
             return complete
 
 
@@ -184,7 +187,7 @@ def _keyed_rows(source: Path | pa.Table | KeyedRows, name: str) -> KeyedRows:
     return rows_of_files(source, name) if isinstance(source, Path) else rows_of_table(source, name)
 
 
-def _encoder(signature: Signature, key: tuple[str, ...]) -> KeyEncoder:
+def _keys(signature: Signature, key: tuple[str, ...], represent: Mapping[str, str]) -> Keys:
     inputs = {column.name: column.type for column in signature.inputs}
     unknown = [name for name in key if name not in inputs]
     if unknown or not key:
@@ -197,7 +200,37 @@ def _encoder(signature: Signature, key: tuple[str, ...]) -> KeyEncoder:
     if len(set(key)) < len(key):
         twice = next(name for name in key if key.count(name) > 1)
         raise InvalidInput(f"key column {twice!r} is named twice", remedy="Name it once.")
-    return KeyEncoder([(name, inputs[name]) for name in key])
+    for name in represent:
+        if name not in key:
+            raise InvalidInput(
+                f"column {name!r} is represented, and no part of the key",
+                remedy=f"The key: {', '.join(key)}.",
+            )
+    return keys_of([(name, inputs[name]) for name in key], represent)
+
+
+def _base(
+    home: Home, table: str | None, manifest: ModelManifest, info: TableInfo, *, keep: bool
+) -> Base | None:
+    """Returns what can be taken over from a table, if one is named.
+
+    Where inputs are represented, nothing is: all are scored, to be compared.
+
+    Raises:
+        NotFound: there is no such table.
+        InvalidInput: its keys are to stay, and cannot.
+    """
+    if table is None:
+        return None
+    if not info.represent:
+        key = tuple(name for name, _ in info.key)
+        return find_base(home, table, manifest, (info.model, info.version), key, keep=keep)
+    if keep:
+        raise InvalidInput(
+            f"the keys of table {table} cannot be kept: inputs are represented, and all are scored",
+            remedy="Build without --keep, from a source with all keys.",
+        )
+    return None
 
 
 @contextmanager
@@ -242,11 +275,12 @@ def _remove_abandoned(builds: Path, *, before: float) -> None:
             path.unlink(missing_ok=True)
 
 
-def _keep_measured(home: Home, build: Build, began: tuple[float, float]) -> None:
+def _keep_measured(home: Home, build: Build, base: Base | None, began: tuple[float, float]) -> None:
     """Makes a build known with what it took since it began, at these seconds and this CPU."""
     at, cpu_s = began
     done = msgspec.structs.replace(
         build,
+        base=None if base is None else base.table,
         at=home.clock.now(),
         seconds=home.clock.monotonic() - at,
         cpu_s=own_cpu_s() - cpu_s,
@@ -260,6 +294,7 @@ def _answer(
     key: tuple[str, ...],
     work: Path,
     *,
+    folded: Keys | None,
     base: Base | None,
     keep: bool,
     progress: Progress | None,
@@ -271,12 +306,15 @@ def _answer(
     """
     inputs, distinct = runtime.signature.inputs, work / ROWS
     if not distinct.exists():
-        write_distinct(rows.batches(), inputs, key, distinct)
+        counted = None if folded is None else Counted(rows.times)
+        write_distinct(rows.batches(), inputs, key, distinct, counted=counted)
     if base is None:
         split = whole_split(distinct)
     else:
         split = split_rows(distinct, base, inputs, key, keep=keep, folder=work / "split")
-    scored = _score(runtime, split.fresh, key, work, progress=progress, workers=workers)
+    scored = _score(
+        runtime, split.fresh, key, work, folded=folded, progress=progress, workers=workers
+    )
     return [*scored, *split.taken], split.counts
 
 
@@ -286,23 +324,32 @@ def _score(
     key: tuple[str, ...],
     work: Path,
     *,
+    folded: Keys | None,
     progress: Progress | None,
     workers: int,
 ) -> list[Path]:
-    """Answers each chunk that was not answered before; returns the files of all answers."""
+    """Answers each chunk that was not answered before; returns the files of all answers.
+
+    Beside each stands what its rows are ``folded`` to, where they are.
+    """
+    inputs = runtime.signature.inputs
     with pq.ParquetFile(rows_path) as rows:
         chunks, total = rows.num_row_groups, rows.metadata.num_rows
         sizes: list[int] = [rows.metadata.row_group(at).num_rows for at in range(chunks)]
-    places = digested(runtime.signature.inputs, key)
+    places = digested(inputs, key) if folded is None else []
     paths = [work / f"scored-{at:06}.parquet" for at in range(chunks)]
 
     def score(at: int) -> int:
         if not paths[at].exists():
             with pq.ParquetFile(rows_path) as mine:
                 part = mine.read_row_group(at)
-            named = part.rename_columns([column.name for column in runtime.signature.inputs])
-            batch = feature_batch(named, runtime.signature.inputs)
-            answers = _arrow(batch, runtime.predict(batch), key, runtime.signature)
+            named = part.select(column_names(inputs)).rename_columns([c.name for c in inputs])
+            batch = feature_batch(named, inputs)
+            answers = answers_table(batch, runtime.predict(batch), key, runtime.signature)
+            if folded is not None:
+                keys = folded.many([batch[name] for name in key])
+                with replacing(_fold_of(paths[at]), work) as unfinished:
+                    write_fold(unfinished, keys, part.column(TIMES))
             if places:
                 answers = answers.append_column(DIGEST, digests(part, places))
             with replacing(paths[at], work) as unfinished:
@@ -318,20 +365,41 @@ def _score(
     return paths
 
 
-def _arrow(batch: Batch, outputs: Batch, key: tuple[str, ...], signature: Signature) -> pa.Table:
-    """Returns keys and answers as a table; a vector is a list."""
-    columns = {name: _column(batch[name]) for name in key}
-    for column in signature.outputs:
-        name = column.name if column.name not in columns else f"predicted_{column.name}"
-        columns[name] = _column(outputs[column.name])
-    return pa.table(columns)
+def _represented(
+    info: TableInfo,
+    signature: Signature,
+    scored: list[Path],
+    work: Path,
+    *,
+    representing: Representing,
+    alone: bool,
+) -> tuple[list[Path], TableInfo]:
+    """Returns the representatives among scored rows, and the record with their agreement.
+
+    Rows that stand for themselves are all returned. There is no agreement where representatives
+    come ``alone``, without what they stand for.
+
+    Raises:
+        DataRefused: the others agree too little with them.
+    """
+    if not info.represent:
+        return scored, info
+    chosen, agreement = choose_representatives(
+        scored,
+        [_fold_of(path) for path in scored],
+        tuple(name for name, _ in info.key),
+        signature,
+        tolerance=representing.tolerance,
+        work=work,
+    )
+    if alone:
+        return chosen, info
+    representing.check(agreement)
+    return chosen, msgspec.structs.replace(info, agreement=agreement)
 
 
-def _column(array: Array) -> pa.Array:
-    flat = pa.array(array.reshape(-1).tolist() if array.dtype == object else array.reshape(-1))
-    for size in reversed(array.shape[1:]):
-        flat = pa.FixedSizeListArray.from_arrays(flat, size)
-    return flat
+def _fold_of(scored: Path) -> Path:
+    return scored.with_name(scored.name.replace("scored", "folded"))
 
 
 def _store(
@@ -339,15 +407,14 @@ def _store(
 ) -> TableInfo:
     folder = work / "table"
     shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed before it was stored
-    encoder, key = KeyEncoder(info.key), [name for name, _ in info.key]
+    encoder, key = keys_of(info.key, dict(info.represent)), tuple(name for name, _ in info.key)
     inputs = {column.name: column for column in signature.inputs}
     with TableBuilder(folder, clock=home.clock) as builder:
         for path in scored:
             rows = pq.read_table(path)
-            keys = encoder.many([_array(rows, name, inputs[name]) for name in key])
+            keys = encoder.many([column_array(rows, name, inputs[name]) for name in key])
             outputs = {
-                c.name: _array(rows, c.name if c.name not in key else f"predicted_{c.name}", c)
-                for c in signature.outputs
+                c.name: column_array(rows, output_name(c.name, key), c) for c in signature.outputs
             }
             builder.put(keys, encode_answers(outputs))
         complete = builder.commit(info)
@@ -360,16 +427,3 @@ def _store(
     ]
     keep_parts(home, complete.id, parts)
     return store_table(home, folder)
-
-
-def _array(rows: pa.Table, name: str, column: Column) -> Array:
-    """Returns a column of the answers' files as the array that it was."""
-    values: Any = rows.column(name).combine_chunks()
-    for _ in column.shape:
-        values = values.flatten()
-    if column.dtype == object:
-        flat = np.empty(len(values), dtype=object)
-        flat[:] = values.to_pylist()
-    else:
-        flat = values.to_numpy(zero_copy_only=False)
-    return flat.reshape(rows.num_rows, *column.shape)

@@ -16,6 +16,9 @@ class Coalescing:
     Whoever follows ends with the leader, at the leader's deadline at the latest; nobody follows a
     leader that may take longer than its own deadline allows.
 
+    Args:
+        folds: queries that are equal here may differ, as their representations do not.
+
     Example:
         >>> def asked(deadline):
         ...     query = Query(inputs={}, n=1, arrived=0.0, deadline=deadline, done=print)
@@ -28,7 +31,8 @@ class Coalescing:
         (1, 0)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, folds: bool = False) -> None:
+        self.folds = folds
         self._leaders: dict[bytes, Query] = {}
         self._followers: dict[bytes, list[Query]] = {}
 
@@ -47,7 +51,8 @@ class Coalescing:
         followers = self._followers.setdefault(key, [])
         if leader.deadline > query.deadline or len(followers) >= MAX_FOLLOWERS:
             return False
-        query.asked = leader.asked  # equal: one copy is enough while they wait
+        if not self.folds:
+            query.asked = leader.asked  # equal: one copy is enough while they wait
         followers.append(query)
         return True
 

@@ -34,8 +34,8 @@ from tidemill.serving.replicas.remote import RemoteReplica
 from tidemill.serving.replicas.replica import Replica
 from tidemill.serving.replicas.worker import WorkerReplica
 from tidemill.serving.version import LiveVersion
-from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
+from tidemill.tables.represented import Keys, keys_of
 from tidemill.tables.table import Table
 
 Finish = Callable[[LiveVersion, Query], None]
@@ -215,6 +215,7 @@ class Loader:
             table=table,
             key=key,
             features=features,
+            represent=deployment.represent,
             cache=Cache(plan.cache_bytes, plan.cache_ttl_s),
             batcher=batcher,
             coalesces=plan.coalesce,
@@ -256,8 +257,11 @@ def _replica(version: VersionAssignment, spec: ReplicaSpec, plan: ServingPlan) -
     return InlineReplica(Path(version.folder), trust_code=version.trust_code, threads=plan.threads)
 
 
-def _encoder(table: Table, signature: Signature) -> KeyEncoder:
-    """Returns the encoder of the table's own key, whatever the deployment's key is by now."""
+def _encoder(table: Table, signature: Signature) -> Keys:
+    """Returns the encoder of the table's own key, whatever the deployment's key is by now.
+
+    So it is with what represents it.
+    """
     types = {column.name: column.type for column in signature.inputs}
     key = table.info.key
     if not all(types.get(name) == kind for name, kind in key):
@@ -266,7 +270,7 @@ def _encoder(table: Table, signature: Signature) -> KeyEncoder:
             "which are not inputs of the model that it stands before",
             remedy="Build a table with this version.",
         )
-    return KeyEncoder(key)
+    return keys_of(key, dict(table.info.represent))
 
 
 def _identity_of(deployment: Deployment, version: VersionAssignment) -> tuple[object, ...]:
@@ -281,6 +285,7 @@ def _identity_of(deployment: Deployment, version: VersionAssignment) -> tuple[ob
         version.folder,
         version.table,
         version.features,
+        tuple(deployment.represent.items()),
         msgspec.structs.replace(deployment.plan, replicas=1),
     )
 

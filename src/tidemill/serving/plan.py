@@ -110,7 +110,8 @@ Policy = SinglePolicy | WeightedPolicy
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one application answers with; ``revision`` grows with every change to any of them.
 
-    ``key`` names the input columns that determine a table's key. ``features`` is the id of the
+    ``key`` names the input columns that determine a table's key, ``represent`` the functions by
+    which values of an input are one in keys and in the cache. ``features`` is the id of the
     stored features that complete a query by key alone. ``default`` is the answer (one
     value per output, for one row) that is given instead of an error when the promise cannot be
     kept; without one, such a query gets a typed error. An application without a version has a
@@ -126,6 +127,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     default: dict[str, Any] | None = None
     key: tuple[str, ...] = ()
     features: str | None = None
+    represent: dict[str, str] = {}
     plan: ServingPlan = ServingPlan()
     policy: Policy = WeightedPolicy()
     signature: Signature | None = None

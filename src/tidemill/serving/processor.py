@@ -456,10 +456,14 @@ class Processor:
     def _follow(self, version: LiveVersion, leader: Query, follower: Query) -> None:
         """Ends a query with the answer to its equal, or has it ask for itself after all."""
         follower.notes = leader.notes
+        folds = version.coalescing is not None and version.coalescing.folds
         if leader.error is None:
             follower.answer_as(leader)
-        elif isinstance(leader.error, DeadlineExceeded | Overloaded | NotReady):
-            # The leader's time was up, or its luck out: the follower's may not be.
+            if folds:  # the model was asked what represents it
+                follower.source = "cache"
+        elif folds or isinstance(leader.error, DeadlineExceeded | Overloaded | NotReady):
+            # The leader's time was up, or its luck out, or its input another's: the follower's
+            # may not be.
             try:
                 self._answer_keyed(version, follower)
             except TidemillError as error:

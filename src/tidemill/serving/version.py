@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ from tidemill.serving.query import Packed, Query
 from tidemill.serving.tensors import from_rows
 from tidemill.tables.answer import decode_answer
 from tidemill.tables.freshness import age_s, stale_from
-from tidemill.tables.key import KeyEncoder
+from tidemill.tables.represented import Folding, Keys
 from tidemill.tables.table import Table
+
+_AS_THEY_ARE: Mapping[str, str] = {}
 
 
 class LiveVersion:
@@ -37,6 +39,7 @@ class LiveVersion:
         table: its table, if it has one.
         key: the encoder of the table's key.
         features: what completes a query by key alone, if it was stored.
+        represent: the functions by which values of an input are one to cache and coalescing.
         cache: its answers given before.
         batcher: its queue.
         coalesces: whether equal queries in flight are answered together.
@@ -52,7 +55,8 @@ class LiveVersion:
         platform: str,
         classes: tuple[str, ...] = (),
         table: Table | None,
-        key: KeyEncoder | None,
+        key: Keys | None,
+        represent: Mapping[str, str] = _AS_THEY_ARE,
         features: StoredFeatures | None = None,
         cache: Cache[Kept],
         batcher: Batcher,
@@ -71,7 +75,8 @@ class LiveVersion:
         self.features = features
         self.cache = cache
         self.caches = cache.capacity_bytes > 0
-        self.coalescing = Coalescing() if coalesces else None
+        self.coalescing = Coalescing(folds=bool(represent)) if coalesces else None
+        self._cache_key = _folded(signature, represent) if represent else _cache_key
         self.keyed = self.caches or coalesces
         self.batcher = batcher
         self._clock = clock
@@ -196,8 +201,11 @@ class LiveVersion:
         return True
 
     def from_cache(self, query: Query) -> bool:
-        """Answers the query from the cache, if the very same input was answered before."""
-        query.cache_key = _cache_key(query.asked)
+        """Answers the query from the cache, if the very same input was answered before.
+
+        Inputs with one representation are the same, where one is declared.
+        """
+        query.cache_key = self._cache_key(query.asked)
         if not self.caches:
             return False
         began = self._clock.monotonic()
@@ -232,6 +240,18 @@ class LiveVersion:
             name: _output_array(cell, *self._outputs[name])
             for name, cell in decode_answer(value).items()
         }
+
+
+def _folded(
+    signature: Signature, represent: Mapping[str, str]
+) -> Callable[[Batch | Packed], bytes]:
+    """Returns what makes the key of a cached answer where inputs are represented."""
+    folding = Folding(signature.inputs, represent)
+
+    def key(asked: Batch | Packed) -> bytes:
+        return _cache_key(folding.fold(asked.arrays() if isinstance(asked, Packed) else asked))
+
+    return key
 
 
 def missing_rows(query: Query) -> Batch:

@@ -23,9 +23,16 @@ from tidemill.foundation.durable import make_folder, sha256_file, sync_folder
 from tidemill.foundation.errors import Conflict, Corrupted, InvalidInput, Unavailable
 from tidemill.tables import packing, runs
 from tidemill.tables.answer import decode_answer
-from tidemill.tables.key import MAX_KEY_BYTES, KeyEncoder
+from tidemill.tables.key import MAX_KEY_BYTES
+from tidemill.tables.represented import keys_of
 from tidemill.tables.runs import Item, SortedRuns
-from tidemill.tables.table import DATA_FILE, INFO_FILE, TableInfo
+from tidemill.tables.table import (
+    DATA_FILE,
+    INFO_FILE,
+    PLAIN_FORMAT,
+    REPRESENTED_FORMAT,
+    TableInfo,
+)
 
 _PAGE_BYTES = 4096
 _VALUE = "value"
@@ -175,8 +182,11 @@ def _complete(info: TableInfo, data: Path, rows: int, *, built_at: float) -> Tab
     )
     if info.as_of is not None:  # the same answers of later are another table: a younger one
         origin = (*origin, info.as_of)
+    if info.represent:
+        origin = (*origin, info.represent)
     return msgspec.structs.replace(
         info,
+        format=REPRESENTED_FORMAT if info.represent else PLAIN_FORMAT,
         id=hashlib.sha256(msgspec.json.encode(origin)).hexdigest()[:16],
         rows=rows,
         bytes=data.stat().st_size,
@@ -207,7 +217,7 @@ def _distinct(sorted_blocks: Iterable[pa.Table], info: TableInfo) -> Iterator[pa
 
 
 def _contradiction(key: bytes, first: bytes, second: bytes, info: TableInfo) -> InvalidInput:
-    shown = KeyEncoder(info.key).show(key)
+    shown = keys_of(info.key, dict(info.represent)).show(key)
     one, other = (_shown(value)[:150] for value in (first, second))
     return InvalidInput(
         f"the key ({shown}) has two answers: {one} and {other}",

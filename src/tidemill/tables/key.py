@@ -133,6 +133,22 @@ class KeyEncoder:
             ]
         return keys
 
+    def canonical(self, values: Sequence[Any]) -> list[Any]:
+        """Returns the values of one row in their canonical forms; None is a missing number.
+
+        Raises:
+            InvalidInput: there are too many or too few, or one is of a wrong type.
+        """
+        return self._converted(values)
+
+    def canonical_column(self, at: int, array: Values) -> list[Any]:
+        """Returns the values of one column in their canonical forms; None is a missing number.
+
+        Raises:
+            InvalidInput: a value is of a wrong type.
+        """
+        return self._column(at, array)
+
     def _packed(self, arrays: Sequence[Values]) -> list[bytes] | None:
         """Returns the keys of columns of plain numbers of the very types, made all at once."""
         cells: list[tuple[bytes, npt.NDArray[Any]]] = []

@@ -10,11 +10,52 @@ import msgspec
 
 from tidemill.foundation.errors import Corrupted
 
-FORMAT = 1
-"""The layout of a table's folder; one written by a newer Tidemill is refused."""
+FORMAT = 2
+"""The newest layout of a table's folder that is known; one of a newer Tidemill is refused."""
+
+PLAIN_FORMAT, REPRESENTED_FORMAT = 1, 2
+"""The layout of a table whose keys are the values, and of one whose keys represent them."""
 
 DATA_FILE = "data.mdb"
 INFO_FILE = "table.json"
+
+
+class OutputAgreement(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an output of the model agrees with what a table answers in its place.
+
+    Args:
+        output: its name.
+        share: of the rows: those where it is equal, or as near as is tolerated.
+        mean_abs: the mean absolute difference; None where it is no real number, or not finite.
+        max_abs: the largest one; None likewise.
+    """
+
+    output: str
+    share: float
+    mean_abs: float | None = None
+    max_abs: float | None = None
+
+
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """What representing inputs costs: the model's own answers beside those that stand for them.
+
+    Args:
+        rows: of the source; a row that is there twice counts twice.
+        inputs: distinct ones among them.
+        keys: to which they were folded.
+        share: of the rows whose own answer agrees with that of their representative: all labels
+            and other outputs that are no real numbers are equal; where there are none, all real
+            numbers are as near as is tolerated.
+        tolerance: up to so much, real numbers are near.
+        outputs: each by itself.
+    """
+
+    rows: int
+    inputs: int
+    keys: int
+    share: float
+    tolerance: float = 0.0
+    outputs: tuple[OutputAgreement, ...] = ()
 
 
 class TableInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +66,8 @@ class TableInfo(msgspec.Struct, frozen=True, kw_only=True):
         model: the model that answered them.
         version: of the model.
         key: the columns that make a key, in order, each with its type.
+        represent: columns of the key with what represents their values, where declared.
+        agreement: with the model, where a representation is declared.
         source: the snapshot (or whatever else) that the rows came from.
         built_at: when it was whole, in seconds since the epoch.
         as_of: when the build began to read the rows, from which moment its answers age; None for
@@ -43,6 +86,8 @@ class TableInfo(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: int
     key: tuple[tuple[str, str], ...]
+    represent: tuple[tuple[str, str], ...] = ()
+    agreement: Agreement | None = None
     source: str | None = None
     built_at: float = 0.0
     as_of: float | None = None
@@ -50,7 +95,7 @@ class TableInfo(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     bytes: int = 0
     sha256: str = ""
-    format: int = FORMAT
+    format: int = PLAIN_FORMAT
     kind: Literal["answers", "features"] = "answers"
     inputs: tuple[tuple[str, str], ...] = ()
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.data.keys import mix
+from tidemill.data.mixing import mix
 
 CELLS = 32
 PER_CELL = 20

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tidemill.data.keys import Words, mix
+from tidemill.data.mixing import Words, mix
 
 LONG_BYTES = 256
 """Longer texts are hashed one by one."""

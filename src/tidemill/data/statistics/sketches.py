@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tidemill.data.keys import Words
+from tidemill.data.mixing import Words
 
 Floats = npt.NDArray[np.float64]
 

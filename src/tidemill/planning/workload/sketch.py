@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.data.cardinality import HyperLogLog
-from tidemill.data.keys import Hashes, mix
+from tidemill.data.keys import Hashes
+from tidemill.data.mixing import mix
 from tidemill.foundation.errors import DataRefused, InvalidInput
 from tidemill.planning.workload.profile import HeavyKey, WorkloadProfile
 from tidemill.planning.workload.reuse import distances, previous

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,12 +16,15 @@ import orjson
 from tidemill.data.keys import hash_rows
 from tidemill.data.ledger import each_part
 from tidemill.data.queries import quoted, spilling
+from tidemill.data.represented_rows import represented_rows
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.names import nearest
 from tidemill.planning.workload.sketch import Floats, Workload
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_AS_THEY_ARE: Mapping[str, str] = {}
 
 Progress = Callable[[int, int], None]
 """Told what is done and how much there is: bytes of a file, or 0 where that is not known."""
@@ -42,6 +45,7 @@ def read_trace(
     key: Sequence[str] | None = None,
     *,
     time: str = "time",
+    represent: Mapping[str, str] = _AS_THEY_ARE,
     progress: Progress | None = None,
 ) -> Workload:
     """Returns the workload of a trace: CSV or Parquet with a time and key columns.
@@ -52,6 +56,7 @@ def read_trace(
         path: the file, or a folder of Parquet files.
         key: the columns of the key; all but the time if None.
         time: the column of the time: timestamps, or numbers of seconds.
+        represent: the representations of some columns of the key.
         progress: told the rows done.
 
     Raises:
@@ -60,13 +65,18 @@ def read_trace(
     """
     if not path.exists():
         raise NotFound(f"{path} does not exist", remedy="Check the path.")
-    seen = _taken(_batches(path), key, time, progress)
+    seen = _taken(_batches(path), key, time, represent, progress)
     if seen.out_of_order > _TOLERATED:
-        seen = _taken(_sorted(path, time), key, time, progress)
+        seen = _taken(_sorted(path, time), key, time, represent, progress)
     return seen
 
 
-def read_access_log(path: Path, *, progress: Progress | None = None) -> Workload:
+def read_access_log(
+    path: Path,
+    *,
+    represent: Mapping[str, str] = _AS_THEY_ARE,
+    progress: Progress | None = None,
+) -> Workload:
     """Returns the workload of an access log in the common or combined format, perhaps gzipped.
 
     The key is what was asked for, its query string included. Lines of another form are skipped and
@@ -74,6 +84,7 @@ def read_access_log(path: Path, *, progress: Progress | None = None) -> Workload
 
     Args:
         path: the file.
+        represent: the representation of ``path``, which is the key, if any.
         progress: told the bytes read and the file's size.
 
     Raises:
@@ -92,7 +103,8 @@ def read_access_log(path: Path, *, progress: Progress | None = None) -> Workload
                 entries = [each for each in found if each is not None]
                 seen.skipped += len(found) - len(entries)
                 times = np.array([at for at, _ in entries], np.float64)
-                _take(seen, times, pa.table({"path": [target for _, target in entries]}), ["path"])
+                asked = pa.table({"path": pa.array([path for _, path in entries], pa.string())})
+                _take(seen, times, represented_rows(asked, represent), ["path"])
                 if progress is not None:
                     progress(raw.tell(), size)
     except (OSError, EOFError) as error:
@@ -103,7 +115,12 @@ def read_access_log(path: Path, *, progress: Progress | None = None) -> Workload
 
 
 def read_served(
-    ledger: Path, application: str, key: Sequence[str], *, progress: Progress | None = None
+    ledger: Path,
+    application: str,
+    key: Sequence[str],
+    *,
+    represent: Mapping[str, str] = _AS_THEY_ARE,
+    progress: Progress | None = None,
 ) -> Workload:
     """Returns the workload of what an application was asked, as the ledger has it.
 
@@ -114,6 +131,7 @@ def read_served(
         ledger: its folder.
         application: whose queries.
         key: the columns of the key; all inputs if there are none.
+        represent: the representations of some columns of the key.
         progress: told the rows done.
 
     Raises:
@@ -126,9 +144,13 @@ def read_served(
         for start in range(0, part.num_rows, _BATCH):
             batch = part.slice(start, _BATCH)
             inputs = batch["inputs"].to_pylist()
-            keys = inputs if not key else [_key_of(each, key, application) for each in inputs]
+            if represent:
+                keys = represented_rows(_values(inputs, key, represent, application), represent)
+            else:
+                texts = [_key_of(each, key, application) for each in inputs] if key else inputs
+                keys = pa.table({"key": texts})
             times = batch["time"].to_numpy()
-            _take(seen, np.asarray(times, np.float64), pa.table({"key": keys}), ["key"])
+            _take(seen, np.asarray(times, np.float64), keys, keys.column_names)
             done += batch.num_rows
             if progress is not None:
                 progress(done, 0)
@@ -140,16 +162,38 @@ def _key_of(inputs: str, key: Sequence[str], application: str) -> str:
     try:
         return ", ".join(f"{name}={values[name]}" for name in key)
     except KeyError as error:
-        raise InvalidInput(
-            f"queries of {application!r} have no input {error.args[0]!r}",
-            remedy=f"Choose among: {', '.join(values)}.",
-        ) from error
+        raise _no_input(application, error, values) from error
+
+
+def _values(
+    inputs: Sequence[str], key: Sequence[str], represent: Mapping[str, str], application: str
+) -> pa.Table:
+    """Returns the columns of a key: those that are represented as they are, others as text."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    rows = [orjson.loads(each) for each in inputs]
+    columns = {}
+    for name in key or rows[0]:
+        try:
+            values = [row[name] for row in rows]
+        except KeyError as error:
+            raise _no_input(application, error, rows[0]) from error
+        columns[name] = pa.array(values if name in represent else map(str, values))
+    return pa.table(columns)
+
+
+def _no_input(application: str, error: KeyError, values: Iterable[str]) -> InvalidInput:
+    return InvalidInput(
+        f"queries of {application!r} have no input {error.args[0]!r}",
+        remedy=f"Choose among: {', '.join(values)}.",
+    )
 
 
 def _taken(
     batches: Iterable[pa.RecordBatch],
     key: Sequence[str] | None,
     time: str,
+    represent: Mapping[str, str],
     progress: Progress | None,
 ) -> Workload:
     import pyarrow as pa  # noqa: PLC0415
@@ -163,7 +207,7 @@ def _taken(
         if not known.all():
             seen.skipped += int((~known).sum())
             rows, times = rows.filter(pa.array(known)), times[known]
-        _take(seen, times, rows.select(columns), columns)
+        _take(seen, times, represented_rows(rows.select(columns), represent), columns)
         done += batch.num_rows
         if progress is not None:
             progress(done, 0)
