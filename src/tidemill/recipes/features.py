@@ -77,7 +77,7 @@ def rows_of_features(home: Home, features: str) -> KeyedRows:
     def batches() -> Iterator[pa.RecordBatch]:
         for path in paths:
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches():
+                for batch in file.iter_batches(columns=column_names(names)):
                     yield batch.rename_columns(names)
 
     return KeyedRows(
