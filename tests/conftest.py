@@ -123,6 +123,54 @@ def postgres_url(postgres_server: Path) -> str:
     return f"postgresql+psycopg://tidemill@/{name}?host={postgres_server}"
 
 
+@contextlib.contextmanager
+def _redis() -> Iterator[Path]:
+    """A Redis server that keeps nothing on the disk; the value is its socket."""
+    if shutil.which("redis-server") is None:
+        pytest.fail(
+            "Redis is not on this machine, and tables are tested on it: "
+            "install the Debian package 'redis-server' (apt-get install redis-server)"
+        )
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-redis-")))
+        path, log = folder / "socket", stack.enter_context((folder / "log").open("wb"))
+        options = ("--port", "0", "--unixsocket", str(path), "--save", "", "--databases", "256")
+        server = subprocess.Popen(("redis-server", *options), stdout=log, stderr=log, cwd=folder)
+        stack.callback(server.wait)
+        stack.callback(server.kill)
+        deadline = time.monotonic() + 30
+        while not path.exists():
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"redis-server does not start: {(folder / 'log').read_text()}")
+            time.sleep(0.01)
+        yield path
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Path]:
+    """The socket of this test run's Redis."""
+    with _redis() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def redis_databases() -> Iterator[int]:
+    """The numbers of the databases that nobody has used yet."""
+    return iter(range(256))
+
+
+@pytest.fixture
+def redis_url(redis_server: Path, redis_databases: Iterator[int]) -> str:
+    """The URL of an empty database of its own in the test run's Redis."""
+    return f"unix://{redis_server}?db={next(redis_databases)}"
+
+
+@pytest.fixture(scope="session")
+def launch_redis() -> Callable[[], contextlib.AbstractContextManager[Path]]:
+    """Starts a Redis of one's own, to be killed."""
+    return _redis
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The endpoint of an S3 server of this test run, with credentials in the environment."""

@@ -26,11 +26,12 @@ from tidemill.serving.cors import cors_of
 from tidemill.serving.hosts import hosts_of
 from tidemill.serving.key_store import StoreKeys
 from tidemill.serving.listening import open_listener
-from tidemill.serving.live import StoreSource
+from tidemill.serving.live import StoreSource, remove_unused_tables
 from tidemill.serving.supervisor import Supervisor, stop_on_signals
 from tidemill.serving.tls import Certificate, certificate_of
 from tidemill_worker.process import share_heap, trim_memory
 
+TABLES_EVERY_S = 300.0
 COMPACT_EVERY_S = 60.0
 
 
@@ -107,7 +108,9 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         admin.serve(sockets=[listener]),
         local.serve(sockets=[door.enter_context(local_listener(home.run_path))]),
     )
-    chores = asyncio.gather(scorer.run(), _compact(home), _follow(certificate))
+    chores = asyncio.gather(
+        scorer.run(), _compact(home), _remove_tables(home), _follow(certificate)
+    )
     try:
         await supervisor.run(up, stop)
     finally:
@@ -155,6 +158,19 @@ async def _compact(home: Home) -> None:
         else:
             if segments:
                 log("control.server").info("ledger.compacted", segments=segments)
+
+
+async def _remove_tables(home: Home) -> None:
+    """Removes tables that nobody uses from Redis, again and again."""
+    while home.settings.tables.url is not None:
+        await asyncio.sleep(TABLES_EVERY_S)
+        try:
+            removed = await asyncio.to_thread(remove_unused_tables, home)
+        except (TidemillError, OSError) as error:
+            log("control.server").warning("tables.not_removed", error=str(error))
+        else:
+            if removed:
+                log("control.server").info("tables.removed", tables=removed)
 
 
 class _AdminServer(uvicorn.Server):

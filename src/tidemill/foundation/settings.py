@@ -47,6 +47,15 @@ class FilesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return f"FilesSettings(url={_masked(self.url)!r})"
 
 
+class TablesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where tables are looked up; without a URL, each host has its own copy in LMDB."""
+
+    url: Annotated[str, msgspec.Meta(pattern="^(redis|rediss|unix)://[^#]*$")] | None = None
+
+    def __repr__(self) -> str:
+        return f"TablesSettings(url={_masked(self.url)!r})"
+
+
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the server listens and how long it waits."""
 
@@ -121,6 +130,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     home: Path
     store: StoreSettings = StoreSettings()
     files: FilesSettings = FilesSettings()
+    tables: TablesSettings = TablesSettings()
     serve: ServeSettings = ServeSettings()
     ledger: LedgerSettings = LedgerSettings()
     pipeline: PipelineSettings = PipelineSettings()

@@ -51,6 +51,7 @@ from tidemill.tables.builds import Build, KeyCounts, keep_build
 from tidemill.tables.catalog import get_table, store_table
 from tidemill.tables.freshness import born_at
 from tidemill.tables.predictions import PredictionPart, keep_parts
+from tidemill.tables.redis import publish_table
 from tidemill.tables.represented import Keys, keys_of
 from tidemill.tables.table import TableInfo
 from tidemill.training.examples import feature_batch
@@ -426,4 +427,7 @@ def _store(
         for path in scored
     ]
     keep_parts(home, complete.id, parts)
-    return store_table(home, folder)
+    stored = store_table(home, folder)
+    if home.settings.tables.url is not None:
+        publish_table(home, stored.id)
+    return stored

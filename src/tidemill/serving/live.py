@@ -24,6 +24,7 @@ from tidemill.models.registry import Registry
 from tidemill.models.requirements import read_lock
 from tidemill.serving.plan import Deployment, Live
 from tidemill.tables.catalog import fetch_table
+from tidemill.tables.redis import publish_table, remove_unused
 
 TABLES = sa.MetaData()
 
@@ -144,11 +145,12 @@ def current_revision(conn: Connection) -> int:
 class Resolved:
     """Where a live version's verified files are on this machine, and whether to trust its code.
 
+    ``table`` is a folder, or the place of one in Redis.
     ``python`` is the interpreter of its own environment, if it has requirements.
     """
 
     folder: Path
-    table: Path | None = None
+    table: Path | str | None = None
     features: Path | None = None
     trust_code: bool = False
     python: Path | None = None
@@ -194,11 +196,28 @@ class StoreSource:
         folder = Registry(self._home).fetch(live.model, live.version)
         return Resolved(
             folder=folder,
-            table=None if live.table is None else fetch_table(self._home, live.table),
+            table=None if live.table is None else self._table(live.table),
             features=None if features is None else fetch_table(self._home, features),
             trust_code=read_manifest(folder).trust == "code",
             python=_python(environments_path(self._home.cache_path), folder, live),
         )
+
+    def _table(self, table: str) -> Path | str:
+        if self._home.settings.tables.url is None:
+            return fetch_table(self._home, table)
+        return publish_table(self._home, table)
+
+
+def remove_unused_tables(home: Home) -> int:
+    """Removes tables from Redis that no deployment has named for a while; returns how many.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    with home.store.read(TABLES) as conn:
+        live = live_deployments(conn)
+    named = {version.table for each in live for version in each.versions if version.table}
+    return remove_unused(home, named)
 
 
 class CandidateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

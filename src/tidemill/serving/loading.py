@@ -18,6 +18,7 @@ from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
 from tidemill.serving.features import open_features
 from tidemill.serving.flight import NotedBatches
+from tidemill.serving.lookups import Lookups
 from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import (
     ApplicationAssignment,
@@ -35,6 +36,7 @@ from tidemill.serving.replicas.replica import Replica
 from tidemill.serving.replicas.worker import WorkerReplica
 from tidemill.serving.version import LiveVersion
 from tidemill.tables.lmdb import LmdbTable
+from tidemill.tables.redis import RedisTable, is_place
 from tidemill.tables.represented import Keys, keys_of
 from tidemill.tables.table import Table
 
@@ -178,9 +180,10 @@ class Loader:
     ) -> LiveVersion:
         manifest = await asyncio.to_thread(read_manifest, Path(version.folder))
         deployment = application.deployment
-        table, key = None, None
+        table: Table | None = None
+        key = None
         if version.table is not None:
-            table = await asyncio.to_thread(LmdbTable.open, Path(version.table))
+            table = await asyncio.to_thread(_open_table, version.table)
             try:
                 key = _encoder(table, manifest.signature)
             except BaseException:
@@ -213,6 +216,7 @@ class Loader:
             platform=manifest.runtime,
             classes=manifest.classes,
             table=table,
+            lookups=_lookups(table, self._clock, measures),
             key=key,
             features=features,
             represent=deployment.represent,
@@ -255,6 +259,17 @@ def _replica(version: VersionAssignment, spec: ReplicaSpec, plan: ServingPlan) -
         assert spec.socket is not None
         return WorkerReplica(Path(spec.socket))
     return InlineReplica(Path(version.folder), trust_code=version.trust_code, threads=plan.threads)
+
+
+def _open_table(place: str) -> Table:
+    return RedisTable.open(place) if is_place(place) else LmdbTable.open(Path(place))
+
+
+def _lookups(table: Table | None, clock: Clock, measures: VersionMeasures) -> Lookups | None:
+    """Returns what asks a table that is on another host."""
+    if isinstance(table, RedisTable):
+        return Lookups(table, clock, measures.table_failures)
+    return None
 
 
 def _encoder(table: Table, signature: Signature) -> Keys:

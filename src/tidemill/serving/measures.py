@@ -57,6 +57,7 @@ class VersionMeasures:
         "seconds",
         "stages",
         "stale",
+        "table_failures",
         "version",
     )
 
@@ -89,6 +90,11 @@ class VersionMeasures:
         ).of(*labels)
         self.stale: Counter = instruments.counter(
             "tidemill_table_stale", "Queries that found their table too old to answer.", named
+        ).of(*labels)
+        self.table_failures: Counter = instruments.counter(
+            "tidemill_table_failures",
+            "Lookups that a table on another host did not answer.",
+            named,
         ).of(*labels)
         self.rows: Histogram = instruments.histogram(
             "tidemill_batch_rows", "Rows in a batch.", named, bounds=BATCH_BUCKETS

@@ -168,7 +168,10 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionAssignment(msgspec.Struct, frozen=True, kw_only=True):
-    """A version with this machine's paths, which are those of verified local copies."""
+    """A version with this machine's paths, which are those of verified local copies.
+
+    A table that several hosts share has its place in Redis instead; see ``tables/redis.py``.
+    """
 
     live: Live
     folder: str

@@ -40,7 +40,8 @@ from tidemill.serving.version import (
     LiveVersion,
     check_default,
     constant_rows,
-    merge_rows,
+    fill_rows,
+    merge_part,
     missing_rows,
     signature_of,
 )
@@ -304,18 +305,49 @@ class Processor:
             if chosen is None:
                 chosen = self._select(application, query)
             query.version = chosen.version
-            if chosen.table is not None and chosen.look_up_alone(query):
-                query.source = "table"
-            elif (inputs := chosen.complete(query)) is not None:
-                self._answer_completed(chosen, query, inputs)
+            if chosen.lookups is not None:
+                chosen.check_alone(query)
+                chosen.ask_table(query, lambda whole: self._told_alone(chosen, query, whole=whole))
                 return
-            elif chosen.table is None:
-                chosen.look_up_alone(query)
-            else:
-                self._fill(application, query, chosen.lacking(query))
+            whole = chosen.table is not None and chosen.look_up_alone(query)
+            if self._goes_on_alone(chosen, query, whole=whole):
+                return
         except TidemillError as error:
             query.error, query.refused = error, True
         self._end(query)
+
+    def _told_alone(self, chosen: LiveVersion, query: Query, *, whole: bool | None) -> None:
+        """Goes on with a query of keys alone by what a table on another host said."""
+        try:
+            if self._goes_on_alone(chosen, query, whole=whole):
+                return
+        except TidemillError as error:
+            query.error, query.refused = error, True
+        self._end(query)
+
+    def _goes_on_alone(self, chosen: LiveVersion, query: Query, *, whole: bool | None) -> bool:
+        """Answers what the table held, or has the model asked; says whether it was.
+
+        Raises:
+            NotReady: the table does not answer, and no features are stored.
+            NotFound: there is no table, or it lacks a key, and there is no default.
+        """
+        if whole:
+            query.source = "table"
+            return False
+        inputs = chosen.complete(query)
+        if inputs is not None:
+            self._answer_completed(chosen, query, inputs)
+            return True
+        if whole is None:
+            raise NotReady(
+                f"the table of version {chosen.version} does not answer",
+                remedy="Retry in a moment, or send all inputs of the model.",
+            )
+        if chosen.table is None:
+            chosen.check_alone(query)
+        self._fill(query.state, query, chosen.lacking(query))
+        return False
 
     def _fill(self, application: Application, query: Query, lacking: NotFound) -> None:
         """Gives the default for the rows that the table lacks.
@@ -327,15 +359,7 @@ class Processor:
         if default is None:
             raise lacking
         application.measures.defaulted(query, lacking, self._clock.monotonic())
-        rows = query.table_rows or [None] * query.n
-        missing = sum(row is None for row in rows)
-        filled = constant_rows(default, application.signature, missing)
-        if missing == query.n:
-            query.outputs, query.source = filled, "default"
-            return
-        query.table_rows = rows
-        query.outputs = merge_rows(query, filled)
-        query.row_sources = ["default" if row is None else "table" for row in rows]
+        fill_rows(query, default, application.signature)
 
     def refuse(
         self, application: Application, error: TidemillError, *, arrived: float, now: float
@@ -361,10 +385,28 @@ class Processor:
         self._flush_due()
 
     def _answer(self, chosen: LiveVersion, query: Query) -> None:
-        if chosen.table is not None and chosen.look_up(query):
+        if chosen.lookups is not None:
+            chosen.ask_table(query, lambda whole: self._told(chosen, query, whole=whole))
+        elif chosen.table is not None and chosen.look_up(query):
             query.source = "table"
             self._end(query)
-            return
+        else:
+            self._answer_else(chosen, query)
+
+    def _told(self, chosen: LiveVersion, query: Query, *, whole: bool | None) -> None:
+        """Goes on with a query by what a table on another host said."""
+        try:
+            if whole:
+                query.source = "table"
+                self._end(query)
+            else:
+                self._answer_else(chosen, query)
+        except TidemillError as error:
+            query.error, query.refused = error, True
+            self._end(query)
+
+    def _answer_else(self, chosen: LiveVersion, query: Query) -> None:
+        """Has those rows answered that the table lacks."""
         if query.table_rows is not None:
             chosen.batcher.offer(self._partial(chosen, query, missing_rows(query)))
         elif chosen.keyed:
@@ -406,7 +448,7 @@ class Processor:
         def complete(part: Query) -> None:
             query.error, query.notes = part.error, part.notes
             if part.error is None:
-                self._merge(query, part)
+                merge_part(query, part)
             self._end(query)
 
         part = Query(
@@ -419,18 +461,6 @@ class Processor:
         part.state = chosen
         part.nbytes = query.nbytes
         return part
-
-    def _merge(self, query: Query, part: Query) -> None:
-        rows = query.table_rows or []
-        try:
-            query.outputs = merge_rows(query, part.outputs)
-        except (LookupError, TypeError, ValueError) as error:
-            query.error = ModelFailed(
-                f"the table's rows and the model's do not fit together: {error}",
-                remedy="Build the table again with this version.",
-            )
-            return
-        query.row_sources = ["model" if row is None else "table" for row in rows]
 
     def _select(self, application: Application, query: Query) -> LiveVersion:
         if application.policy is None:

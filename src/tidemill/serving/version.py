@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.errors import InvalidInput, NotFound, Stale
+from tidemill.foundation.errors import InvalidInput, ModelFailed, NotFound, Stale, TidemillError
+from tidemill.foundation.logs import log
 from tidemill.models.signature import Array, Batch, Signature
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
 from tidemill.serving.coalescing import Coalescing
 from tidemill.serving.features import StoredFeatures
 from tidemill.serving.keeping import Keeping, Kept
+from tidemill.serving.lookups import Found, Lookups
 from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import Deployment, VersionAssignment
 from tidemill.serving.query import Packed, Query
@@ -37,6 +39,7 @@ class LiveVersion:
         platform: the name of its runtime.
         classes: what its classes are called, in the order of their probabilities, if it is known.
         table: its table, if it has one.
+        lookups: ask the table, if that is on another host.
         key: the encoder of the table's key.
         features: what completes a query by key alone, if it was stored.
         represent: the functions by which values of an input are one to cache and coalescing.
@@ -55,6 +58,7 @@ class LiveVersion:
         platform: str,
         classes: tuple[str, ...] = (),
         table: Table | None,
+        lookups: Lookups | None = None,
         key: Keys | None,
         represent: Mapping[str, str] = _AS_THEY_ARE,
         features: StoredFeatures | None = None,
@@ -71,6 +75,7 @@ class LiveVersion:
         self.classes = classes
         self.version = assignment.live.version
         self.table = table
+        self.lookups = lookups
         self.key = key
         self.features = features
         self.cache = cache
@@ -82,6 +87,7 @@ class LiveVersion:
         self._clock = clock
         self.measures = measures
         self._stages = measures.stages
+        self._log = log("serving.version")
         self._key_columns = [name for name, _ in key.columns] if key else []
         self._keeping = Keeping(signature.outputs)
         self._outputs = {c.name: (c.dtype, (1, *c.shape)) for c in signature.outputs}
@@ -118,8 +124,8 @@ class LiveVersion:
         self._stages["table"].observe(self._clock.monotonic() - began)
         return whole
 
-    def look_up_alone(self, query: Query) -> bool:
-        """Answers from the table a query that holds nothing but key columns; see ``look_up``.
+    def check_alone(self, query: Query) -> None:
+        """Does nothing if a query of nothing but key columns can be looked up.
 
         Raises:
             NotFound: there is no table.
@@ -144,7 +150,38 @@ class LiveVersion:
                 "more than the application allows",
                 remedy="Send all inputs of the model, or build the table again.",
             )
+
+    def look_up_alone(self, query: Query) -> bool:
+        """Answers from the table a query that holds nothing but key columns; see ``look_up``.
+
+        Raises:
+            NotFound, InvalidInput, Stale: as ``check_alone``.
+        """
+        self.check_alone(query)
         return self.look_up(query)
+
+    def ask_table(self, query: Query, then: Callable[[bool | None], None]) -> None:
+        """Has ``then`` told, once, whether a table on another host holds every row.
+
+        As ``look_up``, but in a later turn; None: it does not answer. ``then`` must not raise.
+        """
+        assert self.lookups is not None
+        if self._stale_from is not None and self.stale:
+            self.measures.stale.value += 1
+            then(False)
+            return
+        began = self._clock.monotonic()
+
+        def take(found: Found) -> None:
+            self._stages["table"].observe(self._clock.monotonic() - began)
+            try:
+                whole = None if found is None else self._take(query, found)
+            except (TidemillError, LookupError, TypeError, ValueError) as error:
+                self._log.error("table.unreadable", error=str(error))
+                query.table_rows, whole = None, None  # as good as no answer
+            then(whole)
+
+        self.lookups.ask(self._keys(query), query.deadline, take)
 
     def complete(self, query: Query) -> Batch | None:
         """Returns all inputs of the rows of a query by key that the table did not answer.
@@ -181,16 +218,23 @@ class LiveVersion:
 
     def _look_up(self, query: Query) -> bool:
         assert self.table is not None
+        return self._take(query, self.table.get(self._keys(query)))
+
+    def _keys(self, query: Query) -> list[bytes]:
         assert self.key is not None
         columns = [query.inputs[name] for name in self._key_columns]
         if query.n == 1:
-            key = self.key.one([column.item(0) for column in columns])
-            value = self.table.get((key,))[0]
+            return [self.key.one([column.item(0) for column in columns])]
+        return self.key.many(columns)
+
+    def _take(self, query: Query, found: list[bytes | None]) -> bool:
+        """Takes what the table holds of each row; says whether that was every row."""
+        if query.n == 1:
+            value = found[0]
             if value is None:
                 return False
             query.outputs = self._arrays(value)
             return True
-        found = self.table.get(self.key.many(columns))
         if all(value is None for value in found):
             return False
         rows = [None if value is None else self._arrays(value) for value in found]
@@ -224,6 +268,8 @@ class LiveVersion:
 
     async def aclose(self) -> None:
         """Waits until nothing waits or is out, then gives cache, replicas and table back."""
+        if self.lookups is not None:
+            await self.lookups.aclose()  # first: what it does not answer goes to the model
         await self.batcher.emptied()
         # Whoever still knows of this version, as what reads its application's requests, or the
         # collector that was told to leave alone what was loaded first, keeps no answers with it.
@@ -273,6 +319,33 @@ def merge_rows(query: Query, outputs: Batch) -> Batch:
         else:
             rows.append(row)
     return _stack(rows)
+
+
+def merge_part(query: Query, part: Query) -> None:
+    """Completes a query by the model's answers to the rows that the table lacked."""
+    rows = query.table_rows or []
+    try:
+        query.outputs = merge_rows(query, part.outputs)
+    except (LookupError, TypeError, ValueError) as error:
+        query.error = ModelFailed(
+            f"the table's rows and the model's do not fit together: {error}",
+            remedy="Build the table again with this version.",
+        )
+        return
+    query.row_sources = ["model" if row is None else "table" for row in rows]
+
+
+def fill_rows(query: Query, default: dict[str, Any], signature: Signature) -> None:
+    """Completes a query by the default answer for the rows that the table lacked."""
+    rows = query.table_rows or [None] * query.n
+    missing = sum(row is None for row in rows)
+    filled = constant_rows(default, signature, missing)
+    if missing == query.n:
+        query.outputs, query.source = filled, "default"
+        return
+    query.table_rows = rows
+    query.outputs = merge_rows(query, filled)
+    query.row_sources = ["default" if row is None else "table" for row in rows]
 
 
 def constant_rows(default: dict[str, Any], signature: Signature, n: int) -> Batch:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -95,6 +96,23 @@ class LmdbTable:
         except lmdb.Error as error:
             if self._mapping is None:
                 raise self._closed() from error
+            raise _corrupted(self._mapping.path, str(error)) from error
+
+    def blocks(self, rows: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Yields all keys with their answers in the order of the keys, so many at a time.
+
+        Raises:
+            NotReady: the table is closed.
+            Corrupted: its bytes are not what was written.
+        """
+        if self._mapping is None:
+            raise self._closed()
+        try:
+            with self._environment.begin() as transaction, transaction.cursor() as cursor:
+                items = iter(cursor)
+                while block := list(itertools.islice(items, rows)):
+                    yield block
+        except lmdb.Error as error:
             raise _corrupted(self._mapping.path, str(error)) from error
 
     def close(self) -> None:

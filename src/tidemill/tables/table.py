@@ -123,6 +123,20 @@ class Table(Protocol):
         """Gives its resources back; closing twice does nothing."""
 
 
+class RemoteTable(Table, Protocol):
+    """A table on another host, which is also asked without waiting."""
+
+    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Returns the answer to each key, as ``get`` does; it may be cancelled.
+
+        Raises:
+            Unavailable: the host does not answer.
+        """
+
+    async def aclose(self) -> None:
+        """Gives its resources back, those of the event loop included."""
+
+
 def read_info(folder: Path) -> TableInfo:
     """Returns the record in a table's folder.
 
