@@ -1,0 +1,1 @@
+"""Drift: false alarms, shifts found, and speed beside Evidently."""
