@@ -4,11 +4,17 @@ A comparator is a limit and nothing else, as in TFX: it knows no chance. Texts, 
 columns with ``values`` are compared value by value; numbers and times by the deciles of the other
 rows, each decile's own value apart, so that every measure works on every number. Missing values
 are left out.
+
+Of at most ``EXACT`` numbers on each side, distances are those of the numbers themselves. Of more,
+they are counted batch by batch in cells that a sample of the other rows places, so that memory
+does not grow with rows: ``ks`` is then too small by at most a cell's share, about 1/``FINE``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -17,8 +23,10 @@ import numpy.typing as npt
 
 from tidemill.data.anomaly_kinds import usual_severity
 from tidemill.data.column_checks import comparable
+from tidemill.data.drift.cells import NumberCounter, number_cells
 from tidemill.data.drift.measures import (
     MEASURES,
+    ORDERED,
     Measure,
     compare,
     compare_counts,
@@ -41,6 +49,10 @@ KINDS: dict[Measure, str] = {
     "ks": "COMPARATOR_KS_HIGH",
     "wasserstein": "COMPARATOR_WASSERSTEIN_HIGH",
 }
+
+EXACT = 1 << 20
+FINE = 1024
+SAMPLE = 1 << 16
 
 Floats = npt.NDArray[np.float64]
 
@@ -163,6 +175,7 @@ class _Sides:
         self._sides = (other, now)
         self._counted: tuple[dict[Any, int], dict[Any, int]] | None = None
         self._numbers: tuple[Floats, Floats] | None = None
+        self._many: _ManyNumbers | None = None
 
     @property
     def _named(self) -> bool:
@@ -175,14 +188,17 @@ class _Sides:
 
     def distance(self, measure: Measure) -> float:
         """Returns how far the rows are from the others."""
-        if measure == "ks":
-            return ks_distance(*self._both_numbers())
-        if measure == "wasserstein":
-            return wasserstein_distance(*self._both_numbers())
-        if self._named:
+        if self._named and measure not in ORDERED:
             return compare(*self._both_counted(), measure)
+        many = self._counted_in_cells()
+        if many is not None:
+            return many.distance(measure)
         first, second = self._both_numbers()
-        edges = np.unique(np.quantile(first, np.linspace(0, 1, 11), method="lower"))
+        if measure == "ks":
+            return ks_distance(first, second)
+        if measure == "wasserstein":
+            return wasserstein_distance(first, second)
+        edges = _deciles(first)
         return compare_counts(_cells(first, edges), _cells(second, edges), measure)
 
     def largest(self, measure: Measure) -> str:
@@ -217,18 +233,117 @@ class _Sides:
         return self._numbers
 
     def _read(self, side: Queries) -> Floats:
+        return np.concatenate([np.empty(0), *_batches(side, self._sql())])
+
+    def _counted_in_cells(self) -> _ManyNumbers | None:
+        """Returns both sides in cells if there are too many numbers to hold; else None."""
+        if self._many is None and self._numbers is None:
+            sql = self._sql()
+            counts = [_count_of(side, sql) for side in self._sides]
+            if max(counts) > EXACT:
+                self._many = _ManyNumbers(*self._sides, sql, counts[0])
+        return self._many
+
+    def _sql(self) -> str:
         number = comparable(self._column)("x")
         scale = " / 1e6" if self._column.type == "timestamp" else ""
-        found = side.select(
+        return (
             f"SELECT y FROM (SELECT ({number})::DOUBLE{scale} AS y FROM ({self._source()})) "
             "WHERE y IS NOT NULL"
         )
-        return np.asarray(found["y"].to_numpy(), np.float64)
 
     def _source(self) -> str:
         name = quoted(self._column.name)
         inner = f"unnest({name})" if self._column.holds_lists else name
         return f"SELECT {inner} AS x FROM rows"
+
+
+class _ManyNumbers:
+    """Numbers of both sides, counted in cells that a sample of the first places."""
+
+    def __init__(self, first: Queries, second: Queries, sql: str, count: int) -> None:
+        step = -(-count // SAMPLE)
+        parts, before = [np.empty(0)], 0
+        for numbers in _batches(first, sql):
+            parts.append(numbers[-before % step :: step])
+            before += len(numbers)
+        sample = np.concatenate(parts)
+        self._deciles = _deciles(sample)
+        self._fine = number_cells(sample, most=FINE)
+        self._sides = tuple(self._counted(side, sql) for side in (first, second))
+
+    def _counted(self, side: Queries, sql: str) -> _Cells:
+        counter = NumberCounter(self._fine)
+        found = _Cells(
+            fine=np.zeros(self._fine.count),
+            sums=np.zeros(self._fine.count),
+            coarse=np.zeros(2 * len(self._deciles) + 1),
+        )
+        for numbers in _batches(side, sql):
+            place = counter.place(numbers)
+            found.fine += np.bincount(place, minlength=len(found.fine))
+            found.sums += np.bincount(place, numbers, minlength=len(found.sums))
+            found.coarse += _cells(numbers, self._deciles)
+            found.low = min(found.low, float(numbers.min()))
+            found.high = max(found.high, float(numbers.max()))
+        return found
+
+    def distance(self, measure: Measure) -> float:
+        """Returns how far the second is from the first."""
+        first, second = self._sides
+        if measure == "ks":
+            return compare_counts(first.fine, second.fine, "ks")
+        if measure == "wasserstein":
+            return self._wasserstein(first, second)
+        return compare_counts(first.coarse, second.coarse, measure)
+
+    def _wasserstein(self, first: _Cells, second: _Cells) -> float:
+        """Returns the area between both distribution functions.
+
+        In each cell the integral of a distribution function is known: from the values below the
+        cell, and the count and the sum of those in it. Only where both cross inside a cell the
+        result is too small, by what lies on one side of the crossing there.
+        """
+        low, high = min(first.low, second.low), max(first.high, second.high)
+        if not math.isfinite(high - low):
+            raise InvalidInput("a number is infinite", remedy="Leave it out, or use ks.")
+        edges = np.clip(self._fine.edges, low, high)
+        bounds = np.concatenate([[low], edges, [high]])
+        gap = first.integrals(bounds) - second.integrals(bounds)
+        return float(np.abs(gap).sum())
+
+
+@dataclass(slots=True, kw_only=True)
+class _Cells:
+    """Numbers of one side: their counts and sums in fine cells, their counts in coarse ones."""
+
+    fine: Floats
+    sums: Floats
+    coarse: Floats
+    low: float = math.inf
+    high: float = -math.inf
+
+    def integrals(self, bounds: Floats) -> Floats:
+        """Returns the integral of the distribution function over each cell.  # (cells,)"""
+        begin, end = bounds[:-1], bounds[1:]
+        below = np.cumsum(self.fine) - self.fine
+        inside = self.fine * end - self.sums
+        return np.asarray((below * (end - begin) + inside) / self.fine.sum(), np.float64)
+
+
+def _count_of(side: Queries, sql: str) -> int:
+    return int(side.select(f"SELECT count(*) AS n FROM ({sql})")["n"][0].as_py())
+
+
+def _batches(side: Queries, sql: str) -> Iterator[Floats]:
+    """Yields the numbers that a query of one column finds; none is NaN."""
+    for batch in side.batches(sql):
+        if batch.num_rows:
+            yield np.asarray(batch.column(0).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _deciles(numbers: Floats) -> Floats:
+    return np.unique(np.quantile(numbers, np.linspace(0, 1, 11), method="lower"))
 
 
 def _cells(numbers: Floats, edges: Floats) -> Floats:

@@ -98,6 +98,20 @@ class Queries:
         Raises:
             InvalidInput: it isn't one query, it is wrong, or it takes too much memory or time.
         """
+        with self._one(sql):
+            return self._connection.sql(sql).to_arrow_table()
+
+    def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
+        """Yields what one query finds, as it is found; no other query may run meanwhile.
+
+        Raises:
+            InvalidInput: as for ``select``; the time includes what is done between batches.
+        """
+        with self._one(sql):
+            yield from pa.RecordBatchReader.from_stream(self._connection.sql(sql))
+
+    @contextmanager
+    def _one(self, sql: str) -> Iterator[None]:
         import duckdb  # noqa: PLC0415 - slow to import
 
         timer = Timer(self._time_s, self._connection.interrupt)
@@ -107,7 +121,7 @@ class Queries:
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise InvalidInput("it is not one query", remedy="Write one SELECT.")
             timer.start()
-            return self._connection.sql(sql).to_arrow_table()
+            yield
         except duckdb.InterruptException as error:
             raise InvalidInput(
                 f"it took more than {self._time_s:g} s", remedy="Ask for less."

@@ -65,17 +65,18 @@ class Cells(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind == "numbers"
 
 
-def number_cells(sample: Floats) -> Cells:
+def number_cells(sample: Floats, *, most: int = CELLS) -> Cells:
     """Returns cells for numbers; a sample without any has one cell for all.
 
     Args:
         sample: in any order, without NaN.  # (n,)
+        most: how many quantiles, at most.
     """
     if not len(sample):
         return Cells(kind="numbers")
     ordered = np.sort(sample)
     n = len(ordered)
-    cells = min(CELLS, max(2, n // PER_CELL))
+    cells = min(most, max(2, n // PER_CELL))
     inner = ordered[(np.arange(1, cells) * n) // cells]
     unique, times = np.unique(inner, return_counts=True)
     with np.errstate(over="ignore"):  # below the least float is minus infinity
@@ -126,7 +127,7 @@ class NumberCounter:
         if not (math.isfinite(span) and 0 < self._factor < math.inf):
             return
         self._usable = True
-        place = self._place(edges)
+        place = self._in_grid(edges)
         inside = np.bincount(place, minlength=_GRID)
         self._below = (np.cumsum(inside) - inside).astype(np.int16)
         self._first = np.full(_GRID, np.inf)
@@ -149,13 +150,18 @@ class NumberCounter:
         found = np.zeros(self._cells, np.int64)
         for start in range(0, len(numbers), _CHUNK):
             part = numbers[start : start + _CHUNK]
-            found += np.bincount(self._cell(part), minlength=self._cells)
+            found += np.bincount(self.place(part), minlength=self._cells)
         return found
 
-    def _cell(self, numbers: Floats) -> npt.NDArray[np.integer]:
+    def place(self, numbers: Floats) -> npt.NDArray[np.integer]:
+        """Returns the cell of each number.
+
+        Args:
+            numbers: without NaN; some ten thousand at a time are fastest.  # (n,)
+        """
         if not self._usable:
             return np.searchsorted(self._edges, numbers)
-        place = self._place(numbers)
+        place = self._in_grid(numbers)
         cell = self._below.take(place)
         cell += numbers > self._first.take(place)
         if self._two:
@@ -166,7 +172,7 @@ class NumberCounter:
                 cell[crowded] = np.searchsorted(self._edges, numbers[crowded])
         return cell
 
-    def _place(self, numbers: Floats) -> npt.NDArray[np.int32]:
+    def _in_grid(self, numbers: Floats) -> npt.NDArray[np.int32]:
         with np.errstate(over="ignore"):
             grid = numbers - self._low
             grid *= self._factor
