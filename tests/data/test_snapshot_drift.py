@@ -12,7 +12,7 @@ import pytest
 from tidemill.data import snapshot_drift
 from tidemill.data.catalog import get_schema, set_schema
 from tidemill.data.ingest import ingest
-from tidemill.data.records import DatasetOptions
+from tidemill.data.records import DatasetOptions, IngestResult
 from tidemill.data.schema import Column, Comparator, Schema
 from tidemill.data.snapshot_drift import drift_between, frozen_reference
 from tidemill.data.snapshots import list_snapshots
@@ -93,3 +93,42 @@ def test_a_comparison_with_nothing_is_refused(days: Home) -> None:
     for name, against in (("orders", "0" * 16), ("nothing", None)):
         with pytest.raises(NotFound):
             drift_between(days, name, against=against)
+
+
+def test_a_batch_that_has_drifted_is_held_whole(days: Home, tmp_path: Path) -> None:
+    """Every row is held with the reason; once the limit is raised, the same file is accepted."""
+    rng = np.random.default_rng(9)
+    table = pa.table(
+        {
+            "id": np.arange(10_000, 12_000),
+            "at": pa.array(np.arange(10_000, 12_000) * 10**6, pa.timestamp("us", "UTC")),
+            "seen": pa.array(np.arange(10_000, 12_000) * 10**6, pa.timestamp("us", "UTC")),
+            "amount": rng.normal(90, 10, 2000),
+            "Shop": np.array(["a", "b", "c"])[rng.integers(0, 3, 2000)],
+        }
+    )
+    path = tmp_path / "moved.parquet"
+    pq.write_table(table, path)
+
+    def taken(most: float) -> IngestResult:
+        options = DatasetOptions(key=("id",), time="at", max_drift=most)
+        return ingest(days, "orders", [path], options=options)
+
+    held = taken(0.3)
+    assert (held.accepted, held.quarantined, held.snapshot) == (0, 2000, None)
+    assert held.refused is not None
+    assert held.refused.startswith("columns have drifted since snapshot ")
+    assert "amount: ks 0.9" in held.refused
+    assert taken(0.3).repeated
+    accepted = taken(1.0)
+    assert (accepted.accepted, accepted.quarantined, accepted.refused) == (2000, 0, None)
+
+
+def test_a_first_batch_and_one_like_it_are_not_held(home: Home, tmp_path: Path) -> None:
+    """There is nothing to compare the first with."""
+    options = DatasetOptions(max_drift=0.0)
+    for day in range(2):
+        rng = np.random.default_rng(day)
+        path = tmp_path / f"{day}.csv"
+        path.write_text("x\n" + "".join(f"{x}\n" for x in rng.normal(size=500)))
+        assert ingest(home, "calm", [path], options=options).accepted == 500

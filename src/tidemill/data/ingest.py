@@ -48,6 +48,7 @@ from tidemill.data.records import (
 )
 from tidemill.data.schema import Schema
 from tidemill.data.schema_files import read_schema
+from tidemill.data.snapshot_drift import drift_refusal
 from tidemill.data.sources import locate, read
 from tidemill.data.validation import Rule, merge_anomalies
 from tidemill.foundation.errors import Conflict, InvalidInput
@@ -175,7 +176,7 @@ def _judge(
     home: Home, dataset: Dataset, files: list[SourceFile], folder: Path, progress: Progress
 ) -> Draft:
     """Returns the judged rows, all of them held if the batch is refused."""
-    draft = _read(home, dataset, files, folder, progress)
+    draft = _drifted(home, dataset, _read(home, dataset, files, folder, progress))
     if not draft.counts.received:
         raise InvalidInput(
             f"{files[0].path} has a header and no rows", remedy="Check how it was written."
@@ -185,6 +186,12 @@ def _judge(
         hold_all = Rule(reason="batch_refused", text="the batch that a row came with is good")
         draft = _read(home, dataset, files, folder, progress, hold_all=hold_all)
     return replace(draft, refused=refused)
+
+
+def _drifted(home: Home, dataset: Dataset, draft: Draft) -> Draft:
+    """Returns the draft, refused if its rows have moved too far."""
+    paths = [path for path, _ in draft.parts]
+    return replace(draft, refused=drift_refusal(home, dataset, paths))
 
 
 def _read(
@@ -224,7 +231,7 @@ def _refusal(dataset: Dataset, draft: Draft) -> str | None:
         )
     counts, most = draft.counts, dataset.options.max_bad_fraction
     if counts.quarantined <= most * counts.received:
-        return None
+        return draft.refused
     groups = [group for tally in draft.tallies.values() for group in tally.groups("", held_at=0)]
     bad = sorted((one for one in groups if one.kind == "quarantined"), key=lambda one: -one.rows)
     worst = ", ".join(f"{one.rows} {one.reason}: {one.rule}" for one in bad[:3])

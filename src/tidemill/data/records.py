@@ -30,6 +30,9 @@ class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         null_values: texts that mean "no value" in CSV. ``NaN`` isn't among them: a NaN in a
             numeric column is held as ``not_finite`` unless it is added here.
         max_bad_fraction: the batch is refused whole when more than this part is quarantined.
+        max_drift: the batch is refused whole when a column has moved further than that since the
+            newest snapshot, and by more than chance: a part of the rows, as ``tidemill drift`` has
+            it. None: however far it has moved.
         delimiter: one character between CSV fields.
         encoding: of CSV text.
 
@@ -43,6 +46,7 @@ class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     lateness_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
     null_values: tuple[str, ...] = ("", "NA", "N/A", "null", "NULL")
     max_bad_fraction: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+    max_drift: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
     encoding: str = "utf-8"
 

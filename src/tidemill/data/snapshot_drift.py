@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill.data.catalog import find_dataset, find_snapshots, get_schema
+from tidemill.data.catalog import Dataset, find_dataset, find_snapshots, get_schema
 from tidemill.data.drift.reference import LAYOUT, Reference, count, freeze
 from tidemill.data.drift.verdict import DriftReport, DriftRules, judge
 from tidemill.data.records import DatasetOptions, Snapshot
@@ -63,17 +63,62 @@ def drift_between(
     rules = rules or DriftRules()
     chosen = pick_snapshot(home, name, snapshot)
     other = _reference_snapshot(home, chosen, against)
-    schema = get_schema(home, name)
-    skipped = not_compared(schema, find_dataset(home, name).options, "drift")
+    options = find_dataset(home, name).options
+    paths = snapshot_paths(home, [chosen])
+    report = _judged(home, get_schema(home, name), options, other, paths, rules=rules)
+    return SpanDrift(dataset=name, snapshot=chosen.id, against=other.id, report=report)
+
+
+def drift_refusal(home: Home, dataset: Dataset, paths: Sequence[Path]) -> str | None:
+    """Returns why rows that passed the gate must not become a snapshot, and what to do.
+
+    Args:
+        home: the installation.
+        dataset: theirs; without ``max_drift``, or without a snapshot, nothing is compared.
+        paths: their Parquet files.
+    """
+    most, schema = dataset.options.max_drift, dataset.schema
+    if most is None or schema is None or not dataset.sequence or not paths:
+        return None
+    newest = find_snapshots(home, dataset=dataset.name)[-1]
+    rules = DriftRules(limit=most, grave=max(most, DriftRules().grave))
+    report = _judged(home, schema, dataset.options, newest, paths, rules=rules)
+    if report.ok:
+        return None
+    moved = [
+        f"{column.name}: {check.measure} {check.distance:.3g}, over {check.limit:g}"
+        for column in report.columns
+        for check in column.checks
+        if check.alarm
+    ]
+    failed = [f"{name}: {why}" for name, why in report.errors.items()]
+    told = [*moved, *failed]
+    listed = "; ".join(told[:3]) + (f"; {len(told) - 3} more" if len(told) > 3 else "")
+    return (
+        f"columns have drifted since snapshot {newest.id}, or could not be compared ({listed}). "
+        "Correct the file; or, if that is how rows are now, raise max_drift or the column's drift, "
+        "and ingest it again."
+    )
+
+
+def _judged(
+    home: Home,
+    schema: Schema,
+    options: DatasetOptions,
+    other: Snapshot,
+    paths: Sequence[Path],
+    *,
+    rules: DriftRules,
+) -> DriftReport:
+    """Compares rows of a dataset with one of its snapshots."""
+    skipped = not_compared(schema, options, "drift")
     limits = {one.name: one.drift for one in schema.columns if one.drift is not None}
     reference = frozen_reference(home, [other])
-    counted = count(reference, snapshot_paths(home, [chosen]), leave_out=skipped)
-    report = judge(
+    return judge(
         without(reference, skipped),
-        counted,
+        count(reference, paths, leave_out=skipped),
         msgspec.structs.replace(rules, columns={**limits, **rules.columns}),
     )
-    return SpanDrift(dataset=name, snapshot=chosen.id, against=other.id, report=report)
 
 
 def _reference_snapshot(home: Home, chosen: Snapshot, against: str | None) -> Snapshot:
