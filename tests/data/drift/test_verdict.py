@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from bench.drift.rows import WORDS, fifty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -17,11 +16,32 @@ from tidemill.data.drift.verdict import DriftReport, DriftRules, judge
 from tidemill.data.schema import Comparator
 from tidemill.foundation.errors import InvalidInput
 
+ZIPF = 1 / np.arange(1, 3001) ** 1.1
+WORDS = np.array([f"v{i}" for i in range(3000)])
+
 
 def compared(first: Any, second: Any, rules: DriftRules | None = None) -> DriftReport:
     """Judges rows against others."""
     reference = freeze(first)
     return judge(reference, count(reference, second), rules)
+
+
+def fifty(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """Makes rows of fifty columns: smooth, heavy-tailed, tied, rare, of few words and of many."""
+    found: dict[str, Any] = {}
+    for i in range(10):
+        found[f"normal{i}"] = rng.normal(i, 1 + i, n)
+        found[f"wide{i}"] = rng.lognormal(0, 0.5 + i / 4, n)
+        found[f"whole{i}"] = rng.poisson(2 ** (i / 2), n)
+        found[f"mostly0_{i}"] = np.where(rng.random(n) < 0.1 * i, 0, rng.exponential(size=n))
+    for i in range(5):
+        found[f"words{i}"] = WORDS[rng.choice(len(ZIPF), n, p=ZIPF / ZIPF.sum())]
+    found["two"] = rng.random(n) < 0.01
+    found["few"] = WORDS[rng.integers(0, 9, n)]
+    found["flat"] = WORDS[rng.integers(0, 1000, n)]
+    found["constant"] = np.full(n, 3.5)
+    found["gaps"] = pa.array(rng.normal(size=n), mask=rng.random(n) < 0.2)
+    return found
 
 
 @pytest.mark.parametrize(("rows", "times"), [(100, 20), (1000, 10)])
