@@ -18,11 +18,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import hypothesis
 import pytest
 
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
 from tidemill_worker.process import keep_mlflow_quiet
+
+# A machine that others use, too, takes its time; what must be quick has a test of its own.
+hypothesis.settings.register_profile("tidemill", deadline=None)
+hypothesis.settings.load_profile("tidemill")
 
 
 @pytest.fixture

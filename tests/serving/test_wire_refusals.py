@@ -283,7 +283,7 @@ def test_outputs_are_checked_before_the_model_is_asked() -> None:
         ),
         lambda: body_of(sized(4_000_000, "BYTES", [1]), blob=bytes(4_000_000))[0],
     ],
-    ids=str,
+    ids=range(10),
 )
 def test_a_bomb_is_refused_soon(body: Callable[[], bytes]) -> None:
     """Bodies made to cost much more than their size are refused in the time that they deserve."""
