@@ -11,27 +11,27 @@ import typer
 from rich.console import Console
 
 from tidemill.cli.progress import count_progress
+from tidemill.cli.rehearsing import (
+    Application,
+    application_of,
+    costs_of,
+    print_rehearsed,
+    rehearse_plan,
+)
 from tidemill.cli.represent_option import RepresentOption
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
-from tidemill.control.deployments import get_deployment, profiled
-from tidemill.control.rescoring import measured_build
-from tidemill.control.rollout import answering
 from tidemill.data.representation import declarations
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.files import write_atomic
 from tidemill.foundation.toml import toml_key, toml_value
-from tidemill.models.format import read_manifest
-from tidemill.models.registry import Registry
 from tidemill.planning.alternatives import Alternative, Promise
 from tidemill.planning.choose import Plan, choose
 from tidemill.planning.costs import Costs
-from tidemill.planning.latency import fit_law
 from tidemill.planning.prices import Prices
 from tidemill.planning.report import plan_page
 from tidemill.planning.requirements import read_requirements
 from tidemill.planning.traffic import Traffic
 from tidemill.planning.workload.sources import read_served, read_trace
-from tidemill.serving.placement import decide_placement
 
 _SHOWN = 16
 
@@ -65,14 +65,23 @@ ReportOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option(help="Also write the plan as a document for tidemill apply.")
 ]
+CalibrateOption = Annotated[
+    bool,
+    typer.Option("--calibrate", help="First measure what serving takes on this machine."),
+]
+RehearseOption = Annotated[
+    bool,
+    typer.Option("--rehearse", help="Then serve the choice and its rivals, and measure them."),
+]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plan is made of, whoever said it."""
+    """What a plan is made of, whoever said it; ``costs_from`` says how the costs are known."""
 
     subject: str
     traffic: Traffic
     costs: Costs
+    costs_from: str
     promise: Promise
     prices: Prices
     represent: Mapping[str, str] = {}
@@ -98,6 +107,8 @@ def register(app: typer.Typer) -> None:
         disk_gb_month: DiskGbMonthOption = None,
         minimize: MinimizeOption = "cost",
         budget: BudgetOption = None,
+        calibrate: CalibrateOption = False,
+        rehearse: RehearseOption = False,
         report: ReportOption = None,
         out: OutOption = None,
         home: HomeOption = None,
@@ -105,16 +116,9 @@ def register(app: typer.Typer) -> None:
         json: JsonOption = False,
     ) -> None:
         """Choose static, dynamic or hybrid serving from traffic, costs and prices, and say why."""
-        if (application is None) == (requirements is None):
-            raise InvalidInput(
-                "a plan is of an application or of requirements",
-                remedy="Give an application, or --requirements FILE.",
-            )
-        if application is None and (out is not None or represent is not None):
-            raise InvalidInput(
-                "only the plan of an application can be applied, and its inputs represented",
-                remedy="Leave --out and --represent away.",
-            )
+        measures = calibrate or rehearse
+        applies = out is not None or represent is not None
+        _check_subject(application, requirements, applies=applies, measures=measures)
         given = None if represent is None else declarations(represent)
         promise = {"slo_ms": slo_ms, "max_age_s": max_age_s, "refresh_s": refresh_s}
         prices = {
@@ -122,12 +126,14 @@ def register(app: typer.Typer) -> None:
             "memory_gb_month": memory_gb_month,
             "disk_gb_month": disk_gb_month,
         }
+        known: Application | None = None
         with session(home=home, config=config, json=json) as on:
             if requirements is not None:
                 asked = _declared(requirements, promise, prices)
             else:
                 assert application is not None
-                asked = _measured(on, application, trace, key, given, promise, prices)
+                known = application_of(on, application, trace, key, given)
+                asked = _measured(on, known, promise, prices, calibrate=calibrate)
             with count_progress(on, "simulating alternatives") as progress:
                 found = choose(
                     asked.traffic,
@@ -138,6 +144,7 @@ def register(app: typer.Typer) -> None:
                     budget_month=budget,
                     told=progress,
                 )
+            rehearsed = rehearse_plan(on, known, found) if rehearse and known else ()
             if report is not None:
                 write_atomic(report, plan_page(found, asked.subject).encode())
             if out is not None:
@@ -146,8 +153,36 @@ def register(app: typer.Typer) -> None:
                 "subject": asked.subject,
                 **msgspec.to_builtins(found.chosen),
                 **msgspec.to_builtins(found),
+                "costs_from": asked.costs_from,
+                "rehearsed": msgspec.to_builtins(rehearsed),
             }
-            on.show(shown, lambda console: _print(console, asked.subject, found))
+
+            def show(console: Console) -> None:
+                _print(console, asked, found)
+                if rehearsed:
+                    print_rehearsed(console, rehearsed)
+
+            on.show(shown, show)
+
+
+def _check_subject(
+    application: str | None, requirements: Path | None, *, applies: bool, measures: bool
+) -> None:
+    if (application is None) == (requirements is None):
+        raise InvalidInput(
+            "a plan is of an application or of requirements",
+            remedy="Give an application, or --requirements FILE.",
+        )
+    if application is None and applies:
+        raise InvalidInput(
+            "only the plan of an application can be applied, and its inputs represented",
+            remedy="Leave --out and --represent away.",
+        )
+    if application is None and measures:
+        raise InvalidInput(
+            "only an application can be measured",
+            remedy="Leave --calibrate and --rehearse away.",
+        )
 
 
 def _declared(path: Path, promise: dict[str, Any], prices: dict[str, Any]) -> Asked:
@@ -156,6 +191,7 @@ def _declared(path: Path, promise: dict[str, Any], prices: dict[str, Any]) -> As
         subject=str(path),
         traffic=found.traffic.traffic(),
         costs=found.costs(),
+        costs_from="declared, and typical of a machine of two cores",
         promise=_changed(found.promise, promise),
         prices=_changed(found.prices, prices),
     )
@@ -163,44 +199,33 @@ def _declared(path: Path, promise: dict[str, Any], prices: dict[str, Any]) -> As
 
 def _measured(
     on: Session,
-    application: str,
-    trace: Path | None,
-    key: str | None,
-    represent: Mapping[str, str] | None,
+    known: Application,
     promise: dict[str, Any],
     prices: dict[str, Any],
+    *,
+    calibrate: bool,
 ) -> Asked:
-    deployment = get_deployment(on.home, application)
-    named = tuple(part.strip() for part in key.split(",")) if key else None
-    columns, represent = profiled(deployment, named, represent)
+    costs, costs_from = costs_of(on, known, calibrate=calibrate)
+    represent = known.represent
     with count_progress(on, "reading the traffic") as progress:
-        if trace is not None:
-            seen = read_trace(trace, columns or None, represent=represent, progress=progress)
+        if known.trace is not None:
+            columns = known.key or None
+            seen = read_trace(known.trace, columns, represent=represent, progress=progress)
         else:
             seen = read_served(
-                on.home.ledger_path, application, columns, represent=represent, progress=progress
+                on.home.ledger_path,
+                known.name,
+                known.key,
+                represent=represent,
+                progress=progress,
             )
-    version = answering(deployment)
-    manifest = read_manifest(Registry(on.home).fetch(version.model, version.version))
-    if manifest.latency is None:
-        raise InvalidInput(
-            f"version {version.version} of {version.model!r} was never measured",
-            remedy="Push it again: it is measured then.",
-        )
-    latency = manifest.latency
-    costs = Costs(
-        law=fit_law([1, 64], [latency.batch_1_s, latency.batch_64_s]),
-        on_loop=decide_placement(deployment.plan, manifest) == "gateway",
-    )
-    build = measured_build(on.home, application, version)
-    if build is not None:
-        costs = costs.with_build(build.keys.scored, build.cpu_s)
     return Asked(
-        subject=application,
+        subject=known.name,
         traffic=seen.result().traffic(),
         costs=costs,
+        costs_from=costs_from,
         promise=_changed(
-            Promise(slo_ms=deployment.slo_ms, max_age_s=deployment.max_age_s), promise
+            Promise(slo_ms=known.deployment.slo_ms, max_age_s=known.deployment.max_age_s), promise
         ),
         prices=_changed(Prices(), prices),
         represent=represent,
@@ -244,10 +269,11 @@ def _document(asked: Asked, plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _print(out: Console, subject: str, plan: Plan) -> None:
-    out.print(f"Plan of {subject}: {plan.chosen.choice}", markup=False)
+def _print(out: Console, asked: Asked, plan: Plan) -> None:
+    out.print(f"Plan of {asked.subject}: {plan.chosen.choice}", markup=False)
     for reason in plan.reasons:
         out.print(f"  {reason}", markup=False)
+    out.print(f"  Costs are {asked.costs_from}.", markup=False)
     shown = table(
         "Alternatives", "keys", "cache", "choice", "a million", "CPU µs", "bytes", "mean ms",
         "p99 ms", "promise",

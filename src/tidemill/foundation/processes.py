@@ -55,6 +55,55 @@ def is_stopped(pid: int) -> bool:
     return fields[0] == b"T"
 
 
+def family(pid: int) -> list[int]:
+    """Returns a process and all that it started, and they, as far as they still run.
+
+    Example:
+        >>> os.getpid() in family(os.getpid())
+        True
+    """
+    found = [pid]
+    for each in found:
+        for thread in (_PROC / str(each) / "task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, thread.read_text().split())
+    return found
+
+
+def command(pid: int) -> tuple[str, ...]:
+    """Returns the words that a process was started with; none if it has ended.
+
+    Example:
+        >>> command(0)
+        ()
+    """
+    try:
+        words = (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return ()
+    return tuple(each.decode(errors="replace") for each in words.split(b"\0") if each)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Returns the processor time of a process's threads, to the microsecond where that is kept.
+
+    ``usage`` counts in ticks of the kernel, 10 ms wide; this is for what lasts less. A process that
+    has ended, or cannot be looked at, has used nothing.
+
+    Example:
+        >>> cpu_seconds(os.getpid()) > 0.0
+        True
+    """
+    nanoseconds = 0
+    try:
+        for thread in (_PROC / str(pid) / "task").iterdir():
+            nanoseconds += int((thread / "schedstat").read_bytes().split()[0])
+    except (OSError, ValueError, IndexError):
+        used = usage(pid)
+        return used.cpu_s if used is not None else 0.0
+    return nanoseconds / 1e9
+
+
 def usage(pid: int) -> Usage | None:
     """Returns what a process uses; None if it has ended or cannot be looked at.
 

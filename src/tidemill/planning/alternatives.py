@@ -321,7 +321,8 @@ class Study:
 
     def _draw(self, rate_rps: float) -> Queries:
         rng = np.random.default_rng(self._seed)
-        return draw_queries(rng, self._queries, rate_rps=rate_rps, cv2=self.traffic.cv2)
+        drawn = draw_queries(rng, self._queries, rate_rps=rate_rps, cv2=self.traffic.cv2)
+        return replace(drawn, key=self.popularity.ranks(drawn.fate))
 
     def _simulated(self, shape: _Shape, peak: float) -> Simulated:
         """Simulates one of the gateways, with the replicas that are its own."""

@@ -33,6 +33,8 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         model_s: CPU in the gateway of a query that the model answers, the model apart.
         hop_s: CPU in the gateway for each batch that goes to a worker.
         worker_s: CPU in the worker for each batch, the model apart.
+        hop_wait_s: what a batch waits on its way to a worker and back, beside all CPU; as quantiles
+            at even steps from 0 to 1.
         standing_cores: what the processes use when nobody asks, in cores.
         transport_s: time between a client and the gateway's loop, and what the machine adds; as
             quantiles at even steps from 0 to 1.
@@ -51,6 +53,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     model_s: Seconds = 24e-6
     hop_s: Seconds = 30e-6
     worker_s: Seconds = 60e-6
+    hop_wait_s: tuple[float, ...] = (0.0,)
     standing_cores: Seconds = 0.01
     transport_s: tuple[float, ...] = (50e-6, 80e-6, 100e-6, 150e-6, 400e-6)
     key_bytes: float = 12.0

@@ -43,6 +43,10 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
         busy: share of the time in which the gateway's loop works.
         replicas_busy: share of the time in which a replica computes, on average.
         batch_rows: rows of a batch, on average; 0 without one.
+        turns: turns of the gateway's loop for each query.
+        batches: of the model for each query.
+        computed: queries that the model computed itself, of all; the others were equal to one that
+            was out.
     """
 
     mean_ms: float
@@ -53,6 +57,9 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     busy: float
     replicas_busy: float
     batch_rows: float
+    turns: float = 0.0
+    batches: float = 0.0
+    computed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +67,13 @@ class Queries:
     """Who asks when: moments in seconds, rising, and a share of [0, 1) that decides each source.
 
     A query below ``covered`` is the table's, and one below ``covered + cached`` the cache's. So the
-    queries of a larger table are those of a smaller one and some more.
+    queries of a larger table are those of a smaller one and some more. ``key`` says which of them
+    are equal; None if no two are.
     """
 
     at_s: Array
     fate: Array
+    key: Array | None = None
 
     def sources(self, covered: float, cached: float) -> Array:
         """Returns who answers each: ``TABLE``, ``CACHE`` or ``MODEL``."""
@@ -119,6 +128,8 @@ def simulate(
         max_batch=max_batch,
         slo_s=slo_s,
         strays=costs.law.draws(rng, n).tolist(),
+        waits=spread(costs.hop_wait_s, rng.random(n)).tolist(),
+        keys=None if queries.key is None else queries.key.tolist(),
     )
     run.serve()
     taken_s = np.minimum(np.asarray(run.answered) - queries.at_s + machine, 10.0 * slo_s)
@@ -138,6 +149,9 @@ def simulate(
         busy=run.busy_s / span_s,
         replicas_busy=run.computed_s / span_s / max(1, replicas),
         batch_rows=run.rows / run.batches if run.batches else 0.0,
+        turns=run.turns / n,
+        batches=run.batches / n,
+        computed=run.rows / n,
     )
 
 
@@ -154,6 +168,8 @@ class _Run:
         max_batch: int,
         slo_s: float,
         strays: list[float],
+        waits: list[float],
+        keys: list[int] | None,
     ) -> None:
         self._arrivals = arrivals
         self._sources = sources
@@ -161,6 +177,10 @@ class _Run:
         self._law = costs.law.service_time()
         self._slo_s = slo_s
         self._strays = strays
+        self._waits = waits
+        self._keys = keys
+        self._leaders: dict[int, int] = {}
+        self._followers: dict[int, list[int]] = {}
         on_loop = costs.on_loop
         self._most = most_rows(self._law, max_batch) if on_loop else max_batch
         self._free_at = [0.0] * replicas
@@ -173,7 +193,7 @@ class _Run:
         self.answered = [0.0] * len(arrivals)
         self.late: list[int] = []
         self.busy_s = self.computed_s = 0.0
-        self.batches = self.rows = 0
+        self.batches = self.rows = self.turns = 0
         self.ended = 0.0
 
     def serve(self) -> None:
@@ -188,6 +208,7 @@ class _Run:
                 break
             woken, self._wake_at = self._wake_at <= begin, infinity
             now = begin + self._costs.turn_s
+            self.turns += 1
             now = self._land(begin, now)
             stop = at
             while stop < count and stop - at < _AT_ONCE and arrivals[stop] <= begin:
@@ -206,8 +227,26 @@ class _Run:
                 self._learned_at = begin
                 ended += out.pop(0)[1]
         for each in ended:
-            self.answered[each] = now
+            self._answer(each, now)
         return now
+
+    def _answer(self, query: int, now: float) -> None:
+        """Answers a query, and those that wait for it."""
+        self.answered[query] = now
+        if self._keys is not None and self._leaders.get(self._keys[query]) == query:
+            del self._leaders[self._keys[query]]
+            for each in self._followers.pop(query, ()):
+                self.answered[each] = now
+
+    def _follows(self, query: int) -> bool:
+        """Says whether an equal query is out, whose answer will be this one's; else it leads."""
+        if self._keys is None:
+            return False
+        leader = self._leaders.setdefault(self._keys[query], query)
+        if leader == query:
+            return False
+        self._followers.setdefault(leader, []).append(query)
+        return True
 
     def _read(self, start: int, stop: int, now: float) -> float:
         """Reads queries; those that need no model are answered at the end of it."""
@@ -217,7 +256,8 @@ class _Run:
             source = sources[each]
             if source == MODEL:
                 now += costs.model_s
-                self._queue.append(each)
+                if not self._follows(each):
+                    self._queue.append(each)
             else:
                 now += costs.table_s if source == TABLE else costs.cache_s
                 known.append(each)
@@ -240,8 +280,8 @@ class _Run:
                 max_batch=self._most,
             )
             for each in self._queue[: decision.late]:
-                self.late.append(each)
-                self.answered[each] = now
+                self.late += [each, *self._followers.get(each, ())]
+                self._answer(each, now)
             batch = self._queue[decision.late : decision.late + decision.take]
             del self._queue[: decision.late + decision.take]
             if batch:
@@ -287,12 +327,14 @@ class _Run:
             self.busy_s += took_s
             now += took_s
             for each in batch:
-                self.answered[each] = now
+                self._answer(each, now)
             return now
         self.busy_s += costs.hop_s
         now += costs.hop_s
         took_s += costs.worker_s
         self.computed_s += took_s
         self._free_at[replica] = max(self._free_at[replica], now) + took_s
-        self._out[replica].append((self._free_at[replica], batch))
+        arrives = self._free_at[replica] + self._waits[self.batches % len(self._waits)]
+        out = self._out[replica]
+        out.append((max(arrives, out[-1][0]) if out else arrives, batch))
         return now

@@ -16,6 +16,8 @@ _STEPS = 400
 """Into so many groups of equal probability the ranks are taken together."""
 
 _DOUBLINGS = 60
+_FOREVER_S = 1e300
+"""Not infinite: a key that nobody asks for is hit by nobody, however long it stays."""
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +114,27 @@ class Popularity:
         """
         return self._share(keys)
 
+    def ranks(self, shares: Array) -> Array:
+        """Returns whose query lies at these shares of all: the key's rank from 0, (n,) integers.
+
+        It is the inverse of ``covers``. A query beyond what known keys ask for is about a key of
+        its own, below 0.
+
+        Example:
+            >>> even = Popularity(Traffic(rate_rps=1.0, cardinality=4, top=((2, 0.5), (4, 1.0))))
+            >>> even.ranks(np.array([0.0, 0.3, 0.6, 0.99])).tolist()
+            [0, 1, 2, 3]
+        """
+        cardinality = self.traffic.cardinality
+        edges = np.unique(np.floor(np.geomspace(1, cardinality + 1, _STEPS)) - 1)
+        edges[-1] = cardinality
+        ends = np.array([self._share(edge) for edge in edges])
+        inside = np.minimum(np.interp(shares, ends, edges), cardinality - 1)
+        found: Array = np.asarray(inside, np.int64)
+        new = shares >= ends[-1]
+        found[new] = -1 - np.flatnonzero(new)
+        return found
+
     def _share(self, keys: float) -> float:
         if keys <= 0:
             return 0.0
@@ -160,7 +183,7 @@ class Popularity:
             return 0.0
         new_rps = self.traffic.new_keys * self.traffic.rate_rps
         if counts.sum() <= entries and new_rps == 0.0:
-            stays_s = np.inf
+            stays_s = _FOREVER_S
         else:
             stays_s = _stays(entries, counts, rates, new_rps)
         hits = -np.expm1(-rates * stays_s)

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +17,15 @@ from tidemill.foundation.clock import SYSTEM_CLOCK
 from tidemill.foundation.errors import NotBlessed, WorkerLost
 from tidemill.models.format import read_manifest
 from tidemill.models.runtime import open_runtime
+from tidemill.recipes.private_server import private_server
 from tidemill.recipes.steps.examples import EVALUATION
+from tidemill.serving.live import CandidateFile
+from tidemill.serving.plan import Deployment, Live, ServingPlan
 from tidemill.training.examples import feature_batch
 
 QUERIES = 64
 BATCH = 32
-START_WITHIN_S = 60.0
 TOLERANCE = 1e-6
-_STOPS_WITHIN_S = 10.0
 
 
 class InfraReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,70 +86,21 @@ def candidate_server(model: Path, name: str, *, environments: Path | None = None
         NotBlessed: it ends, or is not ready within a minute; its last words are told.
         WorkerLost: somebody killed it.
     """
-    with tempfile.TemporaryDirectory(prefix="tidemill-candidate-") as folder:
-        document = {
-            "deployments": [
-                {
-                    "application": name,
-                    "revision": 1,
-                    "versions": [{"model": name, "version": 1}],
-                    "slo_ms": 30_000.0,
-                    "plan": {"cache_bytes": 0},
-                }
-            ],
-            "folders": {f"{name}:1": str(model)},
-            "environments": "" if environments is None else str(environments),
-            "trust_code": True,
-        }
-        path = Path(folder) / "candidate.json"
-        path.write_text(json.dumps(document), encoding="utf-8")
-        words = Path(folder) / "log"
-        command = [sys.executable, "-m", "tidemill.recipes.candidate", str(path)]
-        with words.open("wb") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                command,
-                stdin=subprocess.PIPE,  # never written: its end is ours
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        try:
-            yield _await_port(process, words)
-        finally:
-            _stop(process)
-
-
-def _await_port(process: subprocess.Popen[bytes], words: Path) -> int:
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], START_WITHIN_S)
-    line = process.stdout.readline() if ready else b""
-    try:
-        return int(json.loads(line)["port"])
-    except (ValueError, KeyError, TypeError):
-        if ready and process.wait(_STOPS_WITHIN_S) < 0:
-            raise WorkerLost(
-                f"a server on the candidate lost its process to signal {-process.returncode}",
-                remedy="See what else the machine runs, and how much memory it has left.",
-            ) from None
-        lines = words.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = lines[-1][:2000] if lines else "it said nothing"
-        raise NotBlessed(
-            f"a server on the candidate did not become ready: {said}",
-            remedy="Serve the model by hand and read its log.",
-        ) from None
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(_STOPS_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    finally:
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
+    deployment = Deployment(
+        application=name,
+        revision=1,
+        versions=(Live(model=name, version=1),),
+        slo_ms=30_000.0,
+        plan=ServingPlan(cache_bytes=0),
+    )
+    document = CandidateFile(
+        deployments=(deployment,),
+        folders={f"{name}:1": str(model)},
+        environments="" if environments is None else str(environments),
+        trust_code=True,
+    )
+    with private_server(document) as server:
+        yield server.port
 
 
 def _ask_model(model: Path, rows: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:

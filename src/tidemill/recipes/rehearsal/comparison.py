@@ -1,0 +1,206 @@
+"""Predicted beside measured: alternatives of a plan, served and asked under the planned traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+
+from tidemill.foundation.errors import InvalidInput
+from tidemill.models.signature import Array
+from tidemill.planning.alternatives import Alternative, Choice
+from tidemill.planning.costs import Costs
+from tidemill.planning.simulate import draw_queries
+from tidemill.planning.traffic import Traffic
+from tidemill.recipes.rehearsal.stage import Arrangement, Stage, Subject, set_up
+
+Told = Callable[[int, int], None]
+
+SECONDS = 4.0
+"""Each alternative is asked so long in each repeat."""
+
+_FEWEST = 200
+_WARM_RPS = 1000.0
+_WARMED_S = 8.0
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What an alternative takes and how fast it is, as predicted or as measured.
+
+    Args:
+        cpu_us: CPU for each query, of all processes; without the refreshing of the table.
+        mean_ms: latency, as a client sees it.
+        p50_ms: the median.
+        p99_ms: the 99th percentile.
+        table_bytes: of the table's file.
+        covered: share of the queries that the table answered.
+        cached: share that the cache answered.
+        queries: how many were asked; 0 for a prediction.
+        failed: how many of them got no answer.
+    """
+
+    cpu_us: float
+    mean_ms: float
+    p50_ms: float
+    p99_ms: float
+    table_bytes: int
+    covered: float
+    cached: float
+    queries: int = 0
+    failed: int = 0
+
+
+class Rehearsed(msgspec.Struct, frozen=True, kw_only=True):
+    """One alternative: what the plan says of it, and what each repeat came to."""
+
+    choice: Choice
+    head_keys: int
+    cache_entries: int
+    replicas: int
+    batch_limit: int
+    predicted: Figures
+    measured: tuple[Figures, ...]
+
+    def median(self, figure: str) -> float:
+        """Returns the median of a figure over the repeats."""
+        return float(np.median([getattr(each, figure) for each in self.measured]))
+
+    def spread(self, figure: str) -> tuple[float, float]:
+        """Returns the smallest and the largest of a figure over the repeats."""
+        values = [getattr(each, figure) for each in self.measured]
+        return min(values), max(values)
+
+    def off(self, figure: str) -> float:
+        """Returns by how much a prediction is off: predicted over the median, less 1."""
+        measured = self.median(figure)
+        predicted = float(getattr(self.predicted, figure))
+        return predicted / measured - 1.0 if measured else float(predicted > 0.0)
+
+
+def rehearse(
+    subject: Subject,
+    alternatives: Sequence[Alternative],
+    *,
+    traffic: Traffic,
+    costs: Costs,
+    slo_ms: float,
+    seconds: float = SECONDS,
+    repeats: int = 1,
+    seed: int = 0,
+    told: Told = lambda _done, _all: None,
+) -> tuple[Rehearsed, ...]:
+    """Serves alternatives side by side and asks each what the trace asked, at the planned rate.
+
+    Every repeat asks each alternative once, in turn, the same questions at the same moments.
+
+    Args:
+        subject: the model and the questions, in their order.
+        alternatives: of a plan for this traffic.
+        traffic: how fast, and how bursty, queries come.
+        costs: that the plan was made with.
+        slo_ms: deadline of each query.
+        seconds: that each is asked in each repeat; longer where that would be a few queries.
+        repeats: how often.
+        seed: of the arrivals.
+        told: how many runs are done, and of how many.
+
+    Raises:
+        InvalidInput: an alternative needs several gateways: one machine's client is no match.
+        TidemillError: the server does not start.
+    """
+    for each in alternatives:
+        if each.gateways > 1:
+            raise InvalidInput(
+                f"{traffic.rate_rps:,.0f} queries a second need {each.gateways} gateways, and are "
+                "more than can be asked from here",
+                remedy="Rehearse with a trace of a lower rate.",
+            )
+    arrangements = [
+        Arrangement(
+            head_keys=each.head_keys,
+            cache_entries=each.cache_entries,
+            replicas=each.replicas,
+            batch_limit=each.batch_limit,
+            slo_ms=slo_ms,
+        )
+        for each in alternatives
+    ]
+    count = max(_FEWEST, int(traffic.rate_rps * seconds))
+    measured: list[list[Figures]] = [[] for _ in alternatives]
+    with set_up(subject, arrangements, entry_bytes=costs.entry_bytes) as stage:
+        for number, each in enumerate(alternatives):
+            _warm(stage, number, each, traffic)
+        for repeat in range(repeats):
+            rng = np.random.default_rng([seed, repeat])
+            drawn = draw_queries(rng, count, rate_rps=traffic.rate_rps, cv2=traffic.cv2)
+            at = _window(subject, count, repeat)
+            for number in range(len(alternatives)):
+                measured[number].append(_asked(stage, number, at, drawn.at_s))
+                told(repeat * len(alternatives) + number + 1, repeats * len(alternatives))
+    return tuple(
+        Rehearsed(
+            choice=each.choice,
+            head_keys=each.head_keys,
+            cache_entries=each.cache_entries,
+            replicas=each.replicas,
+            batch_limit=each.batch_limit,
+            predicted=predicted(each, costs, 0 if table is None else table.rows),
+            measured=tuple(figures),
+        )
+        for each, table, figures in zip(alternatives, stage.tables, measured, strict=True)
+    )
+
+
+def predicted(alternative: Alternative, costs: Costs, keys: int) -> Figures:
+    """Returns what a plan says of an alternative, as far as a rehearsal can measure it.
+
+    Args:
+        alternative: of the plan.
+        costs: that the plan was made with.
+        keys: that the rehearsed table holds: fewer than planned where the past had fewer.
+    """
+    return Figures(
+        cpu_us=alternative.cpu_us_per_query - alternative.refresh_us_per_query,
+        mean_ms=alternative.mean_ms,
+        p50_ms=alternative.p50_ms,
+        p99_ms=alternative.p99_ms,
+        table_bytes=costs.table_bytes(keys),
+        covered=alternative.covered,
+        cached=alternative.cached,
+    )
+
+
+def _window(subject: Subject, count: int, repeat: int) -> Array:
+    """Returns the questions of a repeat, in their order: of the later half, round and round."""
+    later = subject.count - subject.past or subject.count
+    return subject.count - later + (np.arange(count) + repeat * count) % later
+
+
+def _warm(stage: Stage, number: int, each: Alternative, traffic: Traffic) -> None:
+    """Asks what came last before the later half, so that caches hold what they would hold."""
+    wanted = max(_FEWEST, 3 * each.cache_entries)
+    pace = max(traffic.rate_rps, _WARM_RPS) if each.cache_entries else traffic.rate_rps
+    past = stage.subject.past
+    wanted = max(1, min(wanted, int(pace * _WARMED_S), past))
+    at = past - wanted + np.arange(wanted)
+    stage.ask(number, at, np.arange(wanted) / pace)
+
+
+def _asked(stage: Stage, number: int, at: Array, due_s: Array) -> Figures:
+    offered, used = stage.ask(number, at, due_s)
+    table = stage.tables[number]
+    taken_ms = 1e3 * offered.taken_s[np.isfinite(offered.taken_s)]
+    if not len(taken_ms):
+        taken_ms = np.array([np.nan])
+    return Figures(
+        cpu_us=1e6 * used.total_s / len(at),
+        mean_ms=float(taken_ms.mean()),
+        p50_ms=float(np.quantile(taken_ms, 0.5)),
+        p99_ms=float(np.quantile(taken_ms, 0.99)),
+        table_bytes=0 if table is None else table.bytes,
+        covered=offered.sources.get("table", 0) / len(at),
+        cached=offered.sources.get("cache", 0) / len(at),
+        queries=len(at),
+        failed=offered.failed,
+    )

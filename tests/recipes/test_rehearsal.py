@@ -1,0 +1,163 @@
+"""Rehearsals: what is offered and counted, what costs are found, plans beside measurements."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import joblib
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+
+from tidemill.foundation.errors import InvalidInput, WorkerLost
+from tidemill.foundation.home import Home, open_home
+from tidemill.foundation.processes import command, cpu_seconds, family
+from tidemill.foundation.settings import Settings
+from tidemill.models.format import read_manifest
+from tidemill.models.registry import Registry
+from tidemill.planning.choose import choose
+from tidemill.planning.costs import Costs
+from tidemill.planning.latency import LatencyLaw
+from tidemill.planning.traffic import zipf_traffic
+from tidemill.recipes.push import push_model
+from tidemill.recipes.rehearsal.calibration import calibrate
+from tidemill.recipes.rehearsal.comparison import rehearse
+from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs
+from tidemill.recipes.rehearsal.offering import offer
+from tidemill.recipes.rehearsal.questions import questions_of_trace
+from tidemill.recipes.rehearsal.stage import Subject
+
+ANSWER = b'HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\n{"parameters":{"source":"ok"}}'
+REFUSAL = b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno"
+
+
+def listen(answers: list[bytes]) -> socket.socket:
+    """Answers each request on each connection with the next of some answers, then closes."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            with client:
+                while answers and client.recv(1000):
+                    client.sendall(answers.pop(0))
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server
+
+
+def test_every_query_is_counted_once() -> None:
+    """As an answer by its source, as a refusal, or as a connection that was closed."""
+    with listen([ANSWER, REFUSAL, ANSWER]) as server:
+        due = np.array([0.0, 0.05, 0.1, 0.15])
+        found = offer(server.getsockname()[1], [b"GET / HTTP/1.1\r\n\r\n"] * 4, due)
+    assert found.sources == {"ok": 2}
+    assert found.failed == 2
+    assert found.failures["503: no"] == 1
+    assert np.isfinite(found.taken_s).tolist() == [True, False, True, False]
+    assert found.seconds >= 0.15
+
+
+def test_nobody_to_ask_is_an_error() -> None:
+    """And nothing to ask is none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(WorkerLost):
+        offer(port, [b"x"], np.array([0.0]))
+    assert offer(port, [], np.array([])).failed == 0
+
+
+def test_processes_are_told_by_their_words_and_work() -> None:
+    """A process is in its own family, and uses what it uses."""
+    assert os.getpid() in family(os.getpid())
+    assert command(os.getpid())
+    before = cpu_seconds(os.getpid())
+    sum(range(2_000_000))
+    assert before < cpu_seconds(os.getpid()) < before + 10.0
+    assert cpu_seconds(2**22 + 1) == 0.0
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """A compiled forest, and questions about a hundred keys."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    rng = np.random.default_rng(0)
+    ids = np.minimum(rng.zipf(1.5, 4000), 100)
+    table = pa.table({"one": ids, "two": ids * 7 % 13})
+    forest = RandomForestClassifier(5, max_depth=4, random_state=0)
+    joblib.dump(forest.fit(table.to_pandas(), ids % 2), folder / "m.joblib")
+    pq.write_table(
+        table.append_column("time", pa.array(np.arange(4000) / 100)), folder / "t.parquet"
+    )
+    with open_home(Settings(home=folder / "home")) as home:
+        pushed = push_model(home, folder / "m.joblib", "m", trust_code=True)
+        path = Registry(home).fetch("m", pushed.version)
+    rows = questions_of_trace(folder / "t.parquet", read_manifest(path).signature)
+    return Subject(folder=path, rows=rows, key=("one", "two"))
+
+
+def test_a_plan_is_measured(subject: Subject, home: Home) -> None:
+    """Costs come out as what can be; alternatives answer from where the plan says."""
+    costs = calibrate(subject, seconds=0.3)
+    assert costs.on_loop
+    assert 0.0 < costs.turn_s + costs.table_s < 0.05
+    assert len(costs.transport_s) > 10
+    assert sorted(costs.transport_s) == list(costs.transport_s)
+    keep_costs(home, "m", 1, costs)
+    kept = kept_costs(home, "m", 1)
+    assert kept is not None
+    assert msgspec.to_builtins(kept.costs) == msgspec.to_builtins(costs)
+    assert kept_costs(home, "m", 2) is None
+    traffic = zipf_traffic(200.0, len(subject.ranked), 1.5)
+    plan = choose(traffic, costs, queries=300)
+    some = [
+        min(plan.alternatives, key=lambda each: abs(each.head_keys - keys) + each.cache_entries)
+        for keys in (0, 5, len(subject.ranked))
+    ]
+    found = rehearse(
+        subject, some, traffic=traffic, costs=costs, slo_ms=5000.0, seconds=0.3, repeats=2
+    )
+    assert [len(each.measured) for each in found] == [2, 2, 2]
+    assert [each.measured[0].table_bytes for each in found] == [
+        each.predicted.table_bytes for each in found
+    ]
+    model, head, whole = (each.measured[0] for each in found)
+    assert model.covered == 0.0 < head.covered < whole.covered
+    assert whole.covered > 0.9
+    assert {each.failed for each in (model, head, whole)} == {0}
+    assert found[0].spread("cpu_us")[0] <= found[0].median("cpu_us") <= found[0].spread("cpu_us")[1]
+
+
+def test_what_cannot_be_rehearsed_is_told(subject: Subject, tmp_path: Path) -> None:
+    """A key that is no input, a trace without one, a rate for several gateways."""
+    with pytest.raises(InvalidInput, match="'three' is no input"):
+        _ = Subject(folder=subject.folder, rows=subject.rows, key=("three",)).ranked
+    pq.write_table(pa.table({"time": [1.0], "one": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(InvalidInput, match="no column 'two'"):
+        questions_of_trace(tmp_path / "t.parquet", subject.manifest.signature)
+    pq.write_table(
+        pa.table(
+            {
+                "time": pa.array([], "double"),
+                "one": pa.array([], "int64"),
+                "two": pa.array([], "int64"),
+            }
+        ),
+        tmp_path / "e.parquet",
+    )
+    with pytest.raises(InvalidInput, match="no questions"):
+        questions_of_trace(tmp_path / "e.parquet", subject.manifest.signature)
+    costs = Costs(law=LatencyLaw(a_s=1e-4, b_s=1e-4), on_loop=True)
+    traffic = zipf_traffic(50_000.0, 100, 1.0)
+    plan = choose(traffic, costs, queries=200, caches=False)
+    with pytest.raises(InvalidInput, match="gateways"):
+        rehearse(subject, [plan.chosen], traffic=traffic, costs=costs, slo_ms=100.0)
