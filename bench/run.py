@@ -22,6 +22,7 @@ BENCHMARKS = {
     "openloop": "an SLO under arrivals that do not wait, and what batching gains",
     "footprint": "starting, resting, memory, a soak, a useless cache",
     "tables": "building a table of five million keys, beside doing it by hand",
+    "planning": "whether a plan is true: predicted beside measured",
     "lookup": "lookups over HTTP beside servers that only look up, and beside a build",
     "data": "statistics and validation of ten million rows, beside a bare query and others",
 }
@@ -30,6 +31,7 @@ MINUTES = {
     "openloop": {"smoke": 2, "quick": 3, "brief": 4, "full": 5.5},
     "footprint": {"smoke": 1.5, "quick": 2, "brief": 3, "full": 10},
     "tables": {"smoke": 0.5, "quick": 0.5, "brief": 2.5, "full": 4},
+    "planning": {"smoke": 1, "quick": 3.5, "brief": 7, "full": 13},
     "lookup": {"smoke": 1, "quick": 2, "brief": 3.5, "full": 12},
     "data": {"smoke": 0.5, "quick": 2, "brief": 12, "full": 20},
 }

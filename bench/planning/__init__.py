@@ -1,0 +1,1 @@
+"""Whether a plan is true: predicted beside measured, for many arrangements under open arrivals."""
