@@ -35,13 +35,15 @@ class Flip:
 
     Attributes:
         what: the change, in words.
-        change: makes it.
         expected: the choices that theory allows then.
+        change: makes it.
+        represent: how columns of the key are represented then.
     """
 
     what: str
-    change: Callable[[Question], Question]
     expected: tuple[Choice, ...]
+    change: Callable[[Question], Question] = lambda question: question
+    represent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

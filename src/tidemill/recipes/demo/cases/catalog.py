@@ -33,10 +33,8 @@ CASES = {
             expected=("dynamic",),
             flips=(
                 Flip(
-                    what="mail is folded by its make: 2,000 keys, 1 in 10,000 new",
-                    change=with_traffic(
-                        cardinality=2000, top=((10, 0.5), (2000, 0.9999)), new_keys=1e-4, reuse=()
-                    ),
+                    what="numbers in mail are folded, so that generated mail repeats",
+                    represent={"text": "text(digits, punctuation)"},
                     expected=("static", "hybrid"),
                 ),
             ),

@@ -18,6 +18,7 @@ from tidemill.foundation.locks import hold
 from tidemill.models.signature import Column, Signature
 from tidemill.planning.alternatives import Alternative, Choice
 from tidemill.planning.choose import choose
+from tidemill.planning.workload.sources import read_trace
 from tidemill.recipes.demo.cases.case import Case, Flip, Question
 from tidemill.recipes.demo.commands import Commands
 from tidemill.recipes.demo.story import Teller
@@ -99,7 +100,8 @@ def tell_case(case: Case, folder: Path, teller: Teller, *, seed: int = 0) -> Cas
         _make(case, work, commands, teller, seed)
         planned = _plan(case, folder, commands, teller)
         question = _question(planned)
-        flips = tuple(_flipped(flip, question, teller) for flip in case.flips)
+        trace = work / "trace.parquet"
+        flips = tuple(_flipped(flip, question, trace, teller) for flip in case.flips)
         summary = CaseSummary(
             case=case.name,
             title=case.title,
@@ -178,8 +180,12 @@ def _question(planned: dict[str, Any]) -> Question:
     return msgspec.convert(parts, Question)
 
 
-def _flipped(flip: Flip, question: Question, teller: Teller) -> Flipped:
+def _flipped(flip: Flip, question: Question, trace: Path, teller: Teller) -> Flipped:
     changed = flip.change(question)
+    if flip.represent:
+        key = tuple(flip.represent)
+        seen = read_trace(trace, key, represent=flip.represent)
+        changed = msgspec.structs.replace(changed, traffic=seen.result().traffic())
     plan = choose(
         changed.traffic,
         changed.costs,
