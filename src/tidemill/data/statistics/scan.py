@@ -144,8 +144,10 @@ def _parquet(paths: Sequence[Path]) -> Iterator[tuple[int, pa.Table]]:
             with pq.ParquetFile(path) as file:
                 if not file.metadata.num_rows:
                     yield total, file.schema_arrow.empty_table()
-                for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                    yield total, pa.Table.from_batches([batch])
+                # One row group at a time: else all that was read of the file stays in memory.
+                for group in range(file.num_row_groups):
+                    for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
+                        yield total, pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
         raise InvalidInput(
             f"the rows cannot be read: {error}", remedy="Give Parquet files that are whole."
