@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tidemill.data import csv_source, gate, sources
+from tidemill.data import arrow_source, csv_source, gate
 from tidemill.data.catalog import list_datasets
 from tidemill.data.held_rows import show_held
 from tidemill.data.ingest import ingest
@@ -233,7 +233,7 @@ def test_blocks_and_parts_do_not_matter(
     path = _write(tmp_path / "a.csv", GOOD.replace("n7", "bad,bad").encode())
     whole = ingest(home, "whole", [path])
     monkeypatch.setattr(csv_source, "BLOCK_BYTES", 16)
-    monkeypatch.setattr(sources, "PARQUET_ROWS", 3)
+    monkeypatch.setattr(arrow_source, "ROWS", 3)
     monkeypatch.setattr(gate, "ROWS_PER_FILE", 4)
     pieces = ingest(home, "pieces", [path])
     assert (pieces.accepted, pieces.reasons) == (whole.accepted, whole.reasons)

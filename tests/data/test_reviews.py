@@ -268,11 +268,10 @@ def test_typed_rows_come_back_as_they_were(
     typed: list[tuple[tuple[pa.DataType, object], bool]],
 ) -> None:
     """Every value has its type and its bits again, nulls included."""
-    from tidemill.data.batches import SourceFile
+    from tidemill.data.batches import SourceFile, typed_batch
     from tidemill.data.held_texts import read_again, whole
     from tidemill.data.quarantine import HELD_SCHEMA, Origin
     from tidemill.data.records import SourceRecord
-    from tidemill.data.sources import _typed_batch
 
     table = pa.table(
         {
@@ -280,7 +279,7 @@ def test_typed_rows_come_back_as_they_were(
             for i, ((kind, value), null) in enumerate(typed)
         }
     )
-    batch = _typed_batch(table, 0)
+    batch = typed_batch(table, 0)
     record = SourceRecord(path="p", sha256="s", bytes=1)
     assert SourceFile(path=Path("p"), record=record, stamp=(0, 0, 0)).record == record
     origin = Origin.of(record, batch)

@@ -21,7 +21,8 @@ def register(app: typer.Typer) -> None:
     def ingest(
         name: Annotated[str, typer.Argument(help="The dataset.")],
         sources: Annotated[
-            list[Path], typer.Argument(help="Files (CSV, Parquet, .gz, .zip) or folders.")
+            list[Path],
+            typer.Argument(help="Files, folders, or a pattern with {SPAN} or {YYYY}{MM}{DD}."),
         ],
         key: Annotated[
             str | None,

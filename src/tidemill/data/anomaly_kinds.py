@@ -62,7 +62,7 @@ OWN: dict[str, Gravity] = {
 }
 """What TFX has no rule for, named in its manner."""
 
-NOTES = ("no_final_newline", "ignored_file", "repeated_source")
+NOTES = ("no_final_newline", "ignored_file", "repeated_source", "newest_span")
 """What is said of files; their rows are as good as any."""
 
 _NOT_IN_TFDV = "TFDV finds it nowhere either: the name is left from an older system"

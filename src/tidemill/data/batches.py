@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from tidemill.data.csv_records import Ints
@@ -14,6 +16,8 @@ from tidemill.data.records import Anomaly, SourceRecord
 from tidemill.foundation.errors import Conflict, InvalidInput
 
 MAX_COLUMNS = 10_000
+
+Form = Literal["csv", "json", "typed"]
 
 Progress = Callable[[int, int], None]
 """Told the bytes read so far, and in all."""
@@ -35,11 +39,12 @@ class Batch:
     """Some rows of one file.
 
     Attributes:
-        table: the rows, by the file's column names; CSV as strings, Parquet as typed there.
-        lines: line number of each row (CSV), or row number from 1 (Parquet).  # (rows,)
+        table: the rows, by the file's column names; CSV and JSON as strings, others as typed there.
+        lines: line number of each row (CSV, JSON Lines), or row number from 1.  # (rows,)
         unreadable: rows beside them that could not be read.
         texts: gives the texts of the rows at some indices, as they were in the file.
-        delimiter: between the fields of such a text; None where it is a JSON object.
+        form: what such a text is: a record of CSV, a JSON object, or a typed row as JSON.
+        delimiter: between the fields of a record of CSV.
         notes: what should be known about the file.
     """
 
@@ -47,6 +52,7 @@ class Batch:
     lines: Ints
     unreadable: tuple[Unreadable, ...] = ()
     texts: Callable[[Ints], list[str]]
+    form: Form = "typed"
     delimiter: str | None = None
     notes: tuple[Anomaly, ...] = ()
 
@@ -95,6 +101,21 @@ def written_to(path: Path) -> Conflict:
         f"{path} was written to while it was read",
         remedy="Ingest it when its writer is done; write under another name, then rename.",
     )
+
+
+def typed_batch(table: pa.Table, before: int) -> Batch:
+    """Returns typed rows as a batch, numbered after those before."""
+
+    def texts(indices: Ints) -> list[str]:
+        rows = table.take(pa.array(indices))
+        columns = [plain_values(column) for column in rows.columns]
+        return [
+            json.dumps(dict(zip(table.column_names, row, strict=True)), ensure_ascii=False)
+            for row in zip(*columns, strict=True)
+        ]
+
+    lines = np.arange(before + 1, before + 1 + table.num_rows, dtype=np.int64)
+    return Batch(table=table, lines=lines, texts=texts)
 
 
 def plain_values(column: pa.ChunkedArray) -> list[Any]:

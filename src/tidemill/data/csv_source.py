@@ -17,23 +17,19 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from tidemill.data.batches import Batch, Progress, SourceFile, Unreadable, check_names, written_to
+from tidemill.data.batches import Batch, Progress, SourceFile, Unreadable, check_names
 from tidemill.data.csv_records import MAX_RECORD_BYTES, Ints, Records, split
 from tidemill.data.records import Anomaly, DatasetOptions
+from tidemill.data.text_stream import Stream, open_text
 from tidemill.foundation.errors import InvalidInput
 
 BLOCK_BYTES = 4 << 20
@@ -46,7 +42,7 @@ def read_csv(file: SourceFile, options: DatasetOptions, progress: Progress) -> I
     Raises:
         InvalidInput: it is empty, truncated, not text, or has no header.
     """
-    with _open_text(file, options, progress) as stream:
+    with open_text(file, options, progress) as stream:
         names: list[str] | None = None
         for piece in _pieces(stream, options.delimiter):
             first = names is None
@@ -99,98 +95,6 @@ def _one_by_one(rows: Sequence[bytes], delimiter: str) -> tuple[Ints, dict[int, 
     return fields, problems
 
 
-class _Stream(Protocol):
-    """Where bytes come from."""
-
-    def read(self, size: int, /) -> bytes:
-        """Returns at most so many bytes; none at the end."""
-
-
-@contextmanager
-def _open_text(file: SourceFile, options: DatasetOptions, progress: Progress) -> Iterator[_Stream]:
-    """Gives the file's text as UTF-8 bytes, decompressed; bytes that aren't text stay invalid."""
-    try:
-        with file.path.open("rb") as raw, _decompressed(file.path, raw) as plain:
-            yield _Reader(file, plain, raw, options.encoding, progress)
-    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
-        raise InvalidInput(
-            f"{file.path} is a broken archive: {error}",
-            remedy="It was probably cut while it was copied: copy it again.",
-        ) from error
-
-
-@contextmanager
-def _decompressed(path: Path, raw: IO[bytes]) -> Iterator[_Stream]:
-    magic = raw.read(4)
-    raw.seek(0)
-    if magic[:2] == b"\x1f\x8b":
-        with gzip.GzipFile(fileobj=raw) as plain:
-            yield plain
-    elif magic in (b"PK\x03\x04", b"PK\x05\x06"):
-        with zipfile.ZipFile(raw) as archive, _only_member(path, archive) as plain:
-            yield plain
-    elif magic and path.suffix.lower() in (".gz", ".zip"):
-        raise InvalidInput(
-            f"{path} is named {path.suffix} and is not compressed so",
-            remedy="Name it after what it is, or copy it again.",
-        )
-    else:
-        yield raw
-
-
-def _only_member(path: Path, archive: zipfile.ZipFile) -> IO[bytes]:
-    members = [
-        info
-        for info in archive.infolist()
-        if not info.is_dir() and not info.filename.startswith("__MACOSX/")
-    ]
-    if len(members) != 1:
-        names = ", ".join(info.filename for info in members[:3])
-        raise InvalidInput(
-            f"{path} holds {len(members)} files ({names})", remedy="Put one CSV file in each zip."
-        )
-    try:
-        return archive.open(members[0])
-    except (RuntimeError, NotImplementedError) as error:
-        raise InvalidInput(
-            f"{path} cannot be unpacked: {error}", remedy="Zip it plainly, without a password."
-        ) from error
-
-
-class _Reader:
-    """Reads, recodes to UTF-8, and tells how far it is."""
-
-    def __init__(
-        self, file: SourceFile, plain: _Stream, raw: IO[bytes], encoding: str, progress: Progress
-    ) -> None:
-        self._path = file.path
-        self._size = file.record.bytes
-        self._plain = plain
-        self._raw = raw
-        self._progress = progress
-        try:
-            name = codecs.lookup(encoding).name
-            decoder = codecs.getincrementaldecoder(name)
-        except LookupError as error:
-            raise InvalidInput(
-                f"encoding {encoding[:40]!r} is not known", remedy="Use utf-8, latin-1, cp1252, …"
-            ) from error
-        self._decoder = None if name == "utf-8" else decoder("surrogateescape")
-
-    def read(self, size: int, /) -> bytes:
-        data = self._plain.read(size)
-        done = self._raw.tell()
-        if done > self._size:  # a file that grows as fast as it is read has no end
-            raise written_to(self._path)
-        self._progress(done, self._size)
-        if self._decoder is None:
-            return data
-        text = self._decoder.decode(data, final=not data)
-        if data and not text:
-            return self.read(size)  # a character cut in two: its rest comes next
-        return text.encode("utf-8", "surrogateescape")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Piece:
     records: Records
@@ -198,7 +102,7 @@ class _Piece:
     cut: bool = False  # the file ends in the middle of a line
 
 
-def _pieces(stream: _Stream, delimiter: str) -> Iterator[_Piece]:
+def _pieces(stream: Stream, delimiter: str) -> Iterator[_Piece]:
     rest = b""
     line = 1
     skipping = False
@@ -324,6 +228,7 @@ def _text_batch(piece: _Piece, names: list[str], delimiter: str, *, header: bool
         lines=records.lines[good],
         unreadable=(*unreadable, *piece.unreadable),
         texts=texts,
+        form="csv",
         delimiter=delimiter,
         notes=(_NO_FINAL_NEWLINE,) if piece.cut and len(good) else (),
     )

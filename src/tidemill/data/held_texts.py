@@ -16,6 +16,7 @@ from tidemill.data.batches import Batch
 from tidemill.data.casting import Mask, supported
 from tidemill.data.csv_records import Ints
 from tidemill.data.csv_source import HELD_TEXT_BYTES, read_rows
+from tidemill.data.json_source import read_objects
 
 _ALTERED = ("too_long", "encoding")
 """Reasons whose rows were not kept as they were."""
@@ -30,10 +31,13 @@ def read_again(rows: pa.Table, lines: Ints) -> Iterator[Batch]:
     """
     for places, header, delimiter in _forms(rows):
         texts = rows.column("row").take(pa.array(places)).to_pylist()
-        if delimiter is None:
+        if _is_typed(header):
             yield _typed_batch(texts, lines[places], _schema(header))
+            continue
+        names = json.loads(header)
+        if delimiter is None:
+            yield read_objects(texts, lines[places], names)
         else:
-            names = json.loads(header)
             yield read_rows(texts, lines[places], names=names, delimiter=delimiter)
 
 
@@ -45,9 +49,9 @@ def whole(rows: pa.Table, names: AbstractSet[str]) -> Mask:
         names: the columns that matter; none means all.
     """
     found: Mask = np.zeros(rows.num_rows, np.bool_)
-    for places, header, delimiter in _forms(rows):
+    for places, header, _ in _forms(rows):
         mine = rows.take(pa.array(places))
-        if delimiter is None:
+        if _is_typed(header):
             texts = mine.column("row").to_pylist()
             found[places] = _typed(texts, _schema(header), names)[1]
         else:
@@ -66,6 +70,10 @@ def _forms(rows: pa.Table) -> Iterator[tuple[Ints, str, str | None]]:
         if header is not None:
             same = np.fromiter((one == (header, delimiter) for one in pairs), np.bool_, len(pairs))
             yield np.flatnonzero(same), header, delimiter
+
+
+def _is_typed(header: str) -> bool:
+    return not header.startswith("[")  # base64 has none
 
 
 @lru_cache(maxsize=64)

@@ -72,7 +72,9 @@ def ingest(
     Args:
         home: the installation.
         name: the dataset; it is made by its first ingest.
-        sources: files (CSV plain, .gz or .zip; Parquet), or folders of them.
+        sources: files (CSV and JSON Lines, plain, .gz or .zip; Parquet, Arrow IPC, Avro), folders
+            of them, or patterns of paths with ``{SPAN}`` or ``{YYYY}{MM}{DD}`` and perhaps
+            ``{VERSION}``: the newest span of them, in its newest version.
         options: stored; the stored ones hold where None is given.
         schema: rules for columns, as a record or a TOML file; the first ingest infers the rest,
             later ones may change rules but not columns.

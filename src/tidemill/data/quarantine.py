@@ -37,12 +37,13 @@ HELD_SCHEMA = pa.schema(
         ("delimiter", pa.string()),
     ]
 )
-"""``line`` counts lines in CSV, rows in Parquet; ``row`` is the CSV text, or the row as JSON.
+"""``line`` counts lines in CSV and JSON Lines, rows elsewhere; ``row`` is the text, or the row as
+JSON.
 
 ``sha256`` names the file by its content. For a CSV text, ``header`` has the file's column names as
-JSON, and ``delimiter`` what is between its fields; for a row as JSON, ``header`` has the Arrow
-schema of the file in base64, and ``delimiter`` is null. All three are null for rows that were held
-before they were kept.
+JSON, and ``delimiter`` what is between its fields; for a JSON object it has them, too. For a typed
+row as JSON, ``header`` has the Arrow schema of the file in base64. All three
+are null for rows that were held before they were kept.
 """
 
 
@@ -69,7 +70,7 @@ class Origin:
     @classmethod
     def of(cls, source: SourceRecord, batch: Batch) -> Self:
         """Returns the origin of a batch of a file."""
-        if batch.delimiter is None:
+        if batch.form == "typed":
             header = base64.b64encode(batch.table.schema.serialize()).decode()
         else:
             header = json.dumps(batch.table.column_names)

@@ -1,38 +1,44 @@
 """Finds the files meant and reads each as a stream of batches in constant memory.
 
-What a file is, its first bytes say, not its name: CSV (plain, gzip, zip; see ``csv_source``) or
-Parquet. Every row comes out once: in a batch's table, or among its unreadable rows.
+What a file is, its first bytes say, not its name: CSV or JSON Lines (plain, gzip, zip; see
+``csv_source``, ``json_source``), Parquet, Arrow IPC, Avro.
+Every row comes out once: in a batch's table, or among its unreadable rows.
 """
 
 from __future__ import annotations
 
-import json
+import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from tidemill.data.batches import Batch, Progress, SourceFile, check_names, plain_values, written_to
-from tidemill.data.csv_records import Ints
+from tidemill.data.arrow_source import MAGIC, read_arrow, read_parquet
+from tidemill.data.avro_source import MAGIC as AVRO_MAGIC
+from tidemill.data.avro_source import read_avro
+from tidemill.data.batches import Batch, Progress, SourceFile, written_to
 from tidemill.data.csv_source import read_csv
+from tidemill.data.json_source import read_json_lines
 from tidemill.data.records import Anomaly, DatasetOptions, SourceRecord
+from tidemill.data.spans import is_pattern, read_pattern, resolve
+from tidemill.data.text_stream import first_bytes
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.files import sha256_file
 from tidemill.foundation.names import storable
 
-PARQUET_ROWS = 1 << 16
-_SUFFIXES = (".csv", ".csv.gz", ".csv.zip", ".gz", ".zip", ".parquet")
+_SUFFIXES = (
+    *(".csv", ".csv.gz", ".csv.zip", ".gz", ".zip", ".parquet"),
+    *(".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".arrows", ".avro"),
+)
+_NAMED = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".arrows": "Arrow"}
+_NAMED[".avro"] = "Avro"
 
 
 def locate(sources: Sequence[Path | str]) -> tuple[list[SourceFile], list[Anomaly]]:
     """Returns the files meant, each content once, in the order given; a folder means its files.
 
     Raises:
-        NotFound: a path does not exist.
-        InvalidInput: nothing was named, or a folder holds no file that can be read, or a path is
-            a URL or not a file.
+        NotFound: a path does not exist, or a pattern of spans matches nothing.
+        InvalidInput: nothing was named, a pattern of spans is wrong, a folder holds no file that
+            can be read, or a path is a URL or not a file.
     """
     notes: list[Anomaly] = []
     found: dict[str, SourceFile] = {}
@@ -43,7 +49,7 @@ def locate(sources: Sequence[Path | str]) -> tuple[list[SourceFile], list[Anomal
                 notes.append(_same_content(file, found[file.record.sha256]))
             found.setdefault(file.record.sha256, file)
     if not found:
-        raise InvalidInput("no file was named", remedy="Name at least one CSV or Parquet file.")
+        raise InvalidInput("no file was named", remedy="Name at least one file of data.")
     return list(found.values()), notes
 
 
@@ -60,10 +66,7 @@ def read(file: SourceFile, options: DatasetOptions, progress: Progress) -> Itera
         Conflict: somebody wrote to it while it was read.
     """
     try:
-        if _is_parquet(file):
-            yield from _read_parquet(file, progress)
-        else:
-            yield from read_csv(file, options, progress)
+        yield from _batches(file, options, progress)
     except OSError as error:
         raise InvalidInput(
             f"{file.path} cannot be read: {error.strerror or error}", remedy="Check the file."
@@ -80,6 +83,8 @@ def _expand(source: Path | str, notes: list[Anomaly]) -> list[Path]:
         raise InvalidInput(
             f"source {str(source)[:200]!r} is a URL", remedy="Download it and give its path."
         )
+    if is_pattern(str(source)):
+        return _newest(str(source), notes)
     path = Path(source)
     if not path.is_dir():
         return [path]
@@ -100,6 +105,20 @@ def _expand(source: Path | str, notes: list[Anomaly]) -> list[Path]:
         if entry not in files
     ]
     return files
+
+
+def _newest(text: str, notes: list[Anomaly]) -> list[Path]:
+    pattern = read_pattern(text)
+    found = resolve(pattern, glob.glob(pattern.glob))  # noqa: PTH207 - it may be absolute
+    what = f"span {found.span}" + ("" if found.version is None else f", version {found.version}")
+    notes.append(
+        Anomaly(
+            kind="newest_span",
+            severity="info",
+            message=storable(Path(f"{text} is {what}: {len(found.paths)} paths")),
+        )
+    )
+    return [path for one in found.paths for path in _expand(one, notes)]
 
 
 def _look(path: Path) -> SourceFile:
@@ -130,48 +149,38 @@ def _same_content(file: SourceFile, first: SourceFile) -> Anomaly:
     )
 
 
-# --- Parquet ---------------------------------------------------------------------------------
+# --- of which form -----------------------------------------------------------------------------
 
 
-def _is_parquet(file: SourceFile) -> bool:
+def _batches(file: SourceFile, options: DatasetOptions, progress: Progress) -> Iterator[Batch]:
     with file.path.open("rb") as raw:
         magic = raw.read(4)
-    named = file.path.suffix.lower() == ".parquet"
-    if named and magic != b"PAR1":
+    named = _NAMED.get(file.path.suffix.lower())
+    kind = "Avro" if magic == AVRO_MAGIC else MAGIC.get(magic)
+    if named is not None and (kind is None or not kind.startswith(named)):
         raise InvalidInput(
-            f"{file.path} is not Parquet" if magic else f"{file.path} is empty",
-            remedy="Write it again; a CSV file must not be named .parquet.",
+            f"{file.path} is not {named}" if magic else f"{file.path} is empty",
+            remedy="Write it again, or name it after what it is.",
         )
-    return magic == b"PAR1"
+    if kind == "Parquet":
+        return read_parquet(file, progress)
+    if kind == "Avro":
+        return read_avro(file, progress)
+    if kind is not None:
+        return read_arrow(file, kind, progress)
+    if _is_json(file):
+        return read_json_lines(file, options, progress)
+    return read_csv(file, options, progress)
 
 
-def _read_parquet(file: SourceFile, progress: Progress) -> Iterator[Batch]:
-    try:
-        with pq.ParquetFile(file.path) as parquet:
-            rows = max(parquet.metadata.num_rows, 1)
-            done = 0
-            empty = pa.Table.from_batches([], parquet.schema_arrow)
-            check_names(file.path, empty.column_names)
-            yield _typed_batch(empty, done)
-            for piece in parquet.iter_batches(PARQUET_ROWS):
-                yield _typed_batch(pa.Table.from_batches([piece]), done)
-                done += piece.num_rows
-                progress(file.record.bytes * done // rows, file.record.bytes)
-    except (pa.ArrowInvalid, OSError) as error:
+def _is_json(file: SourceFile) -> bool:
+    """Tells by the name, else by the first sign that is not blank."""
+    suffixes = [suffix.lower() for suffix in file.path.suffixes[-2:]]
+    if any(suffix in (".jsonl", ".ndjson") for suffix in suffixes):
+        return True
+    begin = first_bytes(file, 1024).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if begin[:1] == b"[" and ".json" in suffixes:
         raise InvalidInput(
-            f"{file.path} is a broken Parquet file: {str(error)[:200]}",
-            remedy="It was probably cut while it was copied: copy or write it again.",
-        ) from error
-
-
-def _typed_batch(table: pa.Table, before: int) -> Batch:
-    def texts(indices: Ints) -> list[str]:
-        rows = table.take(pa.array(indices))
-        columns = [plain_values(column) for column in rows.columns]
-        return [
-            json.dumps(dict(zip(table.column_names, row, strict=True)), ensure_ascii=False)
-            for row in zip(*columns, strict=True)
-        ]
-
-    lines = np.arange(before + 1, before + 1 + table.num_rows, dtype=np.int64)
-    return Batch(table=table, lines=lines, texts=texts)
+            f"{file.path} is one JSON list", remedy="Write JSON Lines: one object on each line."
+        )
+    return begin[:1] == b"{"

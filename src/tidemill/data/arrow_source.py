@@ -1,0 +1,82 @@
+"""Reads Parquet and Arrow IPC (files, also Feather's, and streams) as batches of typed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tidemill.data.batches import Batch, Progress, SourceFile, check_names, typed_batch
+from tidemill.foundation.errors import InvalidInput
+
+ROWS = 1 << 16
+MAGIC = {b"PAR1": "Parquet", b"ARRO": "Arrow", b"\xff\xff\xff\xff": "Arrow stream"}
+"""What the first four bytes of such a file say."""
+
+
+def read_parquet(file: SourceFile, progress: Progress) -> Iterator[Batch]:
+    """Yields the rows of a Parquet file, at least one batch.
+
+    Raises:
+        InvalidInput: it is broken.
+    """
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            rows = max(parquet.metadata.num_rows, 1)
+            done = 0
+            yield _first(file, parquet.schema_arrow)
+            for piece in parquet.iter_batches(ROWS):
+                yield typed_batch(pa.Table.from_batches([piece]), done)
+                done += piece.num_rows
+                progress(file.record.bytes * done // rows, file.record.bytes)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _broken(file, "Parquet", error) from error
+
+
+def read_arrow(file: SourceFile, kind: str, progress: Progress) -> Iterator[Batch]:
+    """Yields the rows of an Arrow IPC file or stream, at least one batch, each checked whole.
+
+    Raises:
+        InvalidInput: it is broken, or was cut.
+    """
+    try:
+        with file.path.open("rb") as raw:
+            pieces = _pieces(raw, kind)
+            done = 0
+            yield _first(file, next(pieces))
+            for piece in pieces:
+                piece.validate(full=True)
+                for start in range(0, piece.num_rows, ROWS):
+                    rows = pa.Table.from_batches([piece.slice(start, ROWS)])
+                    yield typed_batch(rows, done)
+                    done += rows.num_rows
+                progress(min(raw.tell(), file.record.bytes), file.record.bytes)
+    except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
+        raise _broken(file, kind, error) from error
+
+
+def _pieces(raw: object, kind: str) -> Iterator[pa.RecordBatch]:
+    """Yields an empty batch, which has the columns, and those that are there."""
+    if kind == "Arrow":
+        with pa.ipc.open_file(raw) as reader:
+            yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+            for index in range(reader.num_record_batches):
+                yield reader.get_batch(index)
+        return
+    with pa.ipc.open_stream(raw) as reader:
+        yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+        yield from reader
+
+
+def _first(file: SourceFile, schema: pa.Schema | pa.RecordBatch) -> Batch:
+    empty = pa.Table.from_batches([], schema if isinstance(schema, pa.Schema) else schema.schema)
+    check_names(file.path, empty.column_names)
+    return typed_batch(empty, 0)
+
+
+def _broken(file: SourceFile, kind: str, error: Exception) -> InvalidInput:
+    return InvalidInput(
+        f"{file.path} is a broken {kind} file: {str(error)[:200]}",
+        remedy="It was probably cut while it was copied: copy or write it again.",
+    )
