@@ -122,7 +122,7 @@ def test_every_form_gives_the_same_snapshot(
         result = ingest(home, f"d{number}", [path], schema=schema, progress=tell)
         assert (result.received, result.accepted) == (60, 60), ending
         assert told == sorted(told)
-        assert 0.95 * len(data) < told[-1] <= len(data)  # a zip has its directory at the end
+        assert told[-1] == len(data)
         assert result.snapshot is not None
         rows = read_snapshot(home, result.snapshot)
         assert expected is None or rows.equals(expected), ending
@@ -298,12 +298,16 @@ def test_damaged_bytes_are_an_error_or_rows(
     """No other error, and no crash, comes of any bytes."""
     at %= len(data)
     path = _file(tmp_path_factory.mktemp("bytes") / "1", data[:at] + what + data[at + len(what) :])
+    (file,), _ = locate([path])
+    found = 0
     try:
-        found, held = _read(path)
+        for batch in read(file, OPTIONS, lambda done, total: None):
+            assert not batch.unreadable
+            assert len(batch.texts(np.arange(batch.received))) == batch.received
+            found += batch.received
     except InvalidInput:
         return
-    assert not held
-    assert len(found) <= 60
+    assert found <= 60
 
 
 def test_a_read_file_is_a_source(tmp_path: Path) -> None:

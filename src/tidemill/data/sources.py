@@ -73,6 +73,7 @@ def read(file: SourceFile, options: DatasetOptions, progress: Progress) -> Itera
         ) from error
     if _stamp(file.path) != file.stamp:
         raise written_to(file.path)
+    progress(file.record.bytes, file.record.bytes)
 
 
 # --- which files -----------------------------------------------------------------------------
