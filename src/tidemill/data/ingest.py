@@ -2,7 +2,7 @@
 
     locate      which files are meant, and their hashes; those known are not read again
     judge       every row goes through the gate and is staged, accepted or held
-    refuse      too many bad rows, or a column is missing: every row is held instead
+    refuse      too many bad rows, a column is missing, or the size is far off: every row is held
     keep        staged files become content-addressed and durable
     commit      one transaction makes snapshot, counts and held rows visible
 
@@ -31,6 +31,8 @@ from tidemill.data.catalog import (
     SeenSource,
     find_dataset,
     find_ingests,
+    find_reviews,
+    find_snapshots,
     find_sources,
     save_dataset,
     save_ingest,
@@ -51,6 +53,7 @@ from tidemill.data.schema_files import read_schema
 from tidemill.data.snapshot_drift import drift_refusal
 from tidemill.data.sources import locate, read
 from tidemill.data.validation import Rule, merge_anomalies
+from tidemill.data.volume import off_volume
 from tidemill.foundation.errors import Conflict, InvalidInput
 from tidemill.foundation.home import Home
 from tidemill.foundation.names import check_name
@@ -183,7 +186,7 @@ def _judge(
         raise InvalidInput(
             f"{files[0].path} has a header and no rows", remedy="Check how it was written."
         )
-    refused = _refusal(dataset, draft)
+    refused = _refusal(dataset, draft) or _off_volume(home, dataset, draft)
     if refused and draft.counts.quarantined < draft.counts.received:
         hold_all = Rule(reason="batch_refused", text="the batch that a row came with is good")
         draft = _read(home, dataset, files, folder, progress, hold_all=hold_all)
@@ -242,6 +245,16 @@ def _refusal(dataset: Dataset, draft: Draft) -> str | None:
         f"max_bad_fraction {most:g}. Correct the file, the schema or max_bad_fraction, and ingest "
         "it again."
     )
+
+
+def _off_volume(home: Home, dataset: Dataset, draft: Draft) -> str | None:
+    schema = dataset.schema or dataset.declared
+    if schema is None or schema.dataset is None:
+        return None
+    replays = {review.snapshot for review in find_reviews(home, dataset.name)}
+    snapshots = find_snapshots(home, dataset=dataset.name)
+    earlier = [one.counts.received for one in snapshots if one.id not in replays]
+    return off_volume(schema.dataset, draft.counts.received, earlier)
 
 
 def _ingest_id(dataset: Dataset, files: list[SourceFile]) -> str:

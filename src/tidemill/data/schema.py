@@ -150,12 +150,19 @@ class DatasetRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_rows: most rows.
         min_fraction_of_previous: fewest rows, as a part of the previous snapshot's.
         max_fraction_of_previous: most rows, likewise; may be over 1.
+        batch_min_ratio: fewest rows of an ingest, as a part of the median of the ones before; the
+            gate holds a smaller batch whole.
+        batch_max_ratio: most rows, likewise; over 1.
+        batch_window: how many ingests before it the median is of; 10 where nothing is said.
     """
 
     min_rows: Count | None = None
     max_rows: Count | None = None
     min_fraction_of_previous: Limit | None = None
     max_fraction_of_previous: Limit | None = None
+    batch_min_ratio: Part | None = None
+    batch_max_ratio: Annotated[float, msgspec.Meta(ge=1)] | None = None
+    batch_window: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
