@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
@@ -11,7 +13,11 @@ from tidemill.control.table_report import report_table
 from tidemill.data.ledger import LedgerWriter, PredictionRecord
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home
-from tidemill.tables.catalog import get_table
+from tidemill.tables.answer import encode_answer
+from tidemill.tables.build import TableBuilder
+from tidemill.tables.catalog import get_table, store_table
+from tidemill.tables.represented import keys_of
+from tidemill.tables.table import TableInfo
 
 Tables = tuple[str, str]
 
@@ -81,3 +87,28 @@ def test_nothing_asked_is_no_error_and_no_table_is(home: Home, tables: Tables) -
         report_table(home, "app", last_s=60.0)
     with pytest.raises(NotFound, match="does not exist"):
         report_table(home, "nobody", last_s=60.0)
+
+
+def test_a_represented_table_is_asked_by_what_represents_a_row(
+    home: Home, tables: Tables, tmp_path: Path
+) -> None:
+    """As serving asks it: 7.2 is found under 7, and what is lacking is told as represented."""
+    assert tables
+    keys = keys_of([("x", "float32")], {"x": "round(0)"})
+    with TableBuilder(tmp_path / "rounded", clock=home.clock) as builder:
+        builder.put(keys.many([np.array([7.0])]), [encode_answer({"y": [1.0]})])
+        builder.commit(
+            TableInfo(
+                application="app",
+                model="m",
+                version=1,
+                key=keys.columns,
+                represent=(("x", "round(0)"),),
+            )
+        )
+    go(home, store_table(home, tmp_path / "rounded").id)
+    served(home, [7.2, 6.9, 7.0, 3.4], source="model", at=home.clock.now() - 50.0)
+    found = report_table(home, "app", last_s=3600.0).asked
+    assert found is not None
+    assert (found.coverage, found.unreadable) == (0.75, 0)
+    assert [each.key for each in found.lacks] == ["x=3.0"]

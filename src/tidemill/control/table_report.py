@@ -22,8 +22,8 @@ from tidemill.planning.workload.profile import HeavyKey
 from tidemill.planning.workload.sketch import Workload
 from tidemill.tables.catalog import fetch_table, get_table
 from tidemill.tables.freshness import age_s, stale_from
-from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
+from tidemill.tables.represented import Keys, keys_of
 from tidemill.tables.table import Table
 
 Progress = Callable[[int, int], None]
@@ -144,7 +144,7 @@ def report_table(
 def _asked(
     home: Home, application: str, table: Table, *, since: float, progress: Progress | None
 ) -> Asked | None:
-    encoder, lacking = KeyEncoder(table.info.key), Workload()
+    encoder, lacking = keys_of(table.info.key, dict(table.info.represent)), Workload()
     sources: Counter[str] = Counter()
     rows = held = unreadable = 0
     for part in each_part(home.ledger_path, application):
@@ -179,13 +179,13 @@ def _asked(
     )
 
 
-def _keys(encoder: KeyEncoder, inputs: Sequence[str]) -> list[bytes | None]:
+def _keys(encoder: Keys, inputs: Sequence[str]) -> list[bytes | None]:
     """Returns the key of each row of the ledger; None where none can be made."""
     names = [name for name, _ in encoder.columns]
     return [_key(encoder, names, orjson.loads(each)) for each in inputs]
 
 
-def _key(encoder: KeyEncoder, names: Sequence[str], values: dict[str, Any]) -> bytes | None:
+def _key(encoder: Keys, names: Sequence[str], values: dict[str, Any]) -> bytes | None:
     try:
         return encoder.one([values[name] for name in names])
     except (KeyError, InvalidInput):
