@@ -97,3 +97,18 @@ def test_an_application_is_planned_from_a_trace_and_applied(live: Any) -> None:
     assert wrong["exit_code"] == 2
     for flags in ((), ("trips", "--requirements", "r.toml")):
         assert live("plan", *flags, "--json").json()["exit_code"] == 2
+
+
+def test_what_is_live_is_drawn(live: Any) -> None:
+    """In words, as a chart, as one JSON object and as a page; of one application only."""
+    words = live("describe", "trips", "--architecture")
+    assert (words.code, "edge → table: " in words.out) == (0, True)
+    assert live("describe", "trips", "--diagram").out.startswith("flowchart LR\n")
+    found = live("describe", "trips", "--page", "a.html", "--json").json()
+    assert found["architecture"]["versions"][0]["table"]["rows"] > 0
+    assert found["diagram"].startswith("flowchart LR\n")
+    assert "<svg" in (live.folder / "a.html").read_text()
+    assert live("describe", "--diagram", "--json").json()["exit_code"] == 2
+    shown = live("table", "show", "trips", "--json").json()
+    assert (shown["application"], shown["asked"], shown["stale"]) == ("trips", None, False)
+    assert "asked: nothing lately" in live("table", "show", "trips").out
