@@ -10,6 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tidemill.control.audit import read_audit
+from tidemill.control.deployments import get_deployment
+from tidemill.data.ledger import LedgerWriter, PredictionRecord
+from tidemill.foundation.home import open_home
+from tidemill.foundation.settings import Settings
+from tidemill.tables.catalog import get_table
+
 REQUIREMENTS = """
 [traffic]
 rate_rps = {rate}
@@ -112,3 +119,62 @@ def test_what_is_live_is_drawn(live: Any) -> None:
     shown = live("table", "show", "trips", "--json").json()
     assert (shown["application"], shown["asked"], shown["stale"]) == ("trips", None, False)
     assert "asked: nothing lately" in live("table", "show", "trips").out
+
+
+def test_a_plan_is_watched_proposed_and_made(live: Any) -> None:
+    """What gains enough is said once, as a line, and made live where that is allowed, audited;
+    what does not gain says nothing.
+    """
+    keys = [(carrier, hour) for carrier in ("UA", "B6") for hour in (5, 6, 7)]
+    with open_home(Settings(home=live.folder / ".tidemill")) as home:
+        now = home.clock.now()
+        with LedgerWriter(home.ledger_path, "gateway-t") as ledger:
+            for number in range(300):
+                carrier, hour = keys[number % len(keys)]
+                inputs = {"carrier": carrier, "origin": "EWR", "hour": hour}
+                ledger.append_predictions(
+                    [
+                        PredictionRecord(
+                            request_id=f"r{number}",
+                            time=now - 1.0 + number / 1000.0,
+                            application="trips",
+                            version=1,
+                            source="model",
+                            inputs={name: np.array([value]) for name, value in inputs.items()},
+                            outputs={"label": np.array([0])},
+                            n=1,
+                        )
+                    ]
+                )
+
+        def watched(*flags: str) -> Any:
+            once = ("--examinations", "1", "--interval-s", "0", "--confirm", "1", "--json")
+            return live("plan", "trips", "--watch", *once, *flags)
+
+        dear = ("--memory-gb-month", "1e9", "--cpu-hour", "1e-9")
+        proposed = watched(*dear).json()
+        assert (proposed["chosen"]["choice"], proposed["revision"]) == ("dynamic", None)
+        made = watched(*dear, "--apply").json()
+        after = get_deployment(home, "trips")
+        assert (made["revision"], made["error"]) == (after.revision, None)
+        assert after.versions[0].table is None
+        entry = read_audit(home.store, subject="trips")[0]
+        assert (entry.verb, entry.by) == ("apply", "plan --watch")
+        quiet = watched(*dear)
+        assert (quiet.code, quiet.out) == (0, "")
+        assert "keep" in quiet.err
+        cheap = ("--memory-gb-month", "1e-9", "--disk-gb-month", "1e-9", "--cpu-hour", "1e9")
+        static = watched(*cheap, "--max-age-s", "3600", "--apply").json()
+        live_now = get_deployment(home, "trips")
+        table = live_now.versions[0].table
+        assert (live_now.max_age_s, live_now.plan.cache_ttl_s) == (3600.0, 3600.0)
+        assert (static["chosen"]["choice"], static["error"]) == ("static", None)
+        assert table is not None
+        assert get_table(home.store, table).rows == len(keys)
+        assert watched("--window-s", "0.001").out == ""
+    for wrong in (
+        *(("--gain", "0"), ("--confirm", "0"), ("--examinations", "0"), ("--out", "x")),
+        *(("--key", "hour"), ("--interval-s", "nan"), ("--represent", "carrier=text")),
+    ):
+        assert live("plan", "trips", "--watch", *wrong, "--json").json()["exit_code"] == 2
+    assert live("plan", "trips", "--apply", "--json").json()["exit_code"] == 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,17 @@ import msgspec
 import typer
 from rich.console import Console
 
+from tidemill.cli.plan_watch import (
+    ApplyOption,
+    ConfirmOption,
+    ExaminationsOption,
+    GainOption,
+    IntervalOption,
+    WatchOption,
+    WindowOption,
+    watch_plan,
+    watching,
+)
 from tidemill.cli.progress import count_progress
 from tidemill.cli.rehearsing import (
     Application,
@@ -25,13 +37,14 @@ from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.files import write_atomic
 from tidemill.foundation.toml import toml_key, toml_value
 from tidemill.planning.alternatives import Alternative, Promise
-from tidemill.planning.choose import Plan, choose
+from tidemill.planning.choose import Aim, Plan, choose
 from tidemill.planning.costs import Costs
 from tidemill.planning.prices import Prices
 from tidemill.planning.report import plan_page
 from tidemill.planning.requirements import read_requirements
 from tidemill.planning.traffic import Traffic
 from tidemill.planning.workload.sources import read_served, read_trace
+from tidemill.recipes.rehearsal.comparison import Rehearsed
 
 _SHOWN = 16
 
@@ -111,6 +124,13 @@ def register(app: typer.Typer) -> None:
         rehearse: RehearseOption = False,
         report: ReportOption = None,
         out: OutOption = None,
+        watch: WatchOption = False,
+        apply: ApplyOption = False,
+        interval_s: IntervalOption = 300.0,
+        window_s: WindowOption = 86_400.0,
+        gain: GainOption = 0.1,
+        confirm: ConfirmOption = 3,
+        examinations: ExaminationsOption = None,
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,
@@ -120,6 +140,10 @@ def register(app: typer.Typer) -> None:
         applies = out is not None or represent is not None
         _check_subject(application, requirements, applies=applies, measures=measures)
         given = None if represent is None else declarations(represent)
+        files = out is not None or report is not None
+        served = application is not None and trace is None
+        own = key is None and represent is None and not measures
+        _check_watch(watch, apply=apply, served=served, own=own, writes=files)
         promise = {"slo_ms": slo_ms, "max_age_s": max_age_s, "refresh_s": refresh_s}
         prices = {
             "cpu_hour": cpu_hour,
@@ -128,41 +152,52 @@ def register(app: typer.Typer) -> None:
         }
         known: Application | None = None
         with session(home=home, config=config, json=json) as on:
+            if watch:
+                how = watching(
+                    interval_s=interval_s, window_s=window_s, gain=gain, confirm=confirm,
+                    examinations=examinations, applies=apply,
+                )  # fmt: skip
+                name = str(application)
+                again = partial(_planned_since, on, name, promise, prices, minimize, budget)
+                watch_plan(on, name, again, how)
+                return
             if requirements is not None:
                 asked = _declared(requirements, promise, prices)
             else:
-                assert application is not None
-                known = application_of(on, application, trace, key, given)
+                known = application_of(on, str(application), trace, key, given)
                 asked = _measured(on, known, promise, prices, calibrate=calibrate)
-            with count_progress(on, "simulating alternatives") as progress:
-                found = choose(
-                    asked.traffic,
-                    asked.costs,
-                    prices=asked.prices,
-                    promise=asked.promise,
-                    aim=minimize,
-                    budget_month=budget,
-                    told=progress,
-                )
+            found = _chosen(on, asked, minimize, budget)
             rehearsed = rehearse_plan(on, known, found) if rehearse and known else ()
-            if report is not None:
-                write_atomic(report, plan_page(found, asked.subject).encode())
-            if out is not None:
-                write_atomic(out, _document(asked, found).encode())
-            shown: dict[str, Any] = {
-                "subject": asked.subject,
-                **msgspec.to_builtins(found.chosen),
-                **msgspec.to_builtins(found),
-                "costs_from": asked.costs_from,
-                "rehearsed": msgspec.to_builtins(rehearsed),
-            }
+            _show(on, asked, found, rehearsed, report=report, out=out)
 
-            def show(console: Console) -> None:
-                _print(console, asked, found)
-                if rehearsed:
-                    print_rehearsed(console, rehearsed)
 
-            on.show(shown, show)
+def _show(
+    on: Session,
+    asked: Asked,
+    found: Plan,
+    rehearsed: Sequence[Rehearsed],
+    *,
+    report: Path | None,
+    out: Path | None,
+) -> None:
+    if report is not None:
+        write_atomic(report, plan_page(found, asked.subject).encode())
+    if out is not None:
+        write_atomic(out, _document(asked, found).encode())
+    shown: dict[str, Any] = {
+        "subject": asked.subject,
+        **msgspec.to_builtins(found.chosen),
+        **msgspec.to_builtins(found),
+        "costs_from": asked.costs_from,
+        "rehearsed": msgspec.to_builtins(rehearsed),
+    }
+
+    def show(console: Console) -> None:
+        _print(console, asked, found)
+        if rehearsed:
+            print_rehearsed(console, rehearsed)
+
+    on.show(shown, show)
 
 
 def _check_subject(
@@ -185,6 +220,47 @@ def _check_subject(
         )
 
 
+def _check_watch(watch: bool, *, apply: bool, served: bool, own: bool, writes: bool) -> None:  # noqa: FBT001
+    if apply and not watch:
+        raise InvalidInput("--apply is of --watch only", remedy="Write --out, and apply that.")
+    if watch and (writes or not served):
+        raise InvalidInput(
+            "--watch is of an application's ledger, and writes no file",
+            remedy="Leave --trace, --report and --out away.",
+        )
+    if watch and not own:
+        raise InvalidInput(
+            "--watch goes by the application's own key, representations and costs",
+            remedy="Leave --key, --represent, --calibrate and --rehearse away.",
+        )
+
+
+def _planned_since(
+    on: Session,
+    application: str,
+    promise: dict[str, Any],
+    prices: dict[str, Any],
+    aim: Aim,
+    budget: float | None,
+    since: float,
+) -> Plan:
+    known = application_of(on, application, None, None, None)
+    return _chosen(on, _measured(on, known, promise, prices, since=since), aim, budget)
+
+
+def _chosen(on: Session, asked: Asked, aim: Aim, budget: float | None) -> Plan:
+    with count_progress(on, "simulating alternatives") as progress:
+        return choose(
+            asked.traffic,
+            asked.costs,
+            prices=asked.prices,
+            promise=asked.promise,
+            aim=aim,
+            budget_month=budget,
+            told=progress,
+        )
+
+
 def _declared(path: Path, promise: dict[str, Any], prices: dict[str, Any]) -> Asked:
     found = read_requirements(path)
     return Asked(
@@ -203,7 +279,8 @@ def _measured(
     promise: dict[str, Any],
     prices: dict[str, Any],
     *,
-    calibrate: bool,
+    calibrate: bool = False,
+    since: float | None = None,
 ) -> Asked:
     costs, costs_from = costs_of(on, known, calibrate=calibrate)
     represent = known.represent
@@ -217,6 +294,7 @@ def _measured(
                 known.name,
                 known.key,
                 represent=represent,
+                since=since,
                 progress=progress,
             )
     return Asked(

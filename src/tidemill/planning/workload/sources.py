@@ -120,6 +120,7 @@ def read_served(
     key: Sequence[str],
     *,
     represent: Mapping[str, str] = _AS_THEY_ARE,
+    since: float | None = None,
     progress: Progress | None = None,
 ) -> Workload:
     """Returns the workload of what an application was asked, as the ledger has it.
@@ -132,15 +133,18 @@ def read_served(
         application: whose queries.
         key: the columns of the key; all inputs if there are none.
         represent: the representations of some columns of the key.
+        since: what was answered before that moment does not count; None counts all.
         progress: told the rows done.
 
     Raises:
         InvalidInput: what was asked has no such column.
     """
     import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
 
     seen, done = Workload(), 0
-    for part in each_part(ledger, application):
+    for each in each_part(ledger, application):
+        part = each if since is None else each.filter(pc.greater_equal(each["time"], since))
         for start in range(0, part.num_rows, _BATCH):
             batch = part.slice(start, _BATCH)
             inputs = batch["inputs"].to_pylist()

@@ -1,0 +1,164 @@
+"""``tidemill plan --watch``: examines the plan again as traffic changes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from tidemill.cli.session import Session, print_json
+from tidemill.control.deployments import get_deployment
+from tidemill.control.replanning import make_live, present_alternative
+from tidemill.foundation.clock import iso
+from tidemill.foundation.errors import DataRefused, InvalidInput, NotReady, TidemillError
+from tidemill.planning.choose import Plan
+from tidemill.planning.reexamine import Rule, Standing, reexamine
+
+WatchOption = Annotated[
+    bool, typer.Option("--watch", help="Examine it again and again; propose what gains enough.")
+]
+ApplyOption = Annotated[
+    bool, typer.Option("--apply", help="With --watch: make what is proposed live.")
+]
+IntervalOption = Annotated[
+    float, typer.Option("--interval-s", help="With --watch: seconds between two examinations.")
+]
+WindowOption = Annotated[
+    float, typer.Option("--window-s", help="With --watch: traffic of so many seconds counts.")
+]
+GainOption = Annotated[
+    float, typer.Option("--gain", help="With --watch: the share that a change must save.")
+]
+ConfirmOption = Annotated[
+    int, typer.Option("--confirm", help="With --watch: in so many examinations in a row.")
+]
+ExaminationsOption = Annotated[
+    int | None, typer.Option("--examinations", help="With --watch: end after so many.")
+]
+
+
+class Watching(msgspec.Struct, frozen=True, kw_only=True):
+    """How a plan is watched."""
+
+    interval_s: float
+    window_s: float
+    rule: Rule
+    examinations: int | None
+    applies: bool
+
+
+def watching(
+    *,
+    interval_s: float,
+    window_s: float,
+    gain: float,
+    confirm: int,
+    examinations: int | None,
+    applies: bool,
+) -> Watching:
+    """Returns how a plan is watched, checked.
+
+    Raises:
+        InvalidInput: a number is out of its range.
+    """
+    try:
+        rule = msgspec.convert({"gain": gain, "confirm": confirm}, Rule)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(str(error), remedy="Correct the flag.") from error
+    enough = examinations is None or examinations >= 1
+    if not (0.0 <= interval_s <= 1e7 and window_s > 0.0 and enough):
+        raise InvalidInput(
+            "--interval-s, --window-s or --examinations is out of range",
+            remedy="Give seconds above 0, and one examination or more.",
+        )
+    return Watching(
+        interval_s=interval_s,
+        window_s=window_s,
+        rule=rule,
+        examinations=examinations,
+        applies=applies,
+    )
+
+
+def watch_plan(on: Session, application: str, plan: Callable[[float], Plan], how: Watching) -> None:
+    """Examines until it is told to stop; what is proposed, and no more, goes to standard output.
+
+    Args:
+        on: where it works.
+        application: whose plan.
+        plan: makes one of the traffic since a moment.
+        how: how often, of what, and when a change is worth it.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    standing, left = Standing(), how.examinations
+    while not stop.is_set():
+        standing = _examine(on, application, plan, how, standing)
+        left = None if left is None else left - 1
+        if left == 0 or stop.wait(how.interval_s):
+            return
+
+
+def _examine(
+    on: Session,
+    application: str,
+    plan: Callable[[float], Plan],
+    how: Watching,
+    standing: Standing,
+) -> Standing:
+    at = on.home.clock.now()
+    try:
+        deployment = get_deployment(on.home, application)
+        found = plan(at - how.window_s)
+        present = present_alternative(on.home, deployment, found)
+    except (DataRefused, NotReady) as error:  # nobody asks, or the ledger is on the move
+        on.err.print(f"{iso(at)} {application}: {error.what}", markup=False)
+        return Standing()
+    verdict, following = reexamine(present, found, standing, how.rule)
+    on.err.print(f"{iso(at)} {application}: {verdict.kind}: {verdict.why}", markup=False)
+    if verdict.kind != "propose":
+        return following
+    said: dict[str, Any] = {
+        "at": at,
+        "application": application,
+        "gain": verdict.gain,
+        "why": verdict.why,
+        "reasons": found.reasons,
+        "present": present,
+        "chosen": found.chosen,
+        "revision": None,
+        "error": None,
+    }
+    if how.applies:
+        try:
+            said["revision"] = make_live(
+                on.home, found, present, deployment, by="plan --watch", reason=verdict.why
+            )
+            following = Standing()
+        except TidemillError as error:
+            said["error"], following = str(error), Standing()
+    if on.json:
+        print_json(said)
+    else:
+        _print(on, said, found)
+    return following
+
+
+def _print(on: Session, said: dict[str, Any], found: Plan) -> None:
+    chosen = found.chosen
+    on.out.print(f"{said['application']}: {chosen.choice}, since {said['why']}", markup=False)
+    on.out.print(
+        f"  {chosen.head_keys:,} keys in the table, {chosen.cache_entries:,} in the cache, "
+        f"{chosen.replicas} replicas, batches of {chosen.batch_limit}"
+    )
+    for reason in found.reasons:
+        on.out.print(f"  {reason}", markup=False)
+    if said["revision"] is not None:
+        on.out.print(f"  live at revision {said['revision']}")
+    if said["error"] is not None:
+        on.out.print(f"  not made live: {said['error']}", markup=False)

@@ -1,0 +1,98 @@
+"""What is live beside a plan, and the plan made live: as ``tidemill apply`` would, and audited."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from tidemill.control import applications
+from tidemill.control.deployments import get_deployment
+from tidemill.control.documents import ApplicationEntry, Document, VersionEntry
+from tidemill.control.rollout import answering, build_live_table, keyed_rows
+from tidemill.foundation.errors import Conflict
+from tidemill.foundation.home import Home
+from tidemill.planning.alternatives import Alternative, Study
+from tidemill.planning.choose import Plan
+from tidemill.planning.reexamine import alike
+from tidemill.serving.plan import Deployment
+from tidemill.tables.catalog import get_table
+
+
+def present_alternative(home: Home, deployment: Deployment, plan: Plan) -> Alternative:
+    """Returns what is live as an alternative of a plan, under the plan's traffic and prices.
+
+    Its table is taken to hold the most frequent keys, as many as it has; ``tidemill table show``
+    tells what it really answers. A cache is counted as large as it can become.
+
+    Raises:
+        InvalidInput: no version answers.
+        NotFound: its table is gone.
+    """
+    version = answering(deployment)
+    keys = 0 if version.table is None else get_table(home.store, version.table).rows
+    cardinality = plan.traffic.cardinality
+    room = int(deployment.plan.cache_bytes / plan.costs.entry_bytes)
+    study = Study(plan.traffic, plan.costs, plan.prices, plan.promise)
+    return study.alternative(
+        min(keys, cardinality),
+        min(room, max(0, cardinality - keys)),
+        replicas=deployment.plan.replicas,
+        batch_limit=deployment.plan.max_batch,
+    )
+
+
+def make_live(
+    home: Home, plan: Plan, present: Alternative, deployment: Deployment, *, by: str, reason: str
+) -> int:
+    """Makes a plan live; returns the revision.
+
+    Its table is built of what the ledger saw, and live, before the rest is applied: whoever is
+    killed in between leaves a table too many, and no query without an answer.
+
+    Args:
+        home: the installation.
+        plan: what was chosen.
+        present: what is live, beside it.
+        deployment: the record that the plan was compared with.
+        by: who changes it.
+        reason: why, for the audit.
+
+    Raises:
+        Conflict: somebody changed the application since it was compared.
+        InvalidInput: the application has no key to build a table by.
+    """
+    chosen, name, revision = plan.chosen, deployment.application, deployment.revision
+    if get_deployment(home, name).revision != revision:
+        raise Conflict(f"application {name!r} has changed meanwhile", remedy="Examine it again.")
+    same = alike(
+        msgspec.structs.replace(present, cache_entries=0, replicas=1),
+        msgspec.structs.replace(chosen, cache_entries=0, replicas=1),
+    )
+    if chosen.head_keys and not same:
+        rows = keyed_rows(home, name, head=chosen.head_keys)
+        revision = build_live_table(home, name, rows, key=None, by=by).revision
+    settings: dict[str, Any] = {
+        "replicas": chosen.replicas,
+        "max_batch": chosen.batch_limit,
+        "cache_bytes": round(chosen.cache_entries * plan.costs.entry_bytes),
+    }
+    age_s = plan.promise.max_age_s
+    if age_s is not None:
+        settings["cache_ttl_s"] = age_s
+    entry = ApplicationEntry(plan=settings, max_age_s=UNSET if age_s is None else age_s)
+    if not chosen.head_keys:
+        versions = tuple(
+            VersionEntry(model=v.model, version=v.version, weight=v.weight, table="none")
+            for v in deployment.versions
+        )
+        entry = msgspec.structs.replace(entry, versions=versions)
+    done = applications.apply(
+        home,
+        Document(applications={name: entry}),
+        by=by,
+        reason=reason[:300],
+        expected={name: revision},
+    )
+    return done.changes[0].revision if done.changes else revision
