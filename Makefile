@@ -12,7 +12,7 @@ demo: .venv/.demo ## train, serve, query and retrain on real flights, in a few m
 	@$(BIN)/tidemill demo $(ARGS)
 
 test: .venv/.test ## run every test, doctests and the house rules included
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: .venv/.test ## lint, formatting, types, import floors and the house rules
 	@$(BIN)/ruff check .

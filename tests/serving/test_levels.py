@@ -30,6 +30,7 @@ def version(instruments: Instruments, number: int, waiting: int = 0) -> LiveVers
     """A live version with so many rows in its queue and one of two replicas alive."""
     made: Any = SimpleNamespace(
         version=number,
+        table_age_s=None,
         measures=VersionMeasures(instruments, "app", number),
         batcher=SimpleNamespace(
             queued_rows=waiting,
