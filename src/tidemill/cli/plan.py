@@ -37,7 +37,7 @@ from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.files import write_atomic
 from tidemill.foundation.toml import toml_key, toml_value
 from tidemill.planning.alternatives import Alternative, Promise
-from tidemill.planning.choose import Aim, Plan, choose
+from tidemill.planning.choose import Aim, Plan, choose, settings_of
 from tidemill.planning.costs import Costs
 from tidemill.planning.prices import Prices
 from tidemill.planning.report import plan_page
@@ -323,7 +323,6 @@ def _document(asked: Asked, plan: Plan) -> str:
     """Returns what ``tidemill apply`` takes, and how the table comes about."""
     application, represent = asked.subject, dict(asked.represent)
     chosen = plan.chosen
-    cache_bytes = round(chosen.cache_entries * plan.costs.entry_bytes)
     lines = [f"# {each}" for each in plan.reasons]
     if chosen.head_keys:
         flags = "".join(f" --represent '{name}={how}'" for name, how in represent.items())
@@ -336,14 +335,8 @@ def _document(asked: Asked, plan: Plan) -> str:
         lines += [f"represent = {toml_value(represent)}"] if represent else []
         lines += [] if age_s is None else [f"max_age_s = {age_s!r}"]
         lines.append("")
-    lines += [
-        f"[applications.{toml_key(application)}.plan]",
-        f"replicas = {chosen.replicas}",
-        f"max_batch = {chosen.batch_limit}",
-        f"cache_bytes = {cache_bytes}",
-    ]
-    if age_s is not None:
-        lines.append(f"cache_ttl_s = {age_s!r}")
+    lines.append(f"[applications.{toml_key(application)}.plan]")
+    lines += [f"{name} = {value!r}" for name, value in settings_of(plan).items()]
     return "\n".join(lines) + "\n"
 
 

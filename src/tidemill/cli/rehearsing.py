@@ -20,8 +20,7 @@ from tidemill.models.registry import Registry
 from tidemill.planning.alternatives import Alternative
 from tidemill.planning.choose import Plan
 from tidemill.planning.costs import Costs
-from tidemill.planning.latency import fit_law
-from tidemill.recipes.rehearsal.calibration import calibrate
+from tidemill.recipes.rehearsal.calibration import calibrate, registered_law
 from tidemill.recipes.rehearsal.comparison import Rehearsed, rehearse
 from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs
 from tidemill.recipes.rehearsal.questions import questions_of_ledger, questions_of_trace
@@ -103,16 +102,14 @@ def _costs_of(on: Session, known: Application, *, calibrate: bool) -> tuple[Cost
     if before is not None:
         return before.costs, f"measured on this machine at {before.measured_at}"
     manifest = read_manifest(known.folder)
-    if manifest.latency is None:
+    law = registered_law(manifest)
+    if law is None:
         raise InvalidInput(
             f"version {live.version} of {live.model!r} was never measured",
             remedy="Push it again: it is measured then.",
         )
-    latency = manifest.latency
-    costs = Costs(
-        law=fit_law([1, 64], [latency.batch_1_s, latency.batch_64_s]),
-        on_loop=decide_placement(known.deployment.plan, manifest) == "gateway",
-    )
+    on_loop = decide_placement(known.deployment.plan, manifest) == "gateway"
+    costs = Costs(law=law, on_loop=on_loop)
     return costs, "the model's as registered, the rest typical of two cores; see --calibrate"
 
 

@@ -14,7 +14,7 @@ from tidemill.control.rollout import answering, build_live_table, keyed_rows
 from tidemill.foundation.errors import Conflict
 from tidemill.foundation.home import Home
 from tidemill.planning.alternatives import Alternative, Study
-from tidemill.planning.choose import Plan
+from tidemill.planning.choose import Plan, settings_of
 from tidemill.planning.reexamine import alike
 from tidemill.serving.plan import Deployment
 from tidemill.tables.catalog import get_table
@@ -73,14 +73,8 @@ def make_live(
     if chosen.head_keys and not same:
         rows = keyed_rows(home, name, head=chosen.head_keys)
         revision = build_live_table(home, name, rows, key=None, by=by).revision
-    settings: dict[str, Any] = {
-        "replicas": chosen.replicas,
-        "max_batch": chosen.batch_limit,
-        "cache_bytes": round(chosen.cache_entries * plan.costs.entry_bytes),
-    }
     age_s = plan.promise.max_age_s
-    if age_s is not None:
-        settings["cache_ttl_s"] = age_s
+    settings: dict[str, Any] = {**settings_of(plan)}
     entry = ApplicationEntry(plan=settings, max_age_s=UNSET if age_s is None else age_s)
     if not chosen.head_keys:
         versions = tuple(

@@ -120,9 +120,22 @@ def pick(alternatives: Sequence[Alternative], *, aim: Aim, noise: float) -> Alte
         aim: whether the cost or the mean latency counts.
         noise: the share within which figures are equal.
     """
-    lowest = min(_figure(each, aim) for each in alternatives)
-    equal = [each for each in alternatives if _figure(each, aim) <= (1.0 + noise) * lowest]
+    lowest = min(figure(each, aim) for each in alternatives)
+    equal = [each for each in alternatives if figure(each, aim) <= (1.0 + noise) * lowest]
     return min(equal, key=_complexity)
+
+
+def settings_of(plan: Plan) -> dict[str, int | float]:
+    """Returns the fields of a ``ServingPlan`` by which the chosen alternative is served."""
+    chosen = plan.chosen
+    settings: dict[str, int | float] = {
+        "replicas": chosen.replicas,
+        "max_batch": chosen.batch_limit,
+        "cache_bytes": round(chosen.cache_entries * plan.costs.entry_bytes),
+    }
+    if plan.promise.max_age_s is not None:
+        settings["cache_ttl_s"] = plan.promise.max_age_s
+    return settings
 
 
 def _complexity(alternative: Alternative) -> tuple[int, int, int, int]:
@@ -132,5 +145,6 @@ def _complexity(alternative: Alternative) -> tuple[int, int, int, int]:
     return kind[alternative.choice], *size
 
 
-def _figure(alternative: Alternative, aim: Aim) -> float:
+def figure(alternative: Alternative, aim: Aim) -> float:
+    """Returns what counts of an alternative: a month's cost, or the mean latency in ms."""
     return alternative.cost_month if aim == "cost" else alternative.mean_ms

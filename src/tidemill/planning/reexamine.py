@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from tidemill.planning.alternatives import Alternative
-from tidemill.planning.choose import Plan
+from tidemill.planning.choose import Plan, figure
 
 _ALIKE = 10.0 ** (1.0 / 3.0) * 1.01
 """Tables whose sizes are no farther apart than neighbours among the alternatives are alike."""
@@ -71,7 +71,7 @@ def reexamine(
         The verdict, and what the next examination is given.
     """
     chosen = plan.chosen
-    gain = _gain(_figure(present, plan), _figure(chosen, plan))
+    gain = _gain(figure(present, plan.aim), figure(chosen, plan.aim))
     least = max(rule.gain, plan.promise.noise)
     if present.feasible or not plan.feasible:
         better = plan.feasible and gain > least
@@ -103,10 +103,6 @@ def alike(one: Alternative, other: Alternative) -> bool:
 
 def _gain(present: float, chosen: float) -> float:
     return (present - chosen) / present if present > 0.0 else -math.inf
-
-
-def _figure(alternative: Alternative, plan: Plan) -> float:
-    return alternative.cost_month if plan.aim == "cost" else alternative.mean_ms
 
 
 def _aim(plan: Plan) -> str:

@@ -125,11 +125,8 @@ class Popularity:
             >>> even.ranks(np.array([0.0, 0.3, 0.6, 0.99])).tolist()
             [0, 1, 2, 3]
         """
-        cardinality = self.traffic.cardinality
-        edges = np.unique(np.floor(np.geomspace(1, cardinality + 1, _STEPS)) - 1)
-        edges[-1] = cardinality
-        ends = np.array([self._share(edge) for edge in edges])
-        inside = np.minimum(np.interp(shares, ends, edges), cardinality - 1)
+        edges, ends = self._steps(0)
+        inside = np.minimum(np.interp(shares, ends, edges), self.traffic.cardinality - 1)
         found: Array = np.asarray(inside, np.int64)
         new = shares >= ends[-1]
         found[new] = -1 - np.flatnonzero(new)
@@ -197,11 +194,16 @@ class Popularity:
         cardinality = self.traffic.cardinality
         if beyond >= cardinality:
             return np.array([]), np.array([])
-        edges = np.unique(np.floor(np.geomspace(beyond + 1, cardinality + 1, _STEPS)) - 1)
-        edges[0], edges[-1] = beyond, cardinality
-        ends = np.array([self._share(edge) for edge in edges])
+        edges, ends = self._steps(beyond)
         counts = np.diff(edges)
         return counts, np.diff(ends) * self.traffic.rate_rps / counts
+
+    def _steps(self, beyond: int) -> tuple[Array, Array]:
+        """Returns ranks from there to the last, closest at the head, and the share up to each."""
+        cardinality = self.traffic.cardinality
+        edges = np.unique(np.floor(np.geomspace(beyond + 1, cardinality + 1, _STEPS)) - 1)
+        edges[0], edges[-1] = beyond, cardinality
+        return edges, np.array([self._share(edge) for edge in edges])
 
 
 def _stays(entries: int, counts: Array, rates: Array, new_rps: float) -> float:

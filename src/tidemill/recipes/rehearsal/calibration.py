@@ -15,6 +15,7 @@ import numpy as np
 
 from tidemill.foundation.clock import SYSTEM_CLOCK
 from tidemill.foundation.errors import ModelFailed
+from tidemill.models.format import ModelManifest
 from tidemill.models.requirements import LOCK
 from tidemill.models.runtime import open_runtime
 from tidemill.models.signature import Array
@@ -112,17 +113,25 @@ def calibrate(
     return _timed(measured, runs)
 
 
+def registered_law(manifest: ModelManifest) -> LatencyLaw | None:
+    """Returns the law of what was measured when the model was registered; None if nothing was."""
+    latency = manifest.latency
+    if latency is None:
+        return None
+    return fit_law([1, 64], [latency.batch_1_s, latency.batch_64_s])
+
+
 def _law(subject: Subject) -> LatencyLaw:
     """Measures batches of some sizes; as it was pushed, where only its own environment opens it."""
     manifest = subject.manifest
     if LOCK in manifest.files or manifest.runtime in _ELSEWHERE:
-        if manifest.latency is None:
+        law = registered_law(manifest)
+        if law is None:
             raise ModelFailed(
                 f"model {manifest.name!r} was never measured",
                 remedy="Push it again: it is measured then.",
             )
-        latency = manifest.latency
-        return fit_law([1, 64], [latency.batch_1_s, latency.batch_64_s])
+        return law
     runtime = open_runtime(subject.folder, trust_code=True, threads=1)
     sizes, seconds = [], []
     try:

@@ -7,7 +7,6 @@ same minute.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from tidemill.foundation.clock import SYSTEM_CLOCK
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.processes import command, cpu_seconds, family
 from tidemill.models.format import ModelManifest, read_manifest
-from tidemill.models.runtime import Runtime, open_runtime
+from tidemill.models.runtime import open_runtime
 from tidemill.models.signature import Array, Batch
 from tidemill.recipes.private_server import PrivateServer, private_server
 from tidemill.recipes.rehearsal.offering import Offered, offer
@@ -38,6 +38,9 @@ from tidemill.tables.table import TableInfo
 
 _SCORED_AT_ONCE = 8192
 _WORKER = "worker"
+
+Scored: TypeAlias = tuple[list[bytes], list[bytes]]
+"""Keys, and the answer to each, as a table keeps them."""
 
 
 class Arrangement(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,7 +257,8 @@ def set_up(
     manifest = subject.manifest
     with tempfile.TemporaryDirectory(prefix="tidemill-stage-") as folder:
         sizes = sorted({each.head_keys for each in arrangements if each.head_keys})
-        tables = _tables(subject, sizes, Path(folder)) if sizes else {}
+        scored = _scored(subject, max(sizes)) if sizes else None
+        tables = {} if scored is None else _tables(subject, sizes, scored, Path(folder))
         deployments = tuple(
             _deployment(number, each, subject, entry_bytes)
             for number, each in enumerate(arrangements)
@@ -266,11 +270,10 @@ def set_up(
             environments=subject.environments,
             trust_code=True,
         )
-        known = [info for _, info in tables.values()]
         with private_server(document) as server:
             infos = {keys: info for keys, (_, info) in tables.items()}
             served = [infos.get(each.head_keys) for each in arrangements]
-            yield Stage(subject, server, served, *_entry(subject, known))
+            yield Stage(subject, server, served, *_entry_bytes(scored))
 
 
 def on_loop(manifest: ModelManifest) -> bool:
@@ -303,18 +306,13 @@ def _deployment(
 
 
 def _tables(
-    subject: Subject, sizes: Sequence[int], folder: Path
+    subject: Subject, sizes: Sequence[int], scored: Scored, folder: Path
 ) -> dict[int, tuple[Path, TableInfo]]:
-    """Builds a table of each size; every key is scored once."""
-    runtime = open_runtime(subject.folder, trust_code=True, threads=1)
-    try:
-        keys, answers = _scored(subject, runtime, min(max(sizes), len(subject.ranked)))
-    finally:
-        runtime.close()
+    """Builds a table of each size, of the first so many."""
+    keys, answers = scored
     found = {}
     for size in sizes:
         path = folder / _name(size)
-        shutil.rmtree(path, ignore_errors=True)
         with TableBuilder(path) as builder:
             builder.put(keys[:size], answers[:size])
             info = builder.commit(
@@ -330,23 +328,24 @@ def _tables(
     return found
 
 
-def _scored(subject: Subject, runtime: Runtime, count: int) -> tuple[list[bytes], list[bytes]]:
+def _scored(subject: Subject, count: int) -> Scored:
+    """Returns the most frequent keys, at most so many, and the model's answers to them."""
     keys: list[bytes] = []
     answers: list[bytes] = []
-    for start in range(0, count, _SCORED_AT_ONCE):
-        rows = subject.take(subject.ranked[start : min(start + _SCORED_AT_ONCE, count)])
-        keys += subject.encoder.many([rows[name] for name in subject.encoder_names])
-        answers += encode_answers(runtime.predict(rows))
+    runtime = open_runtime(subject.folder, trust_code=True, threads=1)
+    try:
+        for start in range(0, min(count, len(subject.ranked)), _SCORED_AT_ONCE):
+            rows = subject.take(subject.ranked[start : min(start + _SCORED_AT_ONCE, count)])
+            keys += subject.encoder.many([rows[name] for name in subject.encoder_names])
+            answers += encode_answers(runtime.predict(rows))
+    finally:
+        runtime.close()
     return keys, answers
 
 
-def _entry(subject: Subject, tables: Sequence[TableInfo]) -> tuple[float, float]:
-    """Returns the bytes of a key and of an answer, on average, of the first hundred questions."""
-    if not tables:
+def _entry_bytes(scored: Scored | None) -> tuple[float, float]:
+    """Returns the bytes of a key and of an answer, on average, of the first hundred."""
+    if scored is None:
         return 12.0, 24.0
-    runtime = open_runtime(subject.folder, trust_code=True, threads=1)
-    try:
-        keys, answers = _scored(subject, runtime, min(100, len(subject.ranked)))
-    finally:
-        runtime.close()
-    return float(np.mean([len(each) for each in keys])), float(np.mean([len(a) for a in answers]))
+    key, answer = (float(np.mean([len(each) for each in some[:100]])) for some in scored)
+    return key, answer
