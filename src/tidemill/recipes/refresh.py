@@ -27,6 +27,7 @@ from tidemill.foundation.home import Home
 from tidemill.models.format import ModelManifest
 from tidemill.models.signature import Column
 from tidemill.recipes.distinct_rows import CHUNK, column_names
+from tidemill.serving.replicas.address import RUNTIME
 from tidemill.tables.builds import KeyCounts
 from tidemill.tables.catalog import get_table
 from tidemill.tables.predictions import list_parts
@@ -35,7 +36,6 @@ DIGEST = f"tidemill_digest_{KEYS_SUFFIX}"
 """The column of the answers' files that tells which inputs they were made of."""
 
 _MEMORY = "500MB"
-_ELSEWHERE = "remote"  # the runtime of models in other servers
 _COUNTS = "counts.json"
 
 
@@ -147,7 +147,7 @@ def _find_base(
     info = get_table(home.store, table)
     if (info.model, info.version) != version or tuple(n for n, _ in info.key) != tuple(key):
         return None
-    if info.represent or manifest.runtime == _ELSEWHERE:  # answers of others, or by others
+    if info.represent or manifest.runtime == RUNTIME:  # answers of others, or by others
         return None
     parts = tuple(home.files.fetch(part.file_key) for part in list_parts(home, info.id))
     if not parts:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
@@ -267,13 +267,22 @@ def _seconds(column: Any, name: str) -> Floats:
         ) from error
 
 
+def trace_format(path: Path) -> Literal["parquet", "csv"]:
+    """Returns what a trace is written in: a folder's files are Parquet, as is what is called so.
+
+    Example:
+        >>> trace_format(Path("requests.parquet")), trace_format(Path("requests.csv"))
+        ('parquet', 'csv')
+    """
+    return "parquet" if path.is_dir() or path.suffix.lower() == ".parquet" else "csv"
+
+
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.dataset as ds  # noqa: PLC0415
 
-    parquet = path.is_dir() or path.suffix.lower() == ".parquet"
     try:
-        found = ds.dataset(path, format="parquet" if parquet else "csv")
+        found = ds.dataset(path, format=trace_format(path))
         yield from found.to_batches(batch_size=_BATCH, use_threads=False)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
@@ -285,10 +294,9 @@ def _sorted(path: Path, time: str) -> Iterator[pa.RecordBatch]:
     import duckdb  # noqa: PLC0415
     import pyarrow as pa  # noqa: PLC0415
 
-    parquet = path.is_dir() or path.suffix.lower() == ".parquet"
     source = str(path / "**/*.parquet") if path.is_dir() else str(path)
     column = quoted(time)
-    reader = "read_parquet(?)" if parquet else "read_csv(?)"
+    reader = f"read_{trace_format(path)}(?)"
     with TemporaryDirectory() as folder, spilling(Path(folder), memory=_MEMORY) as connection:
         try:
             query = f"select * from {reader} order by {column}"  # noqa: S608 - quoted

@@ -24,6 +24,7 @@ from tidemill.planning.latency import QUANTILES, LatencyLaw, fit_law
 from tidemill.planning.simulate import Queries, Simulated, simulate
 from tidemill.recipes.rehearsal.offering import Offered
 from tidemill.recipes.rehearsal.stage import Arrangement, Subject, Used, on_loop, set_up
+from tidemill.serving.replicas.address import RUNTIME
 
 Told = Callable[[int, int], None]
 
@@ -37,7 +38,7 @@ _ROUNDS = 4
 _KEYS = 512
 _SIZES = (1, 4, 16, 64)
 _REPEATS = 15
-_ELSEWHERE = frozenset({"mlflow", "python", "remote"})
+_ELSEWHERE = frozenset({"mlflow", "python", RUNTIME})
 _WARM = 64
 _PRIOR = 0.02
 _SOURCES = ("table", "cache", "model")

@@ -10,6 +10,7 @@ import pyarrow as pa
 from tidemill.data.ledger import each_part
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.models.signature import Batch, Signature
+from tidemill.planning.workload.sources import trace_format
 from tidemill.training.examples import feature_batch
 
 MAX_QUESTIONS = 200_000
@@ -32,10 +33,9 @@ def questions_of_trace(path: Path, signature: Signature, *, time: str = "time") 
         raise NotFound(f"{path} does not exist", remedy="Check the path.")
     import pyarrow.dataset as ds  # noqa: PLC0415 - takes its time
 
-    parquet = path.is_dir() or path.suffix.lower() == ".parquet"
     inputs = [column.name for column in signature.inputs]
     try:
-        found = ds.dataset(path, format="parquet" if parquet else "csv")
+        found = ds.dataset(path, format=trace_format(path))
         missing = [name for name in (time, *inputs) if name not in found.schema.names]
         if missing:
             raise InvalidInput(
