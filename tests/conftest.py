@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -14,7 +15,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,27 @@ from tidemill_worker.process import keep_mlflow_quiet
 # A machine that others use, too, takes its time; what must be quick has a test of its own.
 hypothesis.settings.register_profile("tidemill", deadline=None)
 hypothesis.settings.load_profile("tidemill")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Runs a test marked ``alone`` while no other process of this run is in a test.
+
+    Whoever waits to be alone holds the turn, so that the others' next tests wait for it.
+    """
+    if not hasattr(item.config, "workerinput"):  # one process has the whole run
+        return (yield)
+    folder = item.config.rootpath / ".pytest_cache"
+    folder.mkdir(exist_ok=True)
+    alone = item.get_closest_marker("alone") is not None
+    with (folder / "turn").open("w") as turn, (folder / "busy").open("w") as busy:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(busy, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(busy, fcntl.LOCK_UN)
 
 
 @pytest.fixture

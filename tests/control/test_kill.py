@@ -144,6 +144,7 @@ def rows(query: str) -> Point:
     return reached
 
 
+@pytest.mark.alone
 def test_a_killed_ingest_resumes(trips_csv: Callable[..., Path], tmp_path: Path) -> None:
     """From its first breath to just before its commit and after it: each row is counted once."""
     source = trips_csv(tmp_path / "1.csv", rows=20_000)
@@ -164,14 +165,13 @@ def test_a_killed_ingest_resumes(trips_csv: Callable[..., Path], tmp_path: Path)
         command.kill(group=n % 2 == 0)
         if n == 3:  # all is written, and the commit waits for the store: nothing counts yet
             command = Command(tmp_path, "ingest", "trips", "1.csv")
-            if not command.reach(there("cache/ingest/trips/part-*.parquet")):
-                continue  # on a busy machine the one before was killed too late: it had committed
+            assert command.reach(there("cache/ingest/trips/part-*.parquet"))
             with held(command.home / "store.db"):
                 assert command.reach(there("files/data/*/*.keys*"))
                 time.sleep(0.05)
                 kills += 1
                 command.kill(group=False)
-    assert kills >= 5
+    assert kills >= 6
     result = Command(tmp_path, "ingest", "trips", "1.csv").result()
     settings = Settings(home=tmp_path / "undisturbed", recipes={"trips": _recipe()})
     with open_home(settings) as other:

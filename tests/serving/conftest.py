@@ -102,7 +102,7 @@ class Server:
         found: dict[str, Any] = httpx.get(url, timeout=20).raise_for_status().json()
         return found
 
-    def until(self, happened: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
+    def until(self, happened: Callable[[], bool], what: str, within_s: float = 30.0) -> None:
         """Waits for something; fails if it takes too long."""
         deadline = time.monotonic() + within_s
         while not happened():

@@ -34,6 +34,8 @@ from tidemill.serving.batching import (
 from tidemill.serving.query import DEFAULT_PRIORITY, FIRST_PRIORITY, LAST_PRIORITY, Query
 from tidemill.serving.replicas.replica import Done, Replica
 
+pytestmark = pytest.mark.alone  # milliseconds of the real clock decide
+
 
 class Slow:
     """A replica that answers x → 10·x after a delay; a row of 13 spoils its batch."""

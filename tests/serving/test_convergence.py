@@ -129,6 +129,7 @@ def test_a_correction_does_not_wait_for_what_it_corrects(
         assert health["workers"] == []
 
 
+@pytest.mark.alone
 def test_what_is_live_gets_its_worker_back_while_a_change_loads(
     launch: Any, register: Any, tmp_path: Path
 ) -> None:
