@@ -74,7 +74,14 @@ class Command:
         return True
 
     def kill(self, *, group: bool) -> None:
-        """Kills it, or its whole process group, and waits until all that it started is gone."""
+        """Kills it, or its whole process group, and waits until all that it started is gone.
+
+        It is stopped first: what it started is looked up while it does nothing more.
+        """
+        if group:
+            os.killpg(self.process.pid, signal.SIGSTOP)
+        else:
+            self.process.send_signal(signal.SIGSTOP)
         family = self.family()
         if group:
             os.killpg(self.process.pid, signal.SIGKILL)

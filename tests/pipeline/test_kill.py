@@ -223,6 +223,7 @@ def test_two_processes_may_run_the_same_at_once(tmp_path: Path, unharmed: list[o
     """Concurrent runs of one pipeline, under one id or two, come to the same results."""
     processes = [launch(tmp_path, run_id) for run_id in ("one", "two", "two")]
     answers = [process.communicate(timeout=60) for process in processes]
+    assert all(out for out, _ in answers), answers  # one that failed says why, and no result
     assert [json.loads(out) for out, _ in answers] == [unharmed] * 3, answers
     assert finish(tmp_path, "three") == unharmed
     assert set(calls(tmp_path).values()) <= {1, 2, 3}
