@@ -349,9 +349,12 @@ def _extreme(column: Column, pick: str, number: Sql) -> str:
 
 
 def _as_literal(bound: Bound) -> str:
-    if isinstance(bound, datetime):
-        return str((bound - EPOCH) // timedelta(microseconds=1))
-    return literal(bound)
+    return str(microseconds(bound)) if isinstance(bound, datetime) else literal(bound)
+
+
+def microseconds(time: datetime) -> int:
+    """Returns a time as ``comparable`` has it: microseconds since the epoch."""
+    return (time - EPOCH) // timedelta(microseconds=1)
 
 
 def _seen(column: Column, value: Any) -> Any:

@@ -26,10 +26,12 @@ from tidemill.data.column_checks import (
     checks_of,
 )
 from tidemill.data.comparators import Against, Measurement, compare_rows
+from tidemill.data.evidence import Evidence, of_rows, of_statistics
 from tidemill.data.queries import Queries, is_select, literal, quoted
 from tidemill.data.records import Anomaly, Severity
 from tidemill.data.schema import Column, DatasetRules, Expectation, Schema
 from tidemill.data.schema_edits import SchemaEdit
+from tidemill.data.summaries import TableStatistics
 from tidemill.foundation.errors import InvalidInput
 
 MOST_VALUES = 1_000
@@ -69,22 +71,27 @@ def check(
     schema: Schema,
     *,
     environment: str | None = None,
+    statistics: TableStatistics | None = None,
     previous: Any = None,
     serving: Any = None,
 ) -> ValidationReport:
     r"""Returns every anomaly of rows under a schema.
 
+    Rules that statistics, or else the extremes of columns, show to be kept are not asked of the
+    rows one by one; the report is the same.
+
     Args:
         data: an Arrow table, a Polars or pandas frame, or paths of Parquet files.
         schema: complete: every column has a type.
         environment: where the rows are from, such as ``serving``; None for every rule.
+        statistics: of these very rows, as ``describe`` gives them, if they are known already.
         previous: the rows before these, for the limits in ``drift`` and to the number of rows;
             None: they are not checked.
         serving: the rows that were served, for the limits in ``skew``; likewise.
 
     Raises:
-        InvalidInput: the data can't be read, a column has no type, or the schema names no such
-            environment.
+        InvalidInput: the data can't be read, a column has no type, the schema names no such
+            environment, or the statistics are of other rows.
 
     Example:
         >>> schema = Schema.from_toml('[columns.age]\ntype = "int64"\nmax = 99\n')
@@ -100,7 +107,12 @@ def check(
         schema.in_force(column, environment)
     with Queries(data) as queries:
         rows = int(queries.select("SELECT count(*) AS n FROM rows")["n"][0].as_py())
-        judge = _Judge(queries, schema, environment, rows)
+        if statistics is not None and statistics.rows != rows:
+            raise InvalidInput(
+                f"the statistics are of {statistics.rows} rows, and there are {rows}",
+                remedy="Give those of the very rows, or none.",
+            )
+        judge = _Judge(queries, schema, environment, rows, statistics)
         found: list[Anomaly | Measurement] = list(judge.anomalies())
         if previous is not None:
             found += judge.compared(previous, "previous")
@@ -130,9 +142,15 @@ class _Judge:
     """Judges the rows of one open table."""
 
     def __init__(
-        self, queries: Queries, schema: Schema, environment: str | None, rows: int
+        self,
+        queries: Queries,
+        schema: Schema,
+        environment: str | None,
+        rows: int,
+        statistics: TableStatistics | None,
     ) -> None:
         self._queries = queries
+        self._statistics = statistics
         self._schema = schema
         self._environment = environment
         self._rows = rows
@@ -231,29 +249,56 @@ class _Judge:
     # --- columns that are there --------------------------------------------------------------
 
     def _judged(self, columns: Sequence[Column]) -> Iterator[Anomaly]:
-        """Yields the anomalies of columns: one pass counts what breaks each of their rules."""
-        checks: list[list[Check]] = []
+        """Yields the anomalies of columns: one pass counts what may break each of their rules."""
+        kinds = [_nested(self._queries.schema.field(column.name).type)[1] for column in columns]
+        checks = [list(checks_of(*one)) for one in zip(columns, kinds, strict=True)]
+        shown = self._shown(columns, kinds, checks)
+        known: dict[str, Any] = {}
         wanted: dict[str, str] = {}
         for place, column in enumerate(columns):
-            _, kind = _nested(self._queries.schema.field(column.name).type)
-            mine = list(checks_of(column, kind))
-            checks.append(mine)
-            wanted[f"{place}.present"] = f"count({quoted(column.name)})"
-            for one in mine:
-                for key, sql in one.measures.items():
-                    wanted[f"{place}.{key}"] = sql
-                if one.breaks is not None:
-                    wanted[f"{place}.{one.kind}"] = _count_where(one.breaks)
-            comparable = not any(one.kind in OF_TYPE and one.breaks is None for one in mine)
-            if column.values is not None and comparable and not pa.types.is_null(kind):
+            evidence = shown[place]
+            known[f"{place}.present"] = evidence.present
+            for one in checks[place]:
+                counts = evidence.counts(column, one)
+                if counts is None:
+                    wanted |= {f"{place}.{key}": sql for key, sql in one.measures.items()}
+                    if one.breaks is not None:
+                        wanted[f"{place}.{one.kind}"] = _count_where(one.breaks)
+                else:
+                    known |= {f"{place}.{key}": value for key, value in counts.items()}
+            if _has_domain(column, kinds[place], checks[place]) and not evidence.within(
+                column.values or ()
+            ):
                 wanted[f"{place}.unknown"] = _count_where(any_value(column, _outside(column)))
-        seen = self._measure(wanted)
+        seen = known | self._measure(wanted)
         for place, column in enumerate(columns):
             measured = _of(place, seen, self._rows)
             for one in checks[place]:
                 yield from self._told(column, one, measured)
             if measured.get("unknown") and not any(measured.get(kind) for kind in OF_TYPE):
                 yield from self._unknown_values(column, measured["unknown"])
+
+    def _shown(
+        self,
+        columns: Sequence[Column],
+        kinds: Sequence[pa.DataType],
+        checks: Sequence[Sequence[Check]],
+    ) -> list[Evidence]:
+        """Returns what is known of each column without asking every rule of every row."""
+        seen = [
+            self._statistics.column(column.name) if self._statistics is not None else None
+            for column in columns
+        ]
+        asked = [
+            one
+            for one, known in zip(zip(columns, kinds, checks, strict=True), seen, strict=True)
+            if known is None
+        ]
+        cheap = iter(of_rows(self._queries, asked))
+        return [
+            next(cheap) if known is None else of_statistics(column, known)
+            for column, known in zip(columns, seen, strict=True)
+        ]
 
     def _told(self, column: Column, one: Check, measured: Measured) -> Iterator[Anomaly]:
         rows = measured.get(one.kind, 0)
@@ -349,6 +394,12 @@ class _Judge:
             row = self._queries.select(f"SELECT {listed} FROM rows").to_pylist()[0]
             found |= {name: row[f"a{place}"] for place, name in enumerate(part)}
         return found
+
+
+def _has_domain(column: Column, kind: pa.DataType, checks: Sequence[Check]) -> bool:
+    """Tells whether values that are not in a column's domain can be told."""
+    other_type = any(one.kind in OF_TYPE and one.breaks is None for one in checks)
+    return column.values is not None and not other_type and not pa.types.is_null(kind)
 
 
 def _outside(column: Column) -> Sql:

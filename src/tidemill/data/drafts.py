@@ -14,7 +14,7 @@ from tidemill.data.catalog import Dataset, find_snapshots
 from tidemill.data.gate import Draft, Earlier
 from tidemill.data.records import Snapshot, SnapshotFile, SourceRecord
 from tidemill.data.schema import Schema
-from tidemill.foundation.files import put_content
+from tidemill.foundation.files import content_sha256, put_content
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
 
@@ -83,8 +83,8 @@ def _snapshot_id(snapshot: Snapshot) -> str:
 
 def _keep_part(home: Home, path: Path, rows: int) -> SnapshotFile:
     key = keep(home, path, "parquet")
-    sha256 = key.rpartition("/")[2].partition(".")[0]
-    return SnapshotFile(key=key, sha256=sha256, rows=rows, bytes=path.stat().st_size)
+    size = path.stat().st_size
+    return SnapshotFile(key=key, sha256=content_sha256(key), rows=rows, bytes=size)
 
 
 def keep(home: Home, path: Path, suffix: str) -> str:

@@ -15,7 +15,8 @@ from tidemill.data.records import Anomaly, Snapshot
 from tidemill.data.schema import Column, Schema, infer
 from tidemill.data.schema_edits import apply_edits
 from tidemill.data.snapshots import get_snapshot, read_statistics, snapshot_paths
-from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.data.summaries import TableStatistics
+from tidemill.foundation.errors import Corrupted, InvalidInput, NotFound
 from tidemill.foundation.home import Home
 
 
@@ -88,6 +89,7 @@ def validate_snapshot(
         snapshot_paths(home, [chosen]),
         get_schema(home, name),
         environment=environment,
+        statistics=_kept_statistics(home, chosen),
         previous=snapshot_paths(home, before) if before else None,
         serving=snapshot_paths(home, [serving]) if serving else None,
     )
@@ -98,6 +100,16 @@ def validate_snapshot(
         serving=serving,
         report=report,
     )
+
+
+def _kept_statistics(home: Home, snapshot: Snapshot) -> TableStatistics | None:
+    """Returns statistics that spare asking the rows; None where they are old or damaged."""
+    if snapshot.sketches_key is None:  # an older version left out what isn't finite
+        return None
+    try:
+        return read_statistics(home, snapshot)
+    except (Corrupted, NotFound):
+        return None
 
 
 def infer_snapshot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tidemill.data.catalog import find_snapshots, get_dataset
 from tidemill.data.records import Snapshot, SnapshotFile
 from tidemill.data.summaries import TableStatistics
 from tidemill.foundation.errors import Corrupted, InvalidInput, NotFound
-from tidemill.foundation.files import sha256_file
+from tidemill.foundation.files import content_sha256, sha256_file
 from tidemill.foundation.home import Home
 
 
@@ -97,9 +98,16 @@ def read_statistics(home: Home, snapshot: Snapshot | str) -> TableStatistics:
 
     Raises:
         NotFound: there is no such snapshot, or its statistics are gone.
+        Corrupted: they are not what was written.
     """
     known = get_snapshot(home, snapshot) if isinstance(snapshot, str) else snapshot
-    return msgspec.json.decode(home.files.get_bytes(known.statistics_key), type=TableStatistics)
+    data = home.files.get_bytes(known.statistics_key)
+    if hashlib.sha256(data).hexdigest() != content_sha256(known.statistics_key):
+        raise Corrupted(
+            f"the statistics of snapshot {known.id} are not what was written",
+            remedy="Restore them from a backup.",
+        )
+    return msgspec.json.decode(data, type=TableStatistics)
 
 
 def _verify(path: Path, file: SnapshotFile, snapshot: Snapshot) -> None:

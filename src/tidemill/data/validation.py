@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.data.casting import ARROW, Cast, Mask, cast, infer_type, supported
+from tidemill.data.casting import ARROW, Cast, Mask, cast, infer_type, supported, type_of
 from tidemill.data.csv_records import Ints
 from tidemill.data.records import Anomaly, DatasetOptions
 from tidemill.data.schema import Column, Schema, Type
@@ -70,16 +70,29 @@ def infer_types(table: pa.Table, options: DatasetOptions) -> dict[str, Type]:
     Raises:
         InvalidInput: a Parquet column is nested or binary.
     """
-    types: dict[str, Type] = {}
-    for name in table.column_names:
-        kind = table.schema.field(name).type
-        if not supported(kind):
+    _check_kept(table.schema)
+    return {
+        name: infer_type(_array(table, name), options.null_values) for name in table.column_names
+    }
+
+
+def types_of(schema: pa.Schema) -> dict[str, Type]:
+    """Returns the type of each column of rows that are typed already; no row is looked at.
+
+    Raises:
+        InvalidInput: a column is nested or binary.
+    """
+    _check_kept(schema)
+    return {column.name: type_of(column.type) for column in schema}
+
+
+def _check_kept(schema: pa.Schema) -> None:
+    for column in schema:
+        if not supported(column.type):
             raise InvalidInput(
-                f"column {name!r} is of type {kind}, which can't be kept",
+                f"column {column.name!r} is of type {column.type}, which can't be kept",
                 remedy="Write it as numbers, booleans, timestamps or strings.",
             )
-        types[name] = infer_type(_array(table, name), options.null_values)
-    return types
 
 
 def validate(table: pa.Table, schema: Schema, options: DatasetOptions) -> Judgement:

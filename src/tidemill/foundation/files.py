@@ -104,3 +104,8 @@ def put_content(files: Files, source: Path, *, folder: str, suffix: str) -> str:
     if not files.exists(key):
         files.put(key, source)
     return key
+
+
+def content_sha256(key: str) -> str:
+    """Returns the sha256 that a key of ``put_content`` names."""
+    return key.rpartition("/")[2].partition(".")[0]
