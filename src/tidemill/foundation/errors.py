@@ -24,6 +24,7 @@
     ├── Corrupted           bytes are not what was written: restore them
     ├── StepFailed          a pipeline step failed, with its cause
     └── Unavailable         install or start what is missing
+        └── DiskFull        make room
 
 An anomaly in data is a value in a report, never an error.
 """
@@ -149,3 +150,7 @@ class StepFailed(TidemillError):  # noqa: N818
 
 class Unavailable(TidemillError):  # noqa: N818
     """Something optional that is needed here is not installed or not running."""
+
+
+class DiskFull(Unavailable):
+    """There is no room for it: make some, then retry; nothing that was acknowledged is lost."""

@@ -98,6 +98,18 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_label_age_days: Annotated[float, msgspec.Meta(gt=0)] = 365.0
 
 
+class UploadsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How large an upload may be, how many are under way, how long one may rest, what stays free.
+
+    ``keep_s`` is also how long it is known what became of one.
+    """
+
+    max_bytes: Positive = 16 << 30
+    max_open: Positive = 32
+    keep_s: Annotated[float, msgspec.Meta(gt=0)] = 86_400.0
+    min_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 256 << 20
+
+
 class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many steps run at the same time."""
 
@@ -134,6 +146,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     serve: ServeSettings = ServeSettings()
     ledger: LedgerSettings = LedgerSettings()
     pipeline: PipelineSettings = PipelineSettings()
+    uploads: UploadsSettings = UploadsSettings()
     logs: LogSettings = LogSettings()
     recipes: dict[str, dict[str, Any]] = {}
 
