@@ -17,19 +17,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tidemill.control import admin_applications, deployments, keys, launches, views
+from tidemill.control.admin_answers import asked_by, refuse, respond
+from tidemill.control.admin_data import DataHandlers, data_operations
 from tidemill.control.admin_openapi import AdminOperation, Serve, describe_admin
 from tidemill.control.key_check import KeyCheck, check_grant
-from tidemill.foundation.errors import (
-    Conflict,
-    InvalidInput,
-    NotFound,
-    NotReady,
-    Refused,
-    TidemillError,
-    TooLarge,
-    Unauthenticated,
-    Unavailable,
-)
+from tidemill.control.upload_desk import UploadDesk
+from tidemill.foundation.errors import InvalidInput, TidemillError, TooLarge
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments, render
 from tidemill.foundation.logs import log
@@ -39,16 +32,6 @@ from tidemill.serving.supervisor import Supervisor
 _OPEN = "/metrics"
 MAX_BODY_BYTES = 64 << 10
 _OWN_NAMES = Hosts()
-_STATUS: tuple[tuple[type[TidemillError], int], ...] = (
-    (TooLarge, 413),
-    (InvalidInput, 400),
-    (Unauthenticated, 401),
-    (NotFound, 404),
-    (Conflict, 409),
-    (Refused, 403),
-    (NotReady, 503),
-    (Unavailable, 503),
-)
 
 
 class Promote(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,7 +65,12 @@ class Rollback(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def admin_app(
-    home: Home, supervisor: Supervisor, instruments: Instruments, *, owner: bool = False
+    home: Home,
+    supervisor: Supervisor,
+    instruments: Instruments,
+    *,
+    owner: bool = False,
+    desk: UploadDesk | None = None,
 ) -> Starlette:
     """Makes the application; its handlers work on the store, as the command line does.
 
@@ -91,13 +79,13 @@ def admin_app(
         supervisor: of the running server.
         instruments: what this process measures itself.
         owner: whoever asks owns the installation, and needs no key.
+        desk: where uploads are taken; one of its own ingests nothing.
     """
-    api = _Api(home, supervisor, instruments, keys=not owner)
+    api = _Api(home, supervisor, instruments, desk or UploadDesk(home), keys=not owner)
     check = None if owner else KeyCheck(home)
     return Starlette(
         routes=[
-            Route(each.path, _json(each.serve, check), methods=[each.method])
-            for each in _operations(api)
+            Route(each.path, _json(each, check), methods=[each.method]) for each in _operations(api)
         ],
         exception_handlers={404: _no_route, 405: _no_verb},
     )
@@ -144,6 +132,7 @@ def _operations(api: _Api) -> tuple[AdminOperation, ...]:
         _get("keys", api.keys, "List the keys; never the key itself"),
         _post("keys:create", api.create_key, "Make a key, shown this once", CreateKey),
         _post("keys/{key}:revoke", api.revoke_key, "Revoke a key", RevokeKey),
+        *data_operations(api.data),
         _get("openapi.json", api.document, "Describe all this in OpenAPI"),
         AdminOperation(
             method="GET",
@@ -160,8 +149,15 @@ class _Api:
     """The handlers."""
 
     def __init__(
-        self, home: Home, supervisor: Supervisor, instruments: Instruments, *, keys: bool
+        self,
+        home: Home,
+        supervisor: Supervisor,
+        instruments: Instruments,
+        desk: UploadDesk,
+        *,
+        keys: bool,
     ) -> None:
+        self.data = DataHandlers(home, desk)
         self._keys = keys
         self._home = home
         self._supervisor = supervisor
@@ -181,7 +177,7 @@ class _Api:
 
     async def apply(self, request: Request) -> Any:
         body: admin_applications.Apply = await _body(request, admin_applications.Apply)
-        return await _in_thread(body.run, self._home, _by(request))
+        return await _in_thread(body.run, self._home, asked_by(request))
 
     async def application(self, request: Request) -> Any:
         name = request.path_params["name"]
@@ -199,7 +195,7 @@ class _Api:
         async def serve(request: Request) -> Any:
             body = await _body(request, kind)
             name = request.path_params["name"]
-            return await _in_thread(body.run, self._home, _by(request), name)
+            return await _in_thread(body.run, self._home, asked_by(request), name)
 
         return serve
 
@@ -211,7 +207,7 @@ class _Api:
             request.path_params["name"],
             body.version,
             table=body.table,
-            by=_by(request),
+            by=asked_by(request),
             reason=body.reason,
         )
 
@@ -221,7 +217,7 @@ class _Api:
             deployments.rollback,
             self._home,
             request.path_params["name"],
-            by=_by(request),
+            by=asked_by(request),
             reason=body.reason,
         )
 
@@ -238,7 +234,7 @@ class _Api:
             scopes=body.scopes,
             applications=body.applications,
             expires_s=body.expires_s,
-            by=_by(request),
+            by=asked_by(request),
             reason=body.reason,
         )
 
@@ -248,7 +244,7 @@ class _Api:
             keys.revoke_key,
             self._home,
             request.path_params["key"],
-            by=_by(request),
+            by=asked_by(request),
             reason=body.reason,
         )
 
@@ -260,27 +256,25 @@ class _Api:
         return Response(text, media_type="text/plain; version=0.0.4")
 
 
-def _json(serve: Serve, check: KeyCheck | None) -> Callable[[Request], Awaitable[Response]]:
+def _json(
+    operation: AdminOperation, check: KeyCheck | None
+) -> Callable[[Request], Awaitable[Response]]:
     """Lets in who may, and turns a handler's record, or its error, into JSON."""
 
-    @functools.wraps(serve)
     async def answer(request: Request) -> Response:
         try:
             _check_host(request)
             request.state.principal = None
-            if check is not None and request.url.path != _OPEN:
-                request.state.principal = await _in_thread(check.admit, request)
-            found = await serve(request)
+            if check is not None and not operation.open:
+                admit = functools.partial(check.admit, request, operation.scope)
+                request.state.principal = await _in_thread(admit)
+            found = await operation.serve(request)
         except TidemillError as error:
-            status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-            response = _respond({"error": str(error)}, status)
-            if status == 401:
-                response.headers["www-authenticate"] = 'Bearer realm="tidemill"'
-            return response
+            return refuse(error)
         except Exception as error:  # noqa: BLE001 - told to the caller in JSON, to the log in full
             log("control.admin").error("request.failed", path=request.url.path, exc_info=True)
-            return _respond({"error": f"it failed: {type(error).__name__}."}, 500)
-        return found if isinstance(found, Response) else _respond(found, 200)
+            return respond({"error": f"it failed: {type(error).__name__}."}, 500)
+        return found if isinstance(found, Response) else respond(found, 200)
 
     return answer
 
@@ -302,15 +296,6 @@ def _number(request: Request, name: str, otherwise: int) -> int:
     if not (said.isascii() and said.isdigit() and len(said) < 16):
         raise InvalidInput(f"{name} is {said[:40]!r}", remedy="Give a number of lines.")
     return int(said)
-
-
-def _by(request: Request) -> str:
-    principal = request.state.principal
-    return "admin API" if principal is None else f"admin API, key {principal.name}"
-
-
-def _respond(record: Any, status: int) -> Response:
-    return Response(msgspec.json.encode(record), status, media_type="application/json")
 
 
 async def _body(request: Request, kind: type[Any]) -> Any:
@@ -337,8 +322,8 @@ async def _in_thread(call: Callable[..., Any], *args: Any, **named: Any) -> Any:
 
 
 async def _no_route(request: Request, _: Exception) -> Response:
-    return _respond({"error": f"nothing is served at {request.url.path[:200]!r}."}, 404)
+    return respond({"error": f"nothing is served at {request.url.path[:200]!r}."}, 404)
 
 
 async def _no_verb(request: Request, _: Exception) -> Response:
-    return _respond({"error": f"{request.method[:20]} is not served here."}, 405)
+    return respond({"error": f"{request.method[:20]} is not served here."}, 405)

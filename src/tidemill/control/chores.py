@@ -1,7 +1,7 @@
-"""Work on the ledger beside a server, each time in a process that ends when it is done.
+"""Work on ledger and data beside a server, each time in a process that ends when it is done.
 
-Reading a ledger takes engines that a server needs for nothing else: a process of its own gives
-their memory back, runs at a low priority, and takes nothing with it if it dies.
+Reading them takes engines that a server needs for nothing else: a process of its own gives their
+memory back, runs at a low priority, and takes nothing with it if it dies.
 """
 
 from __future__ import annotations
@@ -22,17 +22,25 @@ from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
 from tidemill_worker.process import die_with_parent
 
-_WITHIN_S = 600.0
+WITHIN_S = 600.0
 _NICE = 10
 
 
-async def do_chore(home: Home, name: str) -> Any:
+async def do_chore(home: Home, name: str, *about: str, within_s: float = WITHIN_S) -> Any:
     """Has a process do a chore on an installation and returns what it says.
+
+    Args:
+        home: the installation.
+        name: of the chore.
+        about: what it is about, where that is not the whole installation.
+        within_s: how long it may take before it is ended.
 
     Raises:
         Unavailable: it failed, with its reason.
+        TimeoutError: it took too long.
     """
-    command = (sys.executable, "-P", "-m", "tidemill.control.chores", name, str(os.getpid()))
+    module = ("-P", "-m", "tidemill.control.chores")
+    command = (sys.executable, *module, name, str(os.getpid()), *about)
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,
@@ -43,7 +51,7 @@ async def do_chore(home: Home, name: str) -> Any:
     # Settings may hold passwords: they go through a pipe, where nobody else can read them.
     told = msgspec.json.encode(home.settings, enc_hook=str)
     try:
-        async with asyncio.timeout(_WITHIN_S):
+        async with asyncio.timeout(within_s):
             said, _ = await process.communicate(told)
     finally:
         if process.returncode is None:
@@ -83,19 +91,26 @@ def _score(home: Home) -> dict[str, Any]:
     return score_live(home)
 
 
-CHORES: dict[str, Callable[[Home], Any]] = {"compact": _compact, "score": _score}
-"""compact: sealed segments become Parquet. score: what live applications served is judged."""
+def _settle(home: Home, dataset: str, upload: str) -> bool:
+    from tidemill.control.uploads import settle  # noqa: PLC0415 - as above
+
+    return settle(home, dataset, upload).finished
+
+
+CHORES: dict[str, Callable[..., Any]] = {"compact": _compact, "score": _score, "settle": _settle}
+"""compact: sealed segments become Parquet. score: what live applications served is judged.
+settle: an upload that is whole is ingested."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Does the named chore with the settings that come on standard input."""
-    name, parent = arguments
+    name, parent, *about = arguments
     die_with_parent(int(parent))
     os.nice(_NICE)
     settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings, dec_hook=_path)
     try:
         with open_home(settings) as home:
-            answer = {"done": CHORES[name](home)}
+            answer = {"done": CHORES[name](home, *about)}
     except TidemillError as error:
         answer = {"error": str(error)}
     sys.stdout.buffer.write(msgspec.json.encode(answer))

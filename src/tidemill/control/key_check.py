@@ -1,4 +1,4 @@
-"""Who may use the admin API: once there is a key, whoever has one with the scope ``operate``."""
+"""Who may use the admin API: once there is a key, whoever has one with an operation's scope."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from starlette.requests import Request
 from tidemill.foundation.errors import InvalidInput, NotPermitted, TidemillError
 from tidemill.foundation.home import Home
 from tidemill.serving.key_store import StoreKeys
-from tidemill.serving.keys import Denial, KeyRecord, KeyTable, Principal
+from tidemill.serving.keys import Denial, KeyRecord, KeyTable, Principal, Scope
+
+_OF_ONE_APPLICATION = ("/v1/applications/", "/v1/predictions/")
 
 
 class KeyCheck:
@@ -25,7 +27,7 @@ class KeyCheck:
         self._home = home
         self._known: tuple[int, tuple[KeyRecord, ...]] | None = None
 
-    def admit(self, request: Request) -> Principal | None:
+    def admit(self, request: Request, scope: Scope) -> Principal | None:
         """Returns whose key the request came with; None where none is needed.
 
         A key for some applications may act on these, and on nothing that concerns all.
@@ -42,8 +44,9 @@ class KeyCheck:
         found = KeyTable(keys, now).principal(_authorization(request), now)
         if isinstance(found, Denial):
             raise found.error()
-        name = request.path_params.get("name") if "/applications/" in request.url.path else None
-        denial = found.denial("operate", name, whole=True)
+        of_one = any(each in request.url.path for each in _OF_ONE_APPLICATION)
+        name = request.path_params.get("name") if of_one else None
+        denial = found.denial(scope, name, whole=True)
         if denial is not None:
             raise denial.error()
         return found

@@ -17,6 +17,7 @@ from tidemill.control.chores import do_chore
 from tidemill.control.local import local_listener
 from tidemill.control.repository import StoreModels
 from tidemill.control.scoring import Scorer
+from tidemill.control.upload_desk import UploadDesk
 from tidemill.foundation.errors import NotReady, TidemillError, Unavailable
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments
@@ -80,7 +81,9 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
     stop_on_signals(stop)
     certificate = certificate_of(settings.serve)
     cors_of(settings.serve), hosts_of(settings.serve)  # what cannot be used is told at once
-    admin = _AdminServer(_admin_config(admin_app(home, supervisor, instruments), certificate))
+    desk = UploadDesk(home)
+    from_outside = admin_app(home, supervisor, instruments, desk=desk)
+    admin = _AdminServer(_admin_config(from_outside, certificate))
     listener = open_listener(
         ServeSettings(host="127.0.0.1", port=settings.serve.admin_port),
         setting="serve.admin_port",
@@ -102,14 +105,15 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
             )
         )
 
-    local = _AdminServer(_admin_config(admin_app(home, supervisor, instruments, owner=True), None))
+    at_home = admin_app(home, supervisor, instruments, owner=True, desk=desk)
+    local = _AdminServer(_admin_config(at_home, None))
     door = contextlib.ExitStack()
     administering = asyncio.gather(
         admin.serve(sockets=[listener]),
         local.serve(sockets=[door.enter_context(local_listener(home.run_path))]),
     )
     chores = asyncio.gather(
-        scorer.run(), _compact(home), _remove_tables(home), _follow(certificate)
+        scorer.run(), desk.run(), _compact(home), _remove_tables(home), _follow(certificate)
     )
     try:
         await supervisor.run(up, stop)

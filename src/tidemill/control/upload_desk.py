@@ -1,0 +1,152 @@
+"""Uploads beside a running server: whose turn it is to write one, and their ingests, one at a time.
+
+Each ingest is a process of its own, so that a file that takes it down takes nothing else down. What
+a server left half done when it died, the next one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator
+
+from tidemill.control.chores import do_chore
+from tidemill.control.uploads import note_death
+from tidemill.data.upload_records import Upload
+from tidemill.data.uploads import Uploads
+from tidemill.foundation.errors import Conflict, NotFound, TidemillError
+from tidemill.foundation.home import Home
+from tidemill.foundation.logs import log
+
+SWEEP_EVERY_S = 60.0
+RETRY_AFTER_S = 5.0
+INGEST_WITHIN_S = 12 * 3600.0
+
+Key = tuple[str, str]
+
+
+class UploadDesk:
+    """What the handlers of a server share; all of it is on one event loop.
+
+    Args:
+        home: the installation.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.uploads = Uploads(home)
+        self._turns: dict[Key, _Turn] = {}
+        self._work = asyncio.Event()
+        self._news = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, dataset: str, upload: str) -> AsyncIterator[None]:
+        """Lets one request at a time write an upload: a newer one ends the one before.
+
+        Its sender's connection may be lost without anybody here knowing yet.
+
+        Raises:
+            Conflict: a newer request for the same upload came.
+        """
+        key = (dataset, upload)
+        while (before := self._turns.get(key)) is not None:
+            before.end()
+            await before.ended.wait()
+        mine = self._turns[key] = _Turn()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not mine.taken:
+                raise
+            mine.task.uncancel()
+            raise Conflict(
+                f"a newer request goes on with upload {upload!r}",
+                remedy="Send one piece at a time.",
+            ) from None
+        finally:
+            del self._turns[key]
+            mine.ended.set()
+
+    def call(self) -> None:
+        """Says that an upload is whole."""
+        self._work.set()
+
+    async def outcome(self, upload: Upload, within_s: float) -> Upload:
+        """Returns the upload once it is finished, or as it is after some seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not upload.finished:
+                    news = self._news
+                    upload = await self._find(upload)
+                    if not upload.finished:
+                        await news.wait()
+        return upload
+
+    async def _find(self, upload: Upload) -> Upload:
+        return await asyncio.to_thread(self.uploads.find, upload.dataset, upload.upload)
+
+    async def run(self) -> None:
+        """Ingests what is whole, and forgets what is over, until it is cancelled."""
+        late_s = RETRY_AFTER_S
+        while True:
+            self._work.clear()
+            try:
+                settled = await self._round()
+            except (TidemillError, OSError) as error:
+                log("control.uploads").warning("uploads.failed", error=str(error))
+                settled = False
+            wait_s = SWEEP_EVERY_S if settled else late_s
+            late_s = RETRY_AFTER_S if settled else min(2.0 * late_s, SWEEP_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), wait_s)
+
+    async def _round(self) -> bool:
+        """Does all there is to do now; tells whether nothing is left for later."""
+        await asyncio.to_thread(self.uploads.sweep)
+        settled = [await self._settle(each) for each in await asyncio.to_thread(self._received)]
+        return all(settled)
+
+    def _received(self) -> list[Upload]:
+        return [each for each in self.uploads.scan() if each.state == "received"]
+
+    async def _settle(self, upload: Upload) -> bool:
+        """Ingests one; tells whether it is finished."""
+        about = (upload.dataset, upload.upload)
+        try:
+            await do_chore(self._home, "settle", *about, within_s=INGEST_WITHIN_S)
+        except (TidemillError, TimeoutError) as error:
+            log("control.uploads").warning("upload.died", upload=upload.upload, error=str(error))
+            await asyncio.to_thread(functools.partial(note_death, self._home, *about))
+        try:
+            found = await self._find(upload)
+        except NotFound:
+            return True
+        self._tell(found)
+        return found.finished
+
+    def _tell(self, upload: Upload) -> None:
+        said = {"dataset": upload.dataset, "upload": upload.upload, "state": upload.state}
+        if upload.problem is not None:
+            log("control.uploads").warning("upload.problem", **said, error=upload.problem.what)
+        else:
+            log("control.uploads").info("upload.settled", **said)
+        self._news.set()
+        self._news = asyncio.Event()
+
+
+class _Turn:
+    """One request that writes an upload."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.ended = asyncio.Event()
+        self.taken = False
+
+    def end(self) -> None:
+        """Ends the request, once."""
+        if not self.taken:
+            self.taken = True
+            self.task.cancel()
