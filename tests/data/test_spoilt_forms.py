@@ -1,0 +1,102 @@
+"""In every form of file each spoilt row is found, and each row is accounted for."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.data.spoilt_forms import CASES, DUPLICATES, ENDED, FAULTS, FORMS, spoilt, typed_rows
+from tests.data.test_corruption import OPTIONS, SCHEMA
+
+from tidemill.data.catalog import find_sources
+from tidemill.data.held_rows import list_held, show_held
+from tidemill.data.ingest import ingest
+from tidemill.data.records import Counts, DatasetOptions, IngestResult, Selection
+from tidemill.data.reviews import release
+from tidemill.data.schema import Column, Schema
+from tidemill.data.snapshots import list_snapshots, read_snapshot
+from tidemill.foundation.errors import InvalidInput
+from tidemill.foundation.home import Home, open_home
+from tidemill.foundation.settings import Settings
+
+
+def _ingest(home: Home, path: Path, data: bytes, options: DatasetOptions = OPTIONS) -> IngestResult:
+    path.write_bytes(data)
+    return ingest(home, "x", [path], options=options, schema=SCHEMA)
+
+
+@pytest.mark.parametrize(("form", "name"), CASES)
+def test_each_spoilt_row_is_held_and_no_other(
+    home: Home, tmp_path: Path, form: str, name: str
+) -> None:
+    """For a reason that fits, with its line or its row."""
+    draw = random.Random(f"{form} {name} 7")
+    rows = typed_rows(draw, 60)
+    data, places = spoilt(draw, rows, form, name)
+    result = _ingest(home, tmp_path / f"spoilt.{form}", data)
+    held = show_held(home, "x", limit=100).to_pylist()
+    assert sorted(row["line"] for row in held) == places
+    wanted = ("duplicate",) if name == DUPLICATES else FAULTS[name].reasons
+    assert {row["reason"] for row in held} <= set(wanted)
+    assert result.snapshot is not None
+    kept = read_snapshot(home, result.snapshot).column("id").to_pylist()
+    assert sorted(kept) == [row["id"] for at, row in enumerate(rows, 1) if at not in places]
+
+
+@pytest.mark.parametrize("form", ENDED)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_cut_file_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, form: str, seed: int
+) -> None:
+    """Wherever it ends, nothing of it is recorded."""
+    draw = random.Random(seed)
+    folder = tmp_path_factory.mktemp("cut")
+    data = FORMS[form](typed_rows(draw, 40))
+    with open_home(Settings(home=folder / "home")) as home:
+        with pytest.raises(InvalidInput):
+            _ingest(home, folder / f"cut.{form}", data[: draw.randint(1, len(data) - 1)])
+        assert find_sources(home, "x") == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    cases=st.lists(st.sampled_from(CASES), min_size=1, max_size=4),
+    damage=st.sampled_from([0, 2]),
+)
+def test_received_is_the_sum_of_the_rest(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, cases: list[tuple[str, str]], damage: int
+) -> None:
+    """Over files of all forms with faults, with random bytes besides, and through a release."""
+    draw = random.Random(seed)
+    folder = tmp_path_factory.mktemp("forms")
+    options = DatasetOptions(key=("id",), time="at", lateness_s=86_400.0 * 60, max_bad_fraction=0.4)
+    with open_home(Settings(home=folder / "home")) as home:
+        received = 0
+        for number, (form, name) in enumerate(cases):
+            rows = typed_rows(draw, draw.randint(5, 30), first=number * 20)
+            data, _ = spoilt(draw, rows, form, name)
+            if damage:
+                at = draw.randrange(len(data))
+                data = data[:at] + draw.randbytes(damage) + data[at + draw.randint(0, 3) :]
+            try:
+                received += _ingest(home, folder / f"{number}.{form}", data, options).received
+            except InvalidInput:
+                continue
+        if not received:
+            return
+        for _ in range(2):
+            counts = sum((one.counts for one in find_sources(home, "x")), Counts())
+            assert counts.received == received
+            held = counts.quarantined + counts.duplicate + counts.late
+            assert counts.received == counts.accepted + held
+            assert sum(one.rows for one in list_held(home, "x")) == held
+            assert show_held(home, "x", limit=10_000).num_rows == held
+            assert sum(one.rows for one in list_snapshots(home, "x")) == counts.accepted
+            wide = Schema(columns=(Column(name="share", type="float64"),))
+            schema = wide if list_snapshots(home, "x") else None
+            release(home, "x", Selection(), by="ann", schema=schema)
