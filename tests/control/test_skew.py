@@ -99,6 +99,28 @@ def test_a_limit_in_the_schema_and_a_snapshot_as_the_reference(
     assert not report.ok
 
 
+def test_damage_in_the_ledger_is_no_pass(trained: Home) -> None:
+    """The rest is compared, the place is named; where nothing is left, the error says so."""
+    asked(trained, usual(1500, 5))
+    assert served_skew(trained, "trips").ok
+    (segment,) = (trained.ledger_path / "segments").iterdir()
+    asked(trained, usual(1500, 6))
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    segment.write_bytes(data)
+    found = served_skew(trained, "trips")
+    assert found.report.ok
+    assert not found.ok
+    assert [one.segment for one in found.problems] == [segment.stem]
+    assert found.report.rows[1] < 3000
+    for each in (trained.ledger_path / "segments").iterdir():
+        data = bytearray(each.read_bytes())
+        data[64] ^= 0xFF
+        each.write_bytes(data)
+    with pytest.raises(NotFound, match="2 places of it are damaged"):
+        served_skew(trained, "trips")
+
+
 def test_what_nobody_knows_is_refused(trained: Home) -> None:
     """Another application, version or snapshot."""
     for wrong in ({"application": "none"}, {"version": 7}, {"against": "0" * 16}):

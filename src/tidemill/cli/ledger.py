@@ -141,15 +141,16 @@ def _print(out: Console, found: ServedReport) -> None:
         out.print(f"{labels.withdrawn:,} labels were withdrawn with their keys")
     for reason in report.overall.reasons:
         out.print(f"  {reason}", markup=False)
-    _print_problems(out, found.problems)
+    print_problems(out, found.problems)
 
 
 def _print_work(out: Console, done: str, problems: Sequence[Problem]) -> None:
     out.print(done, markup=False)
-    _print_problems(out, problems)
+    print_problems(out, problems)
 
 
-def _print_problems(out: Console, problems: Sequence[Problem]) -> None:
+def print_problems(out: Console, problems: Sequence[Problem]) -> None:
+    """Prints each damaged place, and what to do."""
     for problem in problems:
         out.print(str(problem.error()), style="bold red", markup=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from tidemill.cli.drift import (
     ChanceOption,
@@ -13,8 +14,9 @@ from tidemill.cli.drift import (
     as_record,
     print_report,
 )
+from tidemill.cli.ledger import print_problems
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session
-from tidemill.control.skew import served_skew
+from tidemill.control.skew import ServedSkew, served_skew
 from tidemill.data.drift.verdict import DriftRules
 
 
@@ -50,7 +52,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Compare what was asked with what the model was trained on, by more than chance.
 
-        Ends with code 3 if an input has moved, or could not be compared.
+        Ends with code 3 if an input has moved, or could not be compared, or a part of the ledger
+        is damaged.
         """
         rules = DriftRules(limit=limit, grave=grave, chance=chance)
         with session(home=home, config=config, json=json) as on:
@@ -63,23 +66,28 @@ def register(app: typer.Typer) -> None:
                 until=until,
                 rules=rules,
             )
-            report = found.report
-            names = {
+            told = {
                 "application": found.application,
                 "model": found.model,
                 "version": found.version,
                 "reference": found.reference,
                 "since": since,
                 "until": until,
+                **as_record(found.report),
+                "ok": found.ok,
+                "damaged": len(found.problems),
+                "problems": found.problems,
             }
-            on.show(
-                {**names, **as_record(report)},
-                lambda out: print_report(
-                    out,
-                    f"{application}, version {found.version} of {found.model}, "
-                    f"against {found.reference}",
-                    report,
-                ),
-            )
-        if not report.ok:
+            on.show(told, lambda out: _print(out, found))
+        if not found.ok:
             raise typer.Exit(3)
+
+
+def _print(out: Console, found: ServedSkew) -> None:
+    title = (
+        f"{found.application}, version {found.version} of {found.model}, against {found.reference}"
+    )
+    print_report(out, title, found.report)
+    if found.problems:
+        out.print("what was asked in these places could not be compared:", markup=False)
+        print_problems(out, found.problems)

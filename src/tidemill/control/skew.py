@@ -14,6 +14,7 @@ from tidemill.data.catalog import get_schema
 from tidemill.data.drift.reference import CountedRows, Reference, count
 from tidemill.data.drift.verdict import DriftReport, DriftRules, judge
 from tidemill.data.ledger_reader import each_part
+from tidemill.data.ledger_records import Problem
 from tidemill.data.schema import Comparator
 from tidemill.data.snapshot_drift import frozen_reference, kept_reference, without
 from tidemill.data.snapshots import get_snapshot
@@ -43,6 +44,7 @@ class ServedSkew(msgspec.Struct, frozen=True, kw_only=True):
         since: only what was answered at or after this moment, seconds since the epoch.
         until: only what was answered before this moment.
         report: what was found.
+        problems: places of the ledger that are damaged; what was asked there is not in the report.
     """
 
     application: str
@@ -52,6 +54,12 @@ class ServedSkew(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
     until: float | None = None
     report: DriftReport
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Tells whether every row could be read and compared, and nothing has moved."""
+        return self.report.ok and not self.problems
 
 
 def served_skew(
@@ -98,8 +106,16 @@ def served_skew(
         }
     )
     reference = without(reference, skipped)
+    problems: list[Problem] = []
     current = _served(
-        home, application, found.version, compared, reference, since=since, until=until
+        home,
+        application,
+        found.version,
+        compared,
+        reference,
+        since=since,
+        until=until,
+        problems=problems,
     )
     known = {one.name for one in reference.columns}
     errors = {
@@ -124,6 +140,7 @@ def served_skew(
         report=msgspec.structs.replace(
             report, errors={**report.errors, **errors}, left_out=left_out
         ),
+        problems=tuple(problems),
     )
 
 
@@ -196,10 +213,11 @@ def _served(
     *,
     since: float | None,
     until: float | None,
+    problems: list[Problem],
 ) -> CountedRows:
     """Returns the rows that a version answered, counted in the reference's cells."""
     counted: CountedRows | None = None
-    for part in each_part(home.ledger_path, application):
+    for part in each_part(home.ledger_path, application, problems=problems):
         mine = pc.equal(part["version"], version)
         if since is not None:
             mine = pc.and_(mine, pc.greater_equal(part["time"], since))
@@ -212,8 +230,11 @@ def _served(
     if counted is None:
         raise NotFound(
             f"the ledger has no answer of version {version} to application {application!r}"
-            + (" in that time" if since is not None or until is not None else ""),
-            remedy="Serve it and send queries.",
+            + (" in that time" if since is not None or until is not None else "")
+            + (f", and {len(problems)} places of it are damaged" if problems else ""),
+            remedy="Restore the damaged segments from a backup; tidemill ledger names them."
+            if problems
+            else "Serve it and send queries.",
         )
     return counted
 

@@ -85,15 +85,19 @@ def read_ledger(path: Path, application: str | None = None, *, with_inputs: bool
     raise _keeps_moving(path)
 
 
-def each_part(path: Path, application: str) -> Iterator[pa.Table]:
+def each_part(
+    path: Path, application: str, *, problems: list[Problem] | None = None
+) -> Iterator[pa.Table]:
     """Yields an application's predictions, part by part, each in the order of time.
 
-    What is not compacted yet comes last, as one part; memory holds one part at a time. Damage is
-    passed over: ``read_ledger`` tells of it.
+    What is not compacted yet comes last, as one part; memory holds one part at a time. Everything
+    around what is damaged is read.
 
     Args:
         path: the ledger's folder.
         application: whose predictions.
+        problems: the places that are damaged are put here, all of them by the end; None: who asks
+            can do without those rows, and ``read_ledger`` tells of them.
 
     Raises:
         InvalidSettings, Corrupted, NotReady: as ``read_ledger``.
@@ -113,6 +117,8 @@ def each_part(path: Path, application: str) -> Iterator[pa.Table]:
                     _read_part(part_file(path, "predictions", part.name), schema, rows),
                 )
         yield in_order(rows.tables()[0])
+        if problems is not None:
+            problems += (*manifest.problems, *rows.problems)
         return
     raise _keeps_moving(path)
 
