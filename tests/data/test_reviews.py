@@ -126,7 +126,12 @@ def test_a_refused_batch_is_released_row_by_row(home: Home, tmp_path: Path) -> N
 def test_discarded_rows_stay_on_record(odd: Home) -> None:
     """They count as held, are shown no more, and no release or second discard takes them."""
     wanted = Selection(where="try_cast(data.x AS DOUBLE) > 100")
-    done = discard(odd, "odd", wanted, by="ann", why="a test row")
+    seen: list[tuple[int, int]] = []
+    done = discard(
+        odd, "odd", wanted, by="ann", why="a test row", progress=lambda *at: seen.append(at)
+    )
+    assert done is not None
+    assert seen[-1] == (done.rows, 5)
     assert done is not None
     assert (done.rows, done.held, done.accepted, done.selection) == (1, 1, 0, wanted)
     assert discard(odd, "odd", wanted, by="ann", why="again") is None

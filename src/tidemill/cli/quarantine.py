@@ -171,7 +171,8 @@ def _add_discard(group: typer.Typer) -> None:
         with session(home=home, config=config, json=json) as on:
             selection = _selection(reason, kind, ingest, where, every=every)
             account = _account() if by is None else by
-            done = discard(on.home, name, selection, by=account, why=why)
+            with count_progress(on, f"marking held rows of {name}") as progress:
+                done = discard(on.home, name, selection, by=account, why=why, progress=progress)
             on.show({"dataset": name, "review": done}, lambda out: _print_discard(out, done))
 
 

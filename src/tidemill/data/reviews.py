@@ -106,8 +106,24 @@ def release(
     raise _too_often(name)
 
 
-def discard(home: Home, name: str, selection: Selection, *, by: str, why: str) -> Review | None:
+def discard(
+    home: Home,
+    name: str,
+    selection: Selection,
+    *,
+    by: str,
+    why: str,
+    progress: Progress | None = None,
+) -> Review | None:
     """Marks held rows as looked at and not wanted; they stay held and are counted so.
+
+    Args:
+        home: the installation.
+        name: the dataset.
+        selection: which of the held rows that nobody discarded.
+        by: who decides.
+        why: in their words.
+        progress: told how many rows were marked, and how many are held in all.
 
     Returns:
         The review; None if no row is meant.
@@ -122,11 +138,13 @@ def discard(home: Home, name: str, selection: Selection, *, by: str, why: str) -
     with my_turn(home, name) as folder:
         for _ in range(ATTEMPTS):
             dataset = get_dataset(home, name)
+            held = _held_rows(find_sources(home, name))
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             with _Moved(folder / "places.parquet") as moved:
                 for piece in select(home, name, selection):
                     moved.add(piece)
+                    (progress or _silent)(moved.rows, held)
             try:
                 return _commit_discard(home, dataset, moved, selection, by=by, why=why)
             except MovedError:
@@ -145,6 +163,10 @@ def _later(options: DatasetOptions, lateness_s: float | None) -> DatasetOptions:
 def _check_by(by: str) -> None:
     if not by.strip():
         raise InvalidInput("nobody is named who decides", remedy="Say who reviewed the rows.")
+
+
+def _held_rows(sources: list[SeenSource]) -> int:
+    return sum(source.counts.received - source.counts.accepted for source in sources)
 
 
 def _silent(_done: int, _total: int) -> None: ...
@@ -225,7 +247,7 @@ class _Replay:
             self._gate.abandon()
 
     def read(self, progress: Progress) -> None:
-        held = sum(source.counts.received - source.counts.accepted for source in self._known)
+        held = _held_rows(self._known)
         for piece in select(self._home, self._dataset.name, self._selection):
             as_it_was = whole(piece.rows, self._names)
             self.unreadable += int((~as_it_was).sum())
