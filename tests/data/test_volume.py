@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from tidemill.data.held_rows import list_held
 from tidemill.data.ingest import ingest
-from tidemill.data.records import IngestResult, Selection
+from tidemill.data.records import DatasetOptions, IngestResult, Selection
 from tidemill.data.reviews import release
 from tidemill.data.schema import Column, DatasetRules, Schema
+from tidemill.data.snapshot_checks import validate_snapshot
+from tidemill.data.snapshot_drift import drift_between
 from tidemill.data.snapshots import list_snapshots
 from tidemill.data.volume import off_volume
 from tidemill.foundation.errors import InvalidInput
@@ -49,6 +51,31 @@ def test_a_batch_far_off_is_held_and_released(home: Home, tmp_path: Path) -> Non
     wide = _schema(DatasetRules(batch_max_ratio=4))
     assert take(30, wide).accepted == 30
     assert [one.rows for one in list_snapshots(home, "d")] == [10, 12, 4, 30]
+
+
+def test_released_rows_are_no_reference(home: Home, tmp_path: Path) -> None:
+    """Neither for the size of a batch nor for its drift: both compare with the last ingest."""
+
+    def take(low: int, rows: int, bad: int = 0) -> IngestResult:
+        path = tmp_path / f"{low}-{rows}.csv"
+        path.write_text("x\n" + "".join(f"{low + i % 100}\n" for i in range(rows)) + "oops\n" * bad)
+        options = DatasetOptions(max_drift=0.1)
+        return ingest(home, "d", [path], options=options, schema=_schema(rules))
+
+    rules = DatasetRules(batch_min_ratio=0.5, min_fraction_of_previous=0.5)
+    first = take(0, 2000)
+    assert take(0, 3).refused is not None
+    done = release(home, "d", Selection(), by="ann")
+    assert done is not None
+    assert done.accepted == 3
+    assert take(0, 400).refused is not None
+    assert "0.4" not in str(take(0, 1999).refused)
+    ids = [one.id for one in list_snapshots(home, "d")]
+    assert ids[:2] == [first.snapshot, done.snapshot]
+    assert drift_between(home, "d").against == first.snapshot
+    assert drift_between(home, "d", against=done.snapshot).against == done.snapshot
+    assert validate_snapshot(home, "d").previous == first.snapshot
+    assert "have drifted" in str(take(300, 2000).refused)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,6 @@ from tidemill.data.catalog import (
     SeenSource,
     find_dataset,
     find_ingests,
-    find_reviews,
-    find_snapshots,
     find_sources,
     save_dataset,
     save_ingest,
@@ -51,6 +49,7 @@ from tidemill.data.records import (
 from tidemill.data.schema import Schema
 from tidemill.data.schema_files import read_schema
 from tidemill.data.snapshot_drift import drift_refusal
+from tidemill.data.snapshots import batches_of
 from tidemill.data.sources import locate, read
 from tidemill.data.validation import Rule, merge_anomalies
 from tidemill.data.volume import off_volume
@@ -251,10 +250,8 @@ def _off_volume(home: Home, dataset: Dataset, draft: Draft) -> str | None:
     schema = dataset.schema or dataset.declared
     if schema is None or schema.dataset is None:
         return None
-    replays = {review.snapshot for review in find_reviews(home, dataset.name)}
-    snapshots = find_snapshots(home, dataset=dataset.name)
-    earlier = [one.counts.received for one in snapshots if one.id not in replays]
-    return off_volume(schema.dataset, draft.counts.received, earlier)
+    batches = [one.counts.received for one in batches_of(home, dataset.name)]
+    return off_volume(schema.dataset, draft.counts.received, batches)
 
 
 def _ingest_id(dataset: Dataset, files: list[SourceFile]) -> str:

@@ -14,7 +14,7 @@ from tidemill.data.queries import Queries
 from tidemill.data.records import Anomaly, Snapshot
 from tidemill.data.schema import Column, Schema, infer
 from tidemill.data.schema_edits import apply_edits
-from tidemill.data.snapshots import get_snapshot, read_statistics, snapshot_paths
+from tidemill.data.snapshots import batches_of, get_snapshot, read_statistics, snapshot_paths
 from tidemill.data.summaries import TableStatistics
 from tidemill.foundation.errors import Corrupted, InvalidInput, NotFound
 from tidemill.foundation.home import Home
@@ -26,7 +26,7 @@ class SnapshotValidation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         dataset: its dataset.
         snapshot: its id.
-        previous: id of the snapshot before it; None if it is the first.
+        previous: id of the snapshot that an ingest made before it; None if it is the first.
         serving: id of the snapshot that it was compared with for skew.
         report: what was found.
     """
@@ -67,7 +67,7 @@ def validate_snapshot(
     environment: str | None = None,
     serving: str | None = None,
 ) -> SnapshotValidation:
-    """Judges a snapshot's rows by its dataset's schema, and by the snapshot before it.
+    """Judges a snapshot's rows by its dataset's schema, and by the one ingested before it.
 
     Args:
         home: the installation.
@@ -83,8 +83,7 @@ def validate_snapshot(
         Corrupted: a file's bytes are not what was written.
     """
     chosen = pick_snapshot(home, name, snapshot)
-    earlier = find_snapshots(home, dataset=name)
-    before = [one for one in earlier if one.sequence < chosen.sequence][-1:]
+    before = [one for one in batches_of(home, name) if one.sequence < chosen.sequence][-1:]
     report = check(
         snapshot_paths(home, [chosen]),
         get_schema(home, name),

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill.data.catalog import Dataset, find_dataset, find_snapshots, get_schema
+from tidemill.data.catalog import Dataset, find_dataset, get_schema
 from tidemill.data.drift.reference import LAYOUT, Reference, count, freeze
 from tidemill.data.drift.verdict import DriftReport, DriftRules, judge
 from tidemill.data.records import DatasetOptions, Snapshot
 from tidemill.data.schema import Schema
 from tidemill.data.snapshot_checks import pick_snapshot
-from tidemill.data.snapshots import snapshot_paths
+from tidemill.data.snapshots import batches_of, snapshot_paths
 from tidemill.foundation.errors import Corrupted, InvalidInput, NotFound
 from tidemill.foundation.home import Home
 
@@ -52,7 +52,7 @@ def drift_between(
         home: the installation.
         name: the dataset.
         snapshot: an id; None for the newest.
-        against: id of the reference; None for the snapshot before.
+        against: id of the reference; None for the newest snapshot before that an ingest made.
         rules: what counts as drift; limits of the schema join those of its columns.
 
     Raises:
@@ -74,13 +74,17 @@ def drift_refusal(home: Home, dataset: Dataset, paths: Sequence[Path]) -> str | 
 
     Args:
         home: the installation.
-        dataset: theirs; without ``max_drift``, or without a snapshot, nothing is compared.
+        dataset: theirs; without ``max_drift``, or without a snapshot that an ingest made, nothing
+            is compared.
         paths: their Parquet files.
     """
     most, schema = dataset.options.max_drift, dataset.schema
     if most is None or schema is None or not dataset.sequence or not paths:
         return None
-    newest = find_snapshots(home, dataset=dataset.name)[-1]
+    batches = batches_of(home, dataset.name)
+    if not batches:
+        return None
+    newest = batches[-1]
     rules = DriftRules(limit=most, grave=max(most, DriftRules().grave))
     report = _judged(home, schema, dataset.options, newest, paths, rules=rules)
     if report.ok:
@@ -130,11 +134,10 @@ def _reference_snapshot(home: Home, chosen: Snapshot, against: str | None) -> Sn
                 remedy="Name another snapshot.",
             )
         return other
-    snapshots = find_snapshots(home, dataset=chosen.dataset)
-    before = [one for one in snapshots if one.sequence < chosen.sequence]
+    before = [one for one in batches_of(home, chosen.dataset) if one.sequence < chosen.sequence]
     if not before:
         raise NotFound(
-            f"dataset {chosen.dataset!r} has no snapshot before {chosen.id}",
+            f"dataset {chosen.dataset!r} has no ingested snapshot before {chosen.id}",
             remedy="Ingest a second file, or name one with --against.",
         )
     return before[-1]

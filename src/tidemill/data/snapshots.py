@@ -10,7 +10,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.data.catalog import find_snapshots, get_dataset
+from tidemill.data.catalog import find_reviews, find_snapshots, get_dataset
 from tidemill.data.records import Snapshot, SnapshotFile
 from tidemill.data.summaries import TableStatistics
 from tidemill.foundation.errors import Corrupted, InvalidInput, NotFound
@@ -26,6 +26,15 @@ def list_snapshots(home: Home, name: str) -> list[Snapshot]:
     """
     get_dataset(home, name)
     return find_snapshots(home, dataset=name)
+
+
+def batches_of(home: Home, name: str) -> list[Snapshot]:
+    """Returns the snapshots that ingests made, oldest first: what later batches compare with.
+
+    Rows that were released are a choice of a person's, often few: a snapshot of such is none.
+    """
+    released = {review.snapshot for review in find_reviews(home, name)}
+    return [one for one in find_snapshots(home, dataset=name) if one.id not in released]
 
 
 def get_snapshot(home: Home, id: str) -> Snapshot:  # noqa: A002 - what it is called
