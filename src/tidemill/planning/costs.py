@@ -27,17 +27,21 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Args:
         law: of the model alone.
         on_loop: the model computes in the gateway itself, and everything waits meanwhile.
-        turn_s: CPU of a turn of the gateway's loop, whatever it does.
+        turn_s: CPU of a turn of the gateway's loop, whatever it does; like all that follows, of a
+            loop that is kept busy.
         table_s: CPU of a query that the table answers, reading and writing included.
         cache_s: CPU of a query that the cache answers.
         model_s: CPU in the gateway of a query that the model answers, the model apart.
         hop_s: CPU in the gateway for each batch that goes to a worker.
         worker_s: CPU in the worker for each batch, the model apart.
-        hop_wait_s: what a batch waits on its way to a worker and back, beside all CPU; as quantiles
-            at even steps from 0 to 1.
+        cold: by what the work of a turn and of its first query is stretched after the loop has
+            rested, at each of ``cold.RESTS_S``; empty if that makes no difference.
+        worker_cold_s: what a batch takes more in a worker that has rested for long.
+        hop_wait_s: what a batch waits on its way to a worker and back, beside all CPU, less the
+            work that comes after its answer; as quantiles at even steps from 0 to 1.
         standing_cores: what the processes use when nobody asks, in cores.
-        transport_s: time between a client and the gateway's loop, and what the machine adds; as
-            quantiles at even steps from 0 to 1.
+        transport_s: time between a client and the gateway's loop, and what the machine adds, less
+            the loop's work that comes after an answer; as quantiles at even steps from 0 to 1.
         key_bytes: of a table's key, on average.
         value_bytes: of a table's answer, on average.
         cached_bytes: of an entry of the cache, beside its overhead.
@@ -53,6 +57,8 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     model_s: Seconds = 24e-6
     hop_s: Seconds = 30e-6
     worker_s: Seconds = 60e-6
+    cold: tuple[float, ...] = ()
+    worker_cold_s: Seconds = 0.0
     hop_wait_s: tuple[float, ...] = (0.0,)
     standing_cores: Seconds = 0.01
     transport_s: tuple[float, ...] = (50e-6, 80e-6, 100e-6, 150e-6, 400e-6)

@@ -10,8 +10,8 @@ import numpy as np
 from tidemill.models.signature import Array
 from tidemill.serving.batching import ServiceTime
 
-QUANTILES = 21
-"""How many values tell how batches stray: the minimum, every twentieth, the maximum."""
+QUANTILES = 101
+"""How many values tell how times stray: the minimum, every hundredth, the maximum."""
 
 
 class LatencyLaw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

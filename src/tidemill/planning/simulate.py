@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from tidemill.models.signature import Array
+from tidemill.planning.cold import Stretch, ramps
 from tidemill.planning.costs import Costs
 from tidemill.planning.latency import spread
 from tidemill.serving.batching import (
@@ -29,6 +30,26 @@ TABLE, CACHE, MODEL = 0, 1, 2
 WORKER_CAPACITY = 2
 """Batches that a worker may have: one in the model, one that waits for it."""
 _AT_ONCE = 4096
+_SOONEST_S = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How often what is paid for was done, for each query, and after which rests.
+
+    Each is an array: all of them, then those after a rest, as ``cold.ramps`` counts each.
+
+    Attributes:
+        turns: of the gateway's loop.
+        firsts: queries that were the first of their turn.
+        sends: batches that left in a turn, the first of each turn.
+        worker: batches, by how long the worker had rested.
+    """
+
+    turns: Array
+    firsts: Array
+    sends: Array
+    worker: Array
 
 
 class Simulated(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +64,6 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
         busy: share of the time in which the gateway's loop works.
         replicas_busy: share of the time in which a replica computes, on average.
         batch_rows: rows of a batch, on average; 0 without one.
-        turns: turns of the gateway's loop for each query.
         batches: of the model for each query.
         computed: queries that the model computed itself, of all; the others were equal to one that
             was out.
@@ -57,9 +77,17 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     busy: float
     replicas_busy: float
     batch_rows: float
-    turns: float = 0.0
     batches: float = 0.0
     computed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What became of the queries, what that took, and each one's latency; (queries,), seconds."""
+
+    simulated: Simulated
+    tally: Tally
+    taken_s: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +145,30 @@ def simulate(
         slo_s: how long an answer may take.
         rng: draws how batches and the machine stray.
     """
+    return serve(
+        queries,
+        costs,
+        covered=covered,
+        cached=cached,
+        replicas=replicas,
+        max_batch=max_batch,
+        slo_s=slo_s,
+        rng=rng,
+    ).simulated
+
+
+def serve(
+    queries: Queries,
+    costs: Costs,
+    *,
+    covered: float,
+    cached: float,
+    replicas: int,
+    max_batch: int,
+    slo_s: float,
+    rng: np.random.Generator,
+) -> Served:
+    """Does what ``simulate`` does, and tells more of it."""
     sources = queries.sources(covered, cached)
     n = len(sources)
     machine = spread(costs.transport_s, rng.random(n))
@@ -132,7 +184,15 @@ def simulate(
         keys=None if queries.key is None else queries.key.tolist(),
     )
     run.serve()
-    taken_s = np.minimum(np.asarray(run.answered) - queries.at_s + machine, 10.0 * slo_s)
+    taken_s, simulated = _simulated(run, queries, machine, replicas=replicas, slo_s=slo_s)
+    return Served(simulated, run.tally(), taken_s)
+
+
+def _simulated(
+    run: _Run, queries: Queries, machine: Array, *, replicas: int, slo_s: float
+) -> tuple[Array, Simulated]:
+    n = len(machine)
+    taken_s = np.clip(np.asarray(run.answered) - queries.at_s + machine, _SOONEST_S, 10.0 * slo_s)
     late = np.asarray(run.late, dtype=int)
     taken_s[late] = slo_s
     span_s = max(run.ended, float(queries.at_s[-1])) - float(queries.at_s[0]) or 1.0
@@ -140,7 +200,7 @@ def simulate(
     ordered = np.quantile(taken_s, (0.5, 0.99))
     if len(late) > 0.01 * n:  # a promise that is broken for so many is no latency of 99 percent
         ordered[1] = max(ordered[1], 2.0 * slo_s)
-    return Simulated(
+    return taken_s, Simulated(
         mean_ms=1e3 * float(taken_s.mean()),
         p50_ms=1e3 * float(ordered[0]),
         p99_ms=1e3 * float(ordered[1]),
@@ -149,7 +209,6 @@ def simulate(
         busy=run.busy_s / span_s,
         replicas_busy=run.computed_s / span_s / max(1, replicas),
         batch_rows=run.rows / run.batches if run.batches else 0.0,
-        turns=run.turns / n,
         batches=run.batches / n,
         computed=run.rows / n,
     )
@@ -174,6 +233,9 @@ class _Run:
         self._arrivals = arrivals
         self._sources = sources
         self._costs = costs
+        self._stretch = Stretch(costs.cold)
+        self._used_at = [arrivals[0]] * 3
+        self._stretched = 1.0
         self._law = costs.law.service_time()
         self._slo_s = slo_s
         self._strays = strays
@@ -184,6 +246,8 @@ class _Run:
         on_loop = costs.on_loop
         self._most = most_rows(self._law, max_batch) if on_loop else max_batch
         self._free_at = [0.0] * replicas
+        self._rested: list[tuple[float, bool, bool]] = []
+        self._worker_rests: list[float] = []
         self._out: list[list[tuple[float, list[int]]]] = [[] for _ in range(replicas)]
         self._queue: list[int] = []
         self._pace = Arrivals()
@@ -193,7 +257,7 @@ class _Run:
         self.answered = [0.0] * len(arrivals)
         self.late: list[int] = []
         self.busy_s = self.computed_s = 0.0
-        self.batches = self.rows = self.turns = 0
+        self.batches = self.rows = 0
         self.ended = 0.0
 
     def serve(self) -> None:
@@ -207,17 +271,32 @@ class _Run:
             if begin == infinity:
                 break
             woken, self._wake_at = self._wake_at <= begin, infinity
-            now = begin + self._costs.turn_s
-            self.turns += 1
+            rest_s = begin - now
+            now = begin + self._costs.turn_s * self._stretch.after(rest_s)
             now = self._land(begin, now)
             stop = at
             while stop < count and stop - at < _AT_ONCE and arrivals[stop] <= begin:
                 stop += 1
-            now = self._read(at, stop, now)
-            at = stop
+            now, first = self._read(at, stop, begin, now), stop > at
+            at, sent = stop, self.batches
             self.busy_s += now - begin
             now = self._turn(now, may_hold=not woken)
+            self._rested.append((rest_s, first, self.batches > sent))
         self.ended = now
+
+    def tally(self) -> Tally:
+        """Returns how often everything was done."""
+        n = len(self._arrivals)
+        rests_s, firsts, sends = (np.array(each) for each in zip(*self._rested, strict=True))
+        up = np.column_stack([np.ones(len(rests_s)), ramps(rests_s)])
+        worker = np.array(self._worker_rests)
+        up_worker = np.column_stack([np.ones(len(worker)), ramps(worker)])
+        return Tally(
+            turns=up.sum(axis=0) / n,
+            firsts=up[firsts].sum(axis=0) / n,
+            sends=up[sends].sum(axis=0) / n,
+            worker=up_worker.sum(axis=0) / n,
+        )
 
     def _land(self, begin: float, now: float) -> float:
         """Takes the answers of batches that came back; returns when that is done."""
@@ -248,18 +327,22 @@ class _Run:
         self._followers.setdefault(leader, []).append(query)
         return True
 
-    def _read(self, start: int, stop: int, now: float) -> float:
+    def _read(self, start: int, stop: int, begin: float, now: float) -> float:
         """Reads queries; those that need no model are answered at the end of it."""
-        costs, sources = self._costs, self._sources
+        costs, sources, used_at = self._costs, self._sources, self._used_at
         known = []
         for each in range(start, stop):
             source = sources[each]
+            # What others ask for meanwhile keeps the loop warm, but not the way to this source.
+            stretched = self._stretch.after(begin - used_at[source])
+            used_at[source] = now
             if source == MODEL:
-                now += costs.model_s
+                self._stretched = max(stretched, self._stretched)
+                now += costs.model_s * stretched
                 if not self._follows(each):
                     self._queue.append(each)
             else:
-                now += costs.table_s if source == TABLE else costs.cache_s
+                now += (costs.table_s if source == TABLE else costs.cache_s) * stretched
                 known.append(each)
         for each in known:
             self.answered[each] = now
@@ -321,20 +404,25 @@ class _Run:
         self._pace.update(rows, min(now - self._sent_at, 4.0 * self._law.a_s))
         self._sent_at = now
         took_s = costs.law.expect(rows) * self._strays[self.batches % len(self._strays)]
+        stretched, self._stretched = self._stretched, 1.0
         self.batches += 1
         self.rows += rows
         if costs.on_loop:
+            took_s += costs.law.expect(1) * (stretched - 1.0)
             self.busy_s += took_s
             now += took_s
             for each in batch:
                 self._answer(each, now)
             return now
-        self.busy_s += costs.hop_s
-        now += costs.hop_s
-        took_s += costs.worker_s
+        self.busy_s += costs.hop_s * stretched
+        now += costs.hop_s * stretched
+        rest_s = max(0.0, now - self._free_at[replica])
+        self._worker_rests.append(rest_s)
+        took_s += costs.worker_s + costs.worker_cold_s * self._stretch.share(rest_s)
         self.computed_s += took_s
         self._free_at[replica] = max(self._free_at[replica], now) + took_s
-        arrives = self._free_at[replica] + self._waits[self.batches % len(self._waits)]
+        wait_s = self._waits[self.batches % len(self._waits)]
+        arrives = max(now, self._free_at[replica] + wait_s)
         out = self._out[replica]
         out.append((max(arrives, out[-1][0]) if out else arrives, batch))
         return now
