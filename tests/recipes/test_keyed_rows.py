@@ -233,7 +233,7 @@ import sys, os, signal
 from pathlib import Path
 from tidemill.foundation.home import open_home
 from tidemill.foundation.settings import Settings
-from tidemill.recipes import table, distinct_rows
+from tidemill.recipes import chunks, distinct_rows, table
 from tidemill.tables import catalog
 home, rows, stage = sys.argv[1:]
 
@@ -244,8 +244,8 @@ if stage == "distinct":
     distinct_rows._check_key = die
 elif stage == "score":
     seen = []
-    arrow = table.answers_table
-    table.answers_table = lambda *a: die() if len(seen) == 2 else (seen.append(1), arrow(*a))[1]
+    arrow = chunks.answers_table
+    chunks.answers_table = lambda *a: die() if len(seen) == 2 else (seen.append(1), arrow(*a))[1]
 elif stage == "chosen":
     table.choose_representatives = die
 elif stage == "table":

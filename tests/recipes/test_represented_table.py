@@ -18,7 +18,7 @@ from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
 from tidemill.models.runtime import open_runtime
 from tidemill.models.signature import Column, Signature
-from tidemill.recipes.representatives import Representing, choose_representatives, write_fold
+from tidemill.recipes.representatives import Representing, choose_representatives, fold_table
 from tidemill.recipes.scored_rows import answers_table
 from tidemill.recipes.table import build_table
 from tidemill.tables.answer import decode_answer
@@ -152,7 +152,9 @@ def test_differences_are_measured_across_batches(tmp_path: Path) -> None:
         pa.parquet.write_table(answers_table(batch, outputs, ("times",), signature), scored[-1])
         folds.append(tmp_path / f"folded-{at}.parquet")
         keys = [int(each // 30_000).to_bytes(2, "big") for each in x[part]]
-        write_fold(folds[-1], keys, pa.array(np.where(x[part] % 30_000 == 5, 9, 2)))
+        pa.parquet.write_table(
+            fold_table(keys, pa.array(np.where(x[part] % 30_000 == 5, 9, 2))), folds[-1]
+        )
     written, found = choose_representatives(
         scored, folds, ("times",), signature, tolerance=1.0, work=tmp_path
     )
@@ -167,7 +169,7 @@ def test_differences_are_measured_across_batches(tmp_path: Path) -> None:
     y[np.isnan(y)] = 0.0
     table = answers_table({"times": x}, {"key": y, "v": vectors}, ("times",), signature)
     pa.parquet.write_table(table, scored[0])
-    write_fold(folds[0], [b"k"] * count, pa.array(np.ones(count, np.int64)))
+    pa.parquet.write_table(fold_table([b"k"] * count, pa.array(np.ones(count, np.int64))), folds[0])
     _, found = choose_representatives(
         scored[:1], folds[:1], ("times",), signature, tolerance=0.0, work=tmp_path
     )

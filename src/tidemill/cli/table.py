@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,6 +17,7 @@ from tidemill.data.representation import declarations, show_declarations
 from tidemill.foundation.clock import iso
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.processes import yield_to_others
+from tidemill.foundation.settings import FlagValue
 from tidemill.recipes.keyed_rows import KeyedRows
 from tidemill.recipes.representatives import shown_agreement
 from tidemill.tables.catalog import list_tables
@@ -31,6 +32,11 @@ SnapshotOption = Annotated[
 SqlOption = Annotated[str | None, typer.Option(help="Rows of a query, as of tidemill sql.")]
 DomainOption = Annotated[
     str | None, typer.Option(help="All that the schema of this dataset allows.")
+]
+
+OnOption = Annotated[Literal["here", "ray"], typer.Option("--on", help="Where the model scores.")]
+AddressOption = Annotated[
+    str | None, typer.Option("--ray-address", help="Of a Ray cluster; without, one of its own.")
 ]
 
 
@@ -91,6 +97,8 @@ def _register_build(group: typer.Typer) -> None:
             float, typer.Option(help="Refuse where a smaller share agrees with what represents it.")
         ] = 0.0,
         tolerance: Annotated[float, typer.Option(help="Up to so much, real numbers agree.")] = 0.0,
+        where: OnOption = "here",
+        ray_address: AddressOption = None,
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,
@@ -117,9 +125,10 @@ def _register_build(group: typer.Typer) -> None:
             raise InvalidInput("--head is of --ledger only", remedy="Give --ledger, too.")
         if full and keep:
             raise InvalidInput("--full takes nothing over to keep", remedy="Leave one away.")
+        flags = _ray(where, ray_address)
         yield_to_others()
         with (
-            session(home=home, config=config, json=json) as on,
+            session(home=home, config=config, json=json, flags=flags) as on,
             count_progress(on, f"scoring keys of {application}") as progress,
         ):
             rows = source or rollout.keyed_rows(
@@ -129,7 +138,7 @@ def _register_build(group: typer.Typer) -> None:
                 on.home, application, rows, key=columns, by="cli",
                 represent=None if represent is None else declarations(represent),
                 min_agreement=min_agreement, tolerance=tolerance,
-                full=full, keep=keep, features=store_features, progress=progress,
+                full=full, keep=keep, features=store_features, on=where, progress=progress,
             )  # fmt: skip
             on.show(done, lambda out: _print_built(out, done))
 
@@ -148,6 +157,8 @@ def _register_rescore(group: typer.Typer) -> None:
         share: Annotated[
             float, typer.Option(help="No more of them than got this share of the questions.")
         ] = 1.0,
+        where: OnOption = "here",
+        ray_address: AddressOption = None,
         home: HomeOption = None,
         config: ConfigOption = None,
         json: JsonOption = False,
@@ -160,9 +171,10 @@ def _register_rescore(group: typer.Typer) -> None:
                 f"{len(named)} sources of keys are given: {', '.join(named)}",
                 remedy="Give one, or none for the table of the version before.",
             )
+        flags = _ray(where, ray_address)
         yield_to_others()
         with (
-            session(home=home, config=config, json=json) as on,
+            session(home=home, config=config, json=json, flags=flags) as on,
             count_progress(on, f"scoring keys of {application}") as progress,
         ):
             rows: Path | KeyedRows | None = source
@@ -171,10 +183,22 @@ def _register_rescore(group: typer.Typer) -> None:
                     on.home, application, snapshot=snapshot, sql=sql, domain=domain
                 )
             done = rescoring.rescore(
-                on.home, application, rows, by="cli", head=head, share=share, progress=progress,
+                on.home, application, rows, by="cli", head=head, share=share, on=where,
+                progress=progress,
                 on_head=None if json else lambda first: _print_head(on.err, first),
             )  # fmt: skip
             on.show(done, lambda out: _print_built(out, done.whole))
+
+
+def _ray(where: str, address: str | None) -> dict[str, FlagValue]:
+    """Returns the settings that the options say.
+
+    Raises:
+        InvalidInput: an address is given for nothing.
+    """
+    if address is not None and where != "ray":
+        raise InvalidInput("--ray-address is of --on ray only", remedy="Give --on ray, too.")
+    return {"ray.address": address}
 
 
 def _print_head(err: Console, first: rollout.LiveTable) -> None:

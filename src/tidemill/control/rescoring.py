@@ -17,6 +17,7 @@ from tidemill.foundation.home import Home
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
 from tidemill.models.signature import Column
+from tidemill.recipes.chunks import Where
 from tidemill.recipes.features import rows_of_features
 from tidemill.recipes.head import asked_keys, head_of
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files
@@ -57,6 +58,7 @@ def rescore(
     by: str,
     head: int = HEAD,
     share: float = 1.0,
+    on: Where = "here",
     progress: Progress | None = None,
     on_head: Callable[[LiveTable], None] | None = None,
 ) -> Rescored:
@@ -74,6 +76,7 @@ def rescore(
         by: who asks for it.
         head: so many keys go first, at most.
         share: no more of them than got this share of the questions.
+        on: where the model scores the whole table; the head is scored here.
         progress: told the rows done and all rows, of the head and then of the whole.
         on_head: told of the head once it is live.
 
@@ -107,7 +110,7 @@ def rescore(
         first = _head(home, current, rows, key, by=by, head=head, share=share, progress=progress)
         if first is not None and on_head is not None:
             on_head(first)
-    whole = build_live_table(home, application, rows, key=None, by=by, progress=progress)
+    whole = build_live_table(home, application, rows, key=None, by=by, on=on, progress=progress)
     return Rescored(application=application, head=first, whole=whole)
 
 

@@ -16,6 +16,7 @@ from tidemill.models.environments import Say
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
 from tidemill.models.signature import Signature
+from tidemill.recipes.chunks import Where
 from tidemill.recipes.keyed_rows import (
     KeyedRows,
     rows_of_domain,
@@ -287,6 +288,7 @@ def build_live_table(
     keep: bool = False,
     part: bool = False,
     features: bool | None = None,
+    on: Where = "here",
     progress: Progress | None = None,
 ) -> LiveTable:
     """Builds a table with an application's live version and puts it in front of it.
@@ -306,12 +308,12 @@ def build_live_table(
         keep: whether keys of the table there that the source lacks stay.
         part: whether the source is the head of another one only: features stay as they are.
         features: whether inputs that the key does not say are stored, too; None for as before.
+        on: where the model scores.
         progress: told the rows done and all rows.
 
     Raises:
         NotFound: there is no such application or source.
-        InvalidInput: no key is known, or it does not determine the model's inputs; or keys are to
-            be kept, whose features the source lacks.
+        InvalidInput: no key, or one that does not do; or features are wanted of keys to be kept.
         DataRefused: answers agree too little with those of what represents them.
     """
     current = get_deployment(home, application)
@@ -322,8 +324,7 @@ def build_live_table(
             remedy="Leave --keep away, or build with --no-store-features.",
         )
     columns, own, represented = _key_of(current, key, represent)
-    version = answering(current)
-    name = str(source) if isinstance(source, Path) else source.name
+    version, name = answering(current), str(source) if isinstance(source, Path) else source.name
     table = build_table(
         home,
         application=application,
@@ -337,6 +338,7 @@ def build_live_table(
         part=part,
         representing=Representing(columns=own, min_agreement=min_agreement, tolerance=tolerance),
         features=stores,
+        on=on,
         progress=progress,
     )
     build = list_builds(home.store, table.id)[0]

@@ -69,3 +69,16 @@ def installer_environment(*, environ: Mapping[str, str] | None = None) -> dict[s
         if name.upper() in _FOR_INSTALLERS or name.startswith(("PIP_", "UV_"))
     }
     return {**needed, **reaching}
+
+
+def set_for_libraries(values: Mapping[str, str]) -> None:
+    """Sets variables of this process that a library reads when it starts, unless they are set.
+
+    Example:
+        >>> set_for_libraries({"TIDEMILL_DOC": "1"})
+        >>> set_for_libraries({"TIDEMILL_DOC": "2"})
+        >>> os.environ.pop("TIDEMILL_DOC")
+        '1'
+    """
+    for name, value in values.items():
+        os.environ.setdefault(name, value)

@@ -56,6 +56,15 @@ class TablesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return f"TablesSettings(url={_masked(self.url)!r})"
 
 
+class RaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where work goes that is asked for on Ray; without an address, into a cluster of its own."""
+
+    address: Annotated[str, msgspec.Meta(min_length=1, max_length=300)] | None = None
+
+    def __repr__(self) -> str:
+        return f"RaySettings(address={_masked(self.address)!r})"
+
+
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the server listens and how long it waits."""
 
@@ -147,6 +156,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ledger: LedgerSettings = LedgerSettings()
     pipeline: PipelineSettings = PipelineSettings()
     uploads: UploadsSettings = UploadsSettings()
+    ray: RaySettings = RaySettings()
     logs: LogSettings = LogSettings()
     recipes: dict[str, dict[str, Any]] = {}
 

@@ -74,16 +74,14 @@ class Representing:
             )
 
 
-def write_fold(path: Path, keys: Sequence[bytes], times: pa.Array) -> None:
-    """Writes what scored rows are folded to, beside them.
+def fold_table(keys: Sequence[bytes], times: pa.Array) -> pa.Table:
+    """Returns what scored rows are folded to, to be kept beside them as Parquet.
 
     Args:
-        path: the file.
         keys: of each row, what its representation is.
         times: how often the source holds it.
     """
-    table = pa.table({_KEY: pa.array(keys, pa.large_binary()), _TIMES: times})
-    pq.write_table(table, path, compression="zstd", compression_level=1)
+    return pa.table({_KEY: pa.array(keys, pa.large_binary()), _TIMES: times})
 
 
 def choose_representatives(
@@ -99,7 +97,7 @@ def choose_representatives(
 
     Args:
         scored: files of rows with their answers.
-        folds: of each of them, what ``write_fold`` wrote.
+        folds: of each of them, what ``fold_table`` made.
         key: the key columns.
         signature: the model's.
         tolerance: up to so much, real numbers agree.

@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -29,22 +28,16 @@ from tidemill.foundation.locks import hold
 from tidemill.foundation.processes import own_cpu_s
 from tidemill.models.format import ModelManifest, read_manifest
 from tidemill.models.registry import Registry
-from tidemill.models.runtime import Runtime, open_runtime
-from tidemill.models.signature import Signature
-from tidemill.recipes.distinct_rows import ROWS, TIMES, Counted, column_names, write_distinct
+from tidemill.models.runtime import open_runtime
+from tidemill.models.signature import Column, Signature
+from tidemill.recipes.chunks import Asked, Chunk, Pool, Threads, Where
+from tidemill.recipes.distinct_rows import ROWS, Counted, write_distinct
 from tidemill.recipes.features import store_features
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files, rows_of_table
-from tidemill.recipes.refresh import (
-    DIGEST,
-    Base,
-    digested,
-    digests,
-    find_base,
-    split_rows,
-    whole_split,
-)
-from tidemill.recipes.representatives import Representing, choose_representatives, write_fold
-from tidemill.recipes.scored_rows import answers_table, column_array, output_name
+from tidemill.recipes.on_ray import actors
+from tidemill.recipes.refresh import Base, find_base, split_rows, whole_split
+from tidemill.recipes.representatives import Representing, choose_representatives
+from tidemill.recipes.scored_rows import column_array, output_name
 from tidemill.tables.answer import encode_answers
 from tidemill.tables.build import TableBuilder
 from tidemill.tables.builds import Build, KeyCounts, keep_build
@@ -54,7 +47,6 @@ from tidemill.tables.predictions import PredictionPart, keep_parts
 from tidemill.tables.redis import publish_table
 from tidemill.tables.represented import Keys, keys_of
 from tidemill.tables.table import TableInfo
-from tidemill.training.examples import feature_batch
 
 Progress = Callable[[int, int], None]
 
@@ -81,6 +73,7 @@ def build_table(
     keep: bool = False,
     part: bool = False,
     features: bool = False,
+    on: Where = "here",
 ) -> TableInfo:
     """Scores each distinct key of a source and stores the table; nothing goes live by it.
 
@@ -90,17 +83,16 @@ def build_table(
         model: the model's name.
         version: the version that scores.
         key: the columns that make a key; they must determine every other input.
-        source: rows with all of the model's inputs: a file or folder (CSV, Parquet), a table, or
-            what ``keyed_rows`` makes.
+        source: rows with all of the model's inputs: files, a table, or what ``keyed_rows`` makes.
         source_name: what the rows are, for the table's record.
         representing: what represents key columns; all rows are scored, and compared.
         progress: told the rows done and all rows.
-        threads: that score at once; 0 for as many as there are cores.
-        base: a table whose answers are taken over where a key's inputs did not change; what cannot
-            be taken over is scored.
+        threads: that score at once; 0 for as many as there are cores, here or in the cluster.
+        base: a table whose answers are taken over where a key's inputs did not change.
         keep: whether keys of the base that the source lacks stay.
         part: whether the source is the head of another one only.
         features: whether inputs that the key does not say are stored.
+        on: where the model scores; a build that began in one place may go on in the other.
 
     Raises:
         NotFound: there is no such base.
@@ -108,42 +100,59 @@ def build_table(
             inputs that vary are named. Or keys are to be kept that cannot be.
         DataRefused: the source has no row, or too few agree with what represents them.
         Conflict: the same build is under way in another process.
-        Unavailable: the disk is full; what was done before stays, and the next build goes on.
+        Unavailable, WorkerLost: the disk is full, or the Ray cluster is of no use; what was done
+            before stays, and the next build goes on.
     """
     began = (home.clock.monotonic(), own_cpu_s())
     rows = _keyed_rows(source, source_name)
     folder = Registry(home).fetch(model, version)
-    workers = threads or os.cpu_count() or 1
     manifest = read_manifest(folder)
-    concurrent = manifest.runtime in _CONCURRENT
-    runtime = open_runtime(folder, trust_code=True, threads=1 if concurrent else workers)
-    with _explained(application), closing(runtime):
-        signature = runtime.signature
-        keys = _keys(signature, key, representing.columns)
-        info = TableInfo(
-            application=application, model=model, version=version, key=keys.columns,
-            represent=(folds := representing.of(key)), source=source_name,
-        )  # fmt: skip
+    signature = manifest.signature
+    keys = _keys(signature, key, representing.columns)
+    info = TableInfo(
+        application=application, model=model, version=version, key=keys.columns,
+        represent=(folds := representing.of(key)), source=source_name,
+    )  # fmt: skip
+    asked = Asked(key=key, fold=keys.columns if folds else None, represent=folds)
+    with (
+        _explained(application),
+        _pool(home, folder, manifest, asked, on=on, threads=threads) as pool,
+    ):
         taken = _base(home, base, manifest, info, keep=keep)
         identity = repr((application, model, version, key, rows.identity, base, keep, *folds))
         with _work(home, identity if rows.identity is not None else None) as work:
             resumed = any(work.iterdir())
             info = msgspec.structs.replace(info, as_of=_as_of(home, work, base if keep else None))
             files, counts = _answer(
-                runtime, rows, key, work, folded=keys if folds else None, base=taken, keep=keep,
-                progress=progress, workers=workers if concurrent else 1,
-            )  # fmt: skip
+                pool, signature.inputs, rows, asked, work, base=taken, keep=keep, progress=progress
+            )
             plain = msgspec.structs.replace(info, represent=())  # features are of keys as they are
             files, info = _represented(
                 info, signature, files, work, representing=representing, alone=rows.representatives
             )
             complete = _store(home, info, signature, files, work)
             stored = store_features(home, plain, signature, work) if features else None
-            build = Build(
+            done = Build(
                 table=complete.id, keys=counts, resumed=resumed, part=part, features=stored
             )
-            _keep_measured(home, build, taken, began)
+            _keep_measured(home, done, taken, began, pool.cpu_s)
             return complete
+
+
+@contextmanager
+def _pool(
+    home: Home, folder: Path, manifest: ModelManifest, asked: Asked, *, on: Where, threads: int
+) -> Iterator[Pool]:
+    """Gives what scores: threads of this process, or actors in a Ray cluster."""
+    if on == "ray":
+        with actors(folder, asked, address=home.settings.ray.address, workers=threads) as pool:
+            yield pool
+        return
+    workers = threads or os.cpu_count() or 1
+    concurrent = manifest.runtime in _CONCURRENT
+    runtime = open_runtime(folder, trust_code=True, threads=1 if concurrent else workers)
+    with closing(runtime):
+        yield Threads(runtime, asked, workers if concurrent else 1)
 
 
 @contextmanager
@@ -276,94 +285,78 @@ def _remove_abandoned(builds: Path, *, before: float) -> None:
             path.unlink(missing_ok=True)
 
 
-def _keep_measured(home: Home, build: Build, base: Base | None, began: tuple[float, float]) -> None:
-    """Makes a build known with what it took since it began, at these seconds and this CPU."""
+def _keep_measured(
+    home: Home, build: Build, base: Base | None, began: tuple[float, float], elsewhere_s: float
+) -> None:
+    """Makes a build known with what it took since it began, at these seconds and this CPU.
+
+    What it took of other processors, elsewhere, counts as well.
+    """
     at, cpu_s = began
     done = msgspec.structs.replace(
         build,
         base=None if base is None else base.table,
         at=home.clock.now(),
         seconds=home.clock.monotonic() - at,
-        cpu_s=own_cpu_s() - cpu_s,
+        cpu_s=own_cpu_s() - cpu_s + elsewhere_s,
     )
     keep_build(home, done)
 
 
 def _answer(
-    runtime: Runtime,
+    pool: Pool,
+    inputs: Sequence[Column],
     rows: KeyedRows,
-    key: tuple[str, ...],
+    asked: Asked,
     work: Path,
     *,
-    folded: Keys | None,
     base: Base | None,
     keep: bool,
     progress: Progress | None,
-    workers: int,
 ) -> tuple[list[Path], KeyCounts]:
     """Returns the files of the answers to a source, scored and taken over, and how many there are.
 
     What was done in the folder before is not done again.
     """
-    inputs, distinct = runtime.signature.inputs, work / ROWS
+    distinct = work / ROWS
     if not distinct.exists():
-        counted = None if folded is None else Counted(rows.times)
-        write_distinct(rows.batches(), inputs, key, distinct, counted=counted)
+        counted = None if asked.fold is None else Counted(rows.times)
+        write_distinct(rows.batches(), inputs, asked.key, distinct, counted=counted)
     if base is None:
         split = whole_split(distinct)
     else:
-        split = split_rows(distinct, base, inputs, key, keep=keep, folder=work / "split")
-    scored = _score(
-        runtime, split.fresh, key, work, folded=folded, progress=progress, workers=workers
-    )
+        split = split_rows(distinct, base, inputs, asked.key, keep=keep, folder=work / "split")
+    scored = _score(pool, split.fresh, work, progress=progress)
     return [*scored, *split.taken], split.counts
 
 
-def _score(
-    runtime: Runtime,
-    rows_path: Path,
-    key: tuple[str, ...],
-    work: Path,
-    *,
-    folded: Keys | None,
-    progress: Progress | None,
-    workers: int,
-) -> list[Path]:
+def _score(pool: Pool, rows_path: Path, work: Path, *, progress: Progress | None) -> list[Path]:
     """Answers each chunk that was not answered before; returns the files of all answers.
 
-    Beside each stands what its rows are ``folded`` to, where they are.
+    Beside each stands what its rows are folded to, where they are.
     """
-    inputs = runtime.signature.inputs
     with pq.ParquetFile(rows_path) as rows:
         chunks, total = rows.num_row_groups, rows.metadata.num_rows
         sizes: list[int] = [rows.metadata.row_group(at).num_rows for at in range(chunks)]
-    places = digested(inputs, key) if folded is None else []
     paths = [work / f"scored-{at:06}.parquet" for at in range(chunks)]
+    todo = [at for at, path in enumerate(paths) if not path.exists()]
 
-    def score(at: int) -> int:
-        if not paths[at].exists():
-            with pq.ParquetFile(rows_path) as mine:
-                part = mine.read_row_group(at)
-            named = part.select(column_names(inputs)).rename_columns([c.name for c in inputs])
-            batch = feature_batch(named, inputs)
-            answers = answers_table(batch, runtime.predict(batch), key, runtime.signature)
-            if folded is not None:
-                keys = folded.many([batch[name] for name in key])
-                with replacing(_fold_of(paths[at]), work) as unfinished:
-                    write_fold(unfinished, keys, part.column(TIMES))
-            if places:
-                answers = answers.append_column(DIGEST, digests(part, places))
-            with replacing(paths[at], work) as unfinished:
-                pq.write_table(answers, unfinished, compression="zstd", compression_level=1)
-        return sizes[at]
+    def keep(at: int, made: Chunk) -> None:
+        if made.fold is not None:
+            _write(_fold_of(paths[at]), made.fold, work)
+        _write(paths[at], made.answers, work)  # last: it says that the chunk is done
 
-    done = 0
-    with ThreadPoolExecutor(workers, "tidemill.score") as pool:
-        for size in pool.map(score, range(chunks)):
-            done += size
-            if progress is not None:
-                progress(done, total)
+    done = total - sum(sizes[at] for at in todo)
+    for at in pool.scored(rows_path, todo, keep):
+        done += sizes[at]
+        if progress is not None:
+            progress(done, total)
     return paths
+
+
+def _write(path: Path, data: bytes, work: Path) -> None:
+    with replacing(path, work) as unfinished:
+        unfinished.write_bytes(data)
 
 
 def _represented(
