@@ -19,6 +19,7 @@ import tritonclient.grpc as triton  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
 
+from tidemill.data.ledger import read_ledger
 from tidemill.models.signature import Array
 from tidemill.serving.rpc.schema import messages
 
@@ -298,6 +299,63 @@ def test_the_deadline_of_the_call_bounds_the_query(
     assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
     assert time.monotonic() - began < 10.0
     assert official.infer(patient, slow(1.0)).as_numpy("value")[0] == 2.0
+
+
+def test_a_key_alone_is_asked_for_as_over_http(
+    grpc_server: Any, official: triton.InferenceServerClient, channel: grpc.Channel
+) -> None:
+    """Raw, typed and in a stream: the answers, sources, ids and refusals of REST."""
+    model = grpc_server.models["delays"]
+    carriers, months = model.rows["carrier"][:2].astype(object), model.rows["month"][:2]
+    key = [tensor("month", "INT64", months), tensor("carrier", "BYTES", carriers)]
+    answer = official.infer("delays", key)
+    with grpc_server.client() as client:
+        columns = [("carrier", "BYTES", carriers.tolist()), ("month", "INT64", months.tolist())]
+        sent = [
+            {"name": name, "shape": [2], "datatype": kind, "data": data}
+            for name, kind, data in columns
+        ]
+        rest = client.post("/v2/models/delays/infer", json={"inputs": sent}).json()
+        lacking = client.get("/v1/models/delays:lookup?carrier=UA&month=12").json()["error"]
+    assert rest["parameters"]["source"] == "table"
+    said = {each["name"]: each["data"] for each in rest["outputs"]}
+    assert text(answer.as_numpy("label")) == said["label"] == list(model.outputs["label"][:2])
+    assert answer.as_numpy("probabilities").ravel().tolist() == pytest.approx(said["probabilities"])
+    told = answer.get_response().parameters
+    assert told["source"].string_param == "table"
+    identity = told["prediction_id"].string_param
+    kept = read_ledger(grpc_server.home.ledger_path, "delays").predictions
+    assert {f"{identity}-0", f"{identity}-1"} <= set(kept["prediction_id"].to_pylist())
+
+    def typed(*names: str, month: int) -> Any:
+        request = service_pb2.ModelInferRequest(model_name="delays")
+        for name in names:
+            made = request.inputs.add(name=name, datatype=DATATYPES[name], shape=[1])
+            value = [b"UA"] if name == "carrier" else [month]
+            getattr(made.contents, CONTENTS[DATATYPES[name]]).extend(value)
+        return request
+
+    answered = call(channel, "ModelInfer", typed("carrier", "month", month=1))
+    assert answered.parameters["source"].string_param == "table"
+    for request, status, why in (
+        (typed("carrier", "month", month=12), grpc.StatusCode.NOT_FOUND, lacking),
+        (typed("carrier", month=1), grpc.StatusCode.INVALID_ARGUMENT, "is missing"),
+        (typed("carrier", "month", "distance", month=1), grpc.StatusCode.INVALID_ARGUMENT,
+         "'temperature' is missing"),
+    ):  # fmt: skip
+        with pytest.raises(grpc.RpcError) as refused:
+            call(channel, "ModelInfer", request)
+        assert refused.value.code() == status
+        assert why in refused.value.details()
+    send = channel.stream_stream(
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+        lambda sent: sent.SerializeToString(),
+        service_pb2.ModelStreamInferResponse.FromString,
+    )
+    asked = [typed("carrier", "month", month=month) for month in (1, 12, 1)]
+    found = list(send(iter(asked), timeout=20))
+    assert [bool(each.error_message) for each in found] == [False, True, False]
+    assert lacking in found[1].error_message
 
 
 def test_a_cancelled_call_harms_nobody(

@@ -107,18 +107,31 @@ class KeyReader:
         request.inputs = []  # a query that waits holds its arrays, no more
         return asked, inputs, n
 
+    def narrow(self, names: set[str] | None, refusal: InvalidInput) -> Signature:
+        """Returns the key's signature, if these are the names of its columns.
+
+        Args:
+            names: what a request has, whatever its protocol; None if it cannot be told.
+            refusal: why it is no request with all inputs.
+
+        Raises:
+            InvalidInput: the ``refusal``, where they are others.
+        """
+        if names != self._of.keys():
+            raise refusal
+        return self.signature
+
     def _narrowed(
         self, json: bytes, refusal: InvalidInput | None, names: Callable[[Any], set[str] | None]
     ) -> Signature:
         """Returns the key's signature, if it is what the request is about."""
-        if refusal is not None:
-            try:
-                asked = names(msgspec.json.decode(json))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise refusal from None
-            if asked != self._of.keys():
-                raise refusal
-        return self.signature
+        if refusal is None:
+            return self.signature
+        try:
+            asked = names(msgspec.json.decode(json))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise refusal from None
+        return self.narrow(asked, refusal)
 
 
 def key_reader(deployment: Deployment, signature: Signature) -> KeyReader:

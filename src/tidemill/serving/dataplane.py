@@ -203,10 +203,18 @@ class DataPlane:
             query.unseen_s = self._pace.now - query.arrived
         self._processor.submit(application, query)
 
+    def key_reader(self, application: Application) -> KeyReader:
+        """Returns what reads requests that hold an application's key alone, whatever the protocol.
+
+        Raises:
+            InvalidInput: it has no key, or not of single values.
+        """
+        return self._form(application).key
+
     def lookup(self, exchange: Exchange, name: str) -> None:
         """Answers the key in the query string."""
         application = self._processor.application(name)
-        reader = self._form(application).key
+        reader = self.key_reader(application)
         inputs = reader.read_query(exchange.query)
         arrived = exchange.arrived
         self._processor.look_up(
@@ -224,7 +232,7 @@ class DataPlane:
         self, exchange: Exchange, application: Application, refusal: InvalidInput | None = None
     ) -> None:
         """Answers a v1 request of keys; ``refusal`` says why it is none of all inputs."""
-        reader = self._form(application).key
+        reader = self.key_reader(application)
         nbytes, arrived = len(exchange.body), exchange.arrived
         request, inputs, n = reader.read_predict(exchange.body, refusal)
         request.instances, exchange.body = [], b""

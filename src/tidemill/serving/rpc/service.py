@@ -9,14 +9,16 @@ from typing import Any
 import grpc
 
 from tidemill.foundation.errors import DeadlineExceeded, InvalidInput, Overloaded, TidemillError
+from tidemill.models.signature import Batch
 from tidemill.serving.dataplane import unwritable
 from tidemill.serving.front import Inside
 from tidemill.serving.keys import Access, Principal
+from tidemill.serving.processor import Application
 from tidemill.serving.query import Query
 from tidemill.serving.routes import version_of
 from tidemill.serving.rpc.operations import NAMES, Operations, access_of
 from tidemill.serving.rpc.statuses import details_of, status_of
-from tidemill.serving.rpc.tensors import decode_infer, read_infer, write_error, write_infer
+from tidemill.serving.rpc.tensors import Asked, decode_infer, read_infer, write_error, write_infer
 
 SERVICE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -62,6 +64,7 @@ class Service:
 
     def __init__(self, inside: Inside, *, max_held_bytes: int, read_timeout_s: float) -> None:
         self._processor = inside.processor
+        self._plane = inside.plane
         self._guard = inside.guard
         self._clock = inside.clock
         self._operations = Operations(inside)
@@ -238,7 +241,7 @@ class Service:
                 f"requests of {self._held_bytes} bytes are held already",
                 remedy="Retry in a moment.",
             )
-        form, inputs, n = read_infer(message, application.signature)
+        form, inputs, n, by_key = self._read(message, application)
         asked = form.asked
         allowed_s = application.allowed_s(asked.timeout_s)
         if remaining_s is not None:
@@ -256,11 +259,27 @@ class Service:
         query.nbytes = asker.nbytes
         query.priority = asked.priority
         self._held_bytes += asker.nbytes
+        take = self._processor.look_up if by_key else self._processor.submit
         try:
-            self._processor.submit(application, query, version)
+            take(application, query, version)
         except TidemillError:
             self._held_bytes -= asker.nbytes
             raise
+
+    def _read(self, message: Any, application: Application) -> tuple[Asked, Batch, int, bool]:
+        """Returns what a request asks for, its inputs, n, and whether they are the key alone.
+
+        Raises:
+            InvalidInput: it has neither all inputs nor the key alone.
+        """
+        try:
+            return *read_infer(message, application.signature), False
+        except InvalidInput as refusal:
+            if not application.deployment.key:
+                raise
+            names = {each.name for each in message.inputs}
+            key = self._plane.key_reader(application).narrow(names, refusal)
+        return *read_infer(message, key), True
 
     def _ended(self, query: Query) -> None:
         """Answers who waits, if somebody still does."""
