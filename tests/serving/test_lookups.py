@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+import subprocess
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
 
+from tidemill.control.architecture import architecture, as_text
 from tidemill.control.rollout import build_live_table
 from tidemill.foundation.clock import SYSTEM_CLOCK
 from tidemill.foundation.errors import Unavailable
@@ -170,3 +175,63 @@ def test_a_server_answers_from_redis_and_from_the_model_when_that_is_gone(
             )
             assert found is not None
             assert int(found[1]) >= 1
+
+
+def test_an_application_goes_live_while_redis_is_down_and_finds_its_table_later(
+    launch: Callable[..., Any], tmp_path: Path
+) -> None:
+    """It answers by its model, says so, and takes the table up; also after Redis has lost it."""
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"x": pa.array(range(50), pa.int64())}), rows)
+    with tempfile.TemporaryDirectory(prefix="tidemill-redis-") as folder:
+        url = f"unix://{folder}/redis.sock"
+        with launch(TIDEMILL_TABLES_URL=url) as server, server.client() as client:
+            settings = Settings(home=server.home.path, tables=TablesSettings(url=url))
+
+            def source() -> str:
+                answer = client.get("/v1/models/add:lookup?x=5").raise_for_status().json()
+                assert answer["predictions"] == [1005]
+                found: str = answer["sources"][0]
+                return found
+
+            def shown() -> tuple[Any, str]:
+                with open_home(settings) as home:
+                    drawn = as_text(architecture(home, "add"))
+                url = f"http://127.0.0.1:{server.admin_port}/admin/v1/applications/add"
+                inspected = httpx.get(url).raise_for_status().json()
+                (version,) = inspected["gateways"][0]["versions"]
+                return version["table_answers"], drawn
+
+            with open_home(settings) as home:
+                built = build_live_table(home, "add", rows, key=("x",), by="tests")
+            server.until(
+                lambda: server.health()["applications"].get("add", 0) >= built.revision, "no table"
+            )
+            assert source() == "model"
+            answers, drawn = shown()
+            assert answers is False
+            assert "not in Redis now: passed by" in drawn
+            assert 'tidemill_table_answers{application="add",version="1"} 0' in re.sub(
+                r"0\.0", "0", client.get("/metrics").text
+            )
+            for _ in range(2):  # the second one has lost all
+                with _redis_at(folder):
+                    server.until(lambda: source() == "table", "answers of Redis")
+                    answers, drawn = shown()
+                    assert answers is True
+                    assert "not in Redis" not in drawn
+                assert source() in {"model", "cache"}
+
+
+@contextmanager
+def _redis_at(folder: str) -> Iterator[None]:
+    """A Redis that keeps nothing, at a socket in the folder, until it is killed."""
+    options = ("--port", "0", "--unixsocket", f"{folder}/redis.sock", "--save", "")
+    server = subprocess.Popen(
+        ("redis-server", *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        server.kill()
+        server.wait()

@@ -56,7 +56,9 @@ def _law(service_time: dict[str, float] | None) -> str:
 def _table(version: dict[str, Any]) -> str:
     if version["table"] is None:
         return "-"
-    return f"{version['table_age_s']:,.0f} s old" + (", stale" if version["table_stale"] else "")
+    silent = ", does not answer" if version["table_answers"] is False else ""
+    stale = ", stale" if version["table_stale"] else ""
+    return f"{version['table_age_s']:,.0f} s old{stale}{silent}"
 
 
 def _in_flight(shown: dict[str, Any], socket: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from tidemill.control.changes import METADATA, require
+from tidemill.foundation.errors import Corrupted, Unavailable
 from tidemill.foundation.home import Home
 from tidemill.foundation.pages import page, rows
 from tidemill.models import registry
@@ -15,13 +16,17 @@ from tidemill.serving.placement import decide_placement
 from tidemill.serving.plan import Deployment
 from tidemill.tables import catalog
 from tidemill.tables.freshness import age_s, stale_from
+from tidemill.tables.redis import is_published
 from tidemill.tables.table import TableInfo
 
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 class TablePart(msgspec.Struct, frozen=True, kw_only=True):
-    """The table before a version: its keys, and the age of its answers in seconds."""
+    """The table before a version: its keys, and the age of its answers in seconds.
+
+    ``published`` says whether it is in Redis, where it is to be there; None where it is not.
+    """
 
     id: str
     key: tuple[str, ...]
@@ -29,6 +34,7 @@ class TablePart(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     age_s: float
     stale: bool
+    published: bool | None = None
 
 
 class VersionPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +121,7 @@ def architecture(home: Home, application: str) -> Architecture:
         cache_ttl_s=plan.cache_ttl_s,
         max_batch=plan.max_batch,
         device=plan.device,
-        versions=tuple(parts),
+        versions=tuple(_asked(home, each) for each in parts),
     )
 
 
@@ -129,6 +135,18 @@ def _table(info: TableInfo, deployment: Deployment, now: float) -> TablePart:
         age_s=age_s(info, now),
         stale=limit is not None and now >= limit,
     )
+
+
+def _asked(home: Home, part: VersionPart) -> VersionPart:
+    """Returns a version with whether its table is in Redis, where it is to be there."""
+    if part.table is None or home.settings.tables.url is None:
+        return part
+    try:
+        published = is_published(home, catalog.get_table(home.store, part.table.id))
+    except (Unavailable, Corrupted):
+        published = False
+    table = msgspec.structs.replace(part.table, published=published)
+    return msgspec.structs.replace(part, table=table)
 
 
 def as_text(found: Architecture) -> str:
@@ -239,6 +257,8 @@ def _stages(found: Architecture, each: VersionPart) -> list[tuple[str, str]]:
 def _shown_table(table: TablePart, max_age_s: float | None) -> str:
     limit = "" if max_age_s is None else f" of {max_age_s:,.0f}"
     stale = ", stale: passed by" if table.stale else ""
+    if table.published is False:
+        stale += ", not in Redis now: passed by"
     key = ", ".join(table.key)
     return f"table: {table.rows:,} keys ({key}), {table.age_s:,.0f}{limit} s old{stale}"
 

@@ -27,12 +27,15 @@ from tidemill.serving.cors import cors_of
 from tidemill.serving.hosts import hosts_of
 from tidemill.serving.key_store import StoreKeys
 from tidemill.serving.listening import open_listener
-from tidemill.serving.live import StoreSource, remove_unused_tables
+from tidemill.serving.live import StoreSource, publish_tables, remove_unused_tables
 from tidemill.serving.supervisor import Supervisor, stop_on_signals
 from tidemill.serving.tls import Certificate, certificate_of
 from tidemill_worker.process import share_heap, trim_memory
 
 TABLES_EVERY_S = 300.0
+PUBLISH_EVERY_S, PUBLISH_AGAIN_S = 5.0, 60.0
+"""Redis is seen to have every table that is live; what took long to fail rests for longer."""
+
 COMPACT_EVERY_S = 60.0
 
 
@@ -112,9 +115,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         admin.serve(sockets=[listener]),
         local.serve(sockets=[door.enter_context(local_listener(home.run_path))]),
     )
-    chores = asyncio.gather(
-        scorer.run(), desk.run(), _compact(home), _remove_tables(home), _follow(certificate)
-    )
+    chores = asyncio.gather(scorer.run(), desk.run(), _follow(certificate), _keep_house(home))
     try:
         await supervisor.run(up, stop)
     finally:
@@ -162,6 +163,30 @@ async def _compact(home: Home) -> None:
         else:
             if segments:
                 log("control.server").info("ledger.compacted", segments=segments)
+
+
+async def _keep_house(home: Home) -> None:
+    """Does what an installation needs again and again, until it is cancelled."""
+    await asyncio.gather(_compact(home), _remove_tables(home), _publish_tables(home))
+
+
+async def _publish_tables(home: Home) -> None:
+    """Has the live tables in Redis, again and again: it may have been down, or have lost them."""
+    complained, wait_s = False, PUBLISH_EVERY_S
+    while home.settings.tables.url is not None:
+        await asyncio.sleep(wait_s)
+        began, wait_s = home.clock.monotonic(), PUBLISH_EVERY_S
+        try:
+            await asyncio.to_thread(publish_tables, home)
+            if complained:
+                log("control.server").info("tables.published")
+            complained = False
+        except (TidemillError, OSError) as error:
+            if not complained:
+                log("control.server").warning("tables.not_published", error=str(error))
+            complained = True
+            if home.clock.monotonic() - began > PUBLISH_EVERY_S:
+                wait_s = PUBLISH_AGAIN_S
 
 
 async def _remove_tables(home: Home) -> None:

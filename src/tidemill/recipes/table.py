@@ -25,6 +25,7 @@ from tidemill.foundation.errors import Conflict, InvalidInput, NotFound, Unavail
 from tidemill.foundation.files import put_content, write_atomic
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
+from tidemill.foundation.logs import log
 from tidemill.foundation.processes import own_cpu_s
 from tidemill.models.format import ModelManifest, read_manifest
 from tidemill.models.registry import Registry
@@ -44,7 +45,7 @@ from tidemill.tables.builds import Build, KeyCounts, keep_build
 from tidemill.tables.catalog import get_table, store_table
 from tidemill.tables.freshness import born_at
 from tidemill.tables.predictions import PredictionPart, keep_parts
-from tidemill.tables.redis import publish_table
+from tidemill.tables.redis import check_library, publish_table
 from tidemill.tables.represented import Keys, keys_of
 from tidemill.tables.table import TableInfo
 
@@ -422,5 +423,14 @@ def _store(
     keep_parts(home, complete.id, parts)
     stored = store_table(home, folder)
     if home.settings.tables.url is not None:
-        publish_table(home, stored.id)
+        _publish(home, stored.id)
     return stored
+
+
+def _publish(home: Home, table: str) -> None:
+    """Has a table in Redis; where that is down, the server has it there once it is back."""
+    check_library()
+    try:
+        publish_table(home, table)
+    except Unavailable as error:
+        log("recipes.table").warning("table.unpublished", table=table, reason=str(error))

@@ -156,6 +156,7 @@ def _version(placed: PlacedVersion, pool: WorkerPool, count: int) -> VersionAssi
         folder=str(resolved.folder),
         replicas=replicas,
         table=None if resolved.table is None else str(resolved.table),
+        record=resolved.record,
         features=None if resolved.features is None else str(resolved.features),
         trust_code=resolved.trust_code,
     )

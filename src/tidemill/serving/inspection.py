@@ -35,6 +35,7 @@ def _version(version: LiveVersion) -> dict[str, Any]:
         "table": version.assignment.live.table,
         "table_age_s": version.table_age_s,
         "table_stale": version.stale,
+        "table_answers": None if version.lookups is None else version.lookups.answers,
         "placement": specs[0].kind if specs else "worker",
         "replicas": [
             {"name": replica.name, "alive": replica.alive, "in_flight": replica.in_flight}

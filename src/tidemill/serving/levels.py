@@ -39,11 +39,17 @@ class Levels:
         self._table_age = instruments.gauge(
             "tidemill_table_age_seconds", "How old a table's answers are.", named, merge="max"
         )
+        self._table_answers = instruments.gauge(
+            "tidemill_table_answers",
+            "Whether a table on another host answered when it was asked last, in every gateway.",
+            named,
+            merge="min",
+        )
 
     def show(self, live: Iterable[LiveVersion]) -> None:
         """Sets every level to what it is now."""
         families = (self._queue_rows, self._queue_bytes, self._batches, self._alive)
-        for family in (*families, self._table_age):
+        for family in (*families, self._table_age, self._table_answers):
             family.clear()
         for each in live:
             labels = (each.measures.application, str(each.version))
@@ -54,6 +60,8 @@ class Levels:
             self._alive.of(*labels).value = sum(r.alive for r in batcher.replicas)
             if (age_s := each.table_age_s) is not None:
                 self._table_age.of(*labels).value = age_s
+            if each.lookups is not None and each.lookups.answers is not None:
+                self._table_answers.of(*labels).value = int(each.lookups.answers)
 
     def retired(self, gone: Iterable[LiveVersion], live: Iterable[LiveVersion]) -> None:
         """Drops the numbers of the versions that were retired longest ago, if they are many."""

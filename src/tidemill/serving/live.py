@@ -14,8 +14,9 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.errors import InvalidInput, NotFound, Unavailable
 from tidemill.foundation.home import Home
+from tidemill.foundation.logs import log
 from tidemill.foundation.names import check_name
 from tidemill.foundation.store import Remembered
 from tidemill.models.environments import environments_path, find_environment
@@ -23,8 +24,9 @@ from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
 from tidemill.models.requirements import read_lock
 from tidemill.serving.plan import Deployment, Live
-from tidemill.tables.catalog import fetch_table
-from tidemill.tables.redis import publish_table, remove_unused
+from tidemill.tables.catalog import fetch_table, get_table
+from tidemill.tables.redis import check_library, place_of, publish_table, remove_unused
+from tidemill.tables.table import TableInfo
 
 TABLES = sa.MetaData()
 
@@ -145,12 +147,14 @@ def current_revision(conn: Connection) -> int:
 class Resolved:
     """Where a live version's verified files are on this machine, and whether to trust its code.
 
-    ``table`` is a folder, or the place of one in Redis.
+    ``table`` is a folder, or the place of one in Redis, which need not be there yet: ``record``
+    says what it holds.
     ``python`` is the interpreter of its own environment, if it has requirements.
     """
 
     folder: Path
     table: Path | str | None = None
+    record: TableInfo | None = None
     features: Path | None = None
     trust_code: bool = False
     python: Path | None = None
@@ -194,18 +198,41 @@ class StoreSource:
     def resolve(self, live: Live, deployment: Deployment) -> Resolved:  # noqa: D102
         features = deployment.features
         folder = Registry(self._home).fetch(live.model, live.version)
+        table, record = (None, None) if live.table is None else self._table(live.table)
         return Resolved(
             folder=folder,
-            table=None if live.table is None else self._table(live.table),
+            table=table,
+            record=record,
             features=None if features is None else fetch_table(self._home, features),
             trust_code=read_manifest(folder).trust == "code",
             python=_python(environments_path(self._home.cache_path), folder, live),
         )
 
-    def _table(self, table: str) -> Path | str:
-        if self._home.settings.tables.url is None:
-            return fetch_table(self._home, table)
-        return publish_table(self._home, table)
+    def _table(self, table: str) -> tuple[Path | str, TableInfo | None]:
+        """Returns where a table is, or will be once Redis takes it: nobody waits for that."""
+        url = self._home.settings.tables.url
+        if url is None:
+            return fetch_table(self._home, table), None
+        check_library()
+        info = get_table(self._home.store, table)
+        try:
+            publish_table(self._home, table)
+        except Unavailable as error:
+            log("serving.live").warning("table.unpublished", table=table, reason=str(error))
+        return place_of(url, info), info
+
+
+def publish_tables(home: Home) -> None:
+    """Has every table that a deployment names in Redis; those that are there are left alone.
+
+    Raises:
+        Unavailable: Redis does not answer, or takes no more.
+        TidemillError: a table is not what was stored.
+    """
+    with home.store.read(TABLES) as conn:
+        live = live_deployments(conn)
+    for table in _named(live):
+        publish_table(home, table)
 
 
 def remove_unused_tables(home: Home) -> int:
@@ -216,8 +243,11 @@ def remove_unused_tables(home: Home) -> int:
     """
     with home.store.read(TABLES) as conn:
         live = live_deployments(conn)
-    named = {version.table for each in live for version in each.versions if version.table}
-    return remove_unused(home, named)
+    return remove_unused(home, _named(live))
+
+
+def _named(live: tuple[Deployment, ...]) -> set[str]:
+    return {version.table for each in live for version in each.versions if version.table}
 
 
 class CandidateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.errors import InvalidModel
+from tidemill.foundation.errors import InvalidModel, NotFound, Unavailable
 from tidemill.foundation.instruments import Instruments
+from tidemill.foundation.logs import log
 from tidemill.models.format import read_manifest
 from tidemill.models.signature import Signature
 from tidemill.serving.batcher import Batcher
@@ -38,7 +39,7 @@ from tidemill.serving.version import LiveVersion
 from tidemill.tables.lmdb import LmdbTable
 from tidemill.tables.redis import RedisTable, is_place
 from tidemill.tables.represented import Keys, keys_of
-from tidemill.tables.table import Table
+from tidemill.tables.table import Table, TableInfo
 
 Finish = Callable[[LiveVersion, Query], None]
 
@@ -183,7 +184,7 @@ class Loader:
         table: Table | None = None
         key = None
         if version.table is not None:
-            table = await asyncio.to_thread(_open_table, version.table)
+            table = await asyncio.to_thread(_open_table, version.table, version.record)
             try:
                 key = _encoder(table, manifest.signature)
             except BaseException:
@@ -261,8 +262,17 @@ def _replica(version: VersionAssignment, spec: ReplicaSpec, plan: ServingPlan) -
     return InlineReplica(Path(version.folder), trust_code=version.trust_code, threads=plan.threads)
 
 
-def _open_table(place: str) -> Table:
-    return RedisTable.open(place) if is_place(place) else LmdbTable.open(Path(place))
+def _open_table(place: str, record: TableInfo | None) -> Table:
+    """Opens a table; one that is to be in Redis, and is not yet, is looked for again and again."""
+    if not is_place(place):
+        return LmdbTable.open(Path(place))
+    try:
+        return RedisTable.open(place)
+    except (Unavailable, NotFound) as error:
+        if record is None:
+            raise
+        log("serving.loading").warning("table.awaited", table=record.id, reason=str(error))
+        return RedisTable(place, record)
 
 
 def _lookups(table: Table | None, clock: Clock, measures: VersionMeasures) -> Lookups | None:

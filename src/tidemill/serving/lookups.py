@@ -51,6 +51,8 @@ class _Question:
 class Lookups:
     """The questions of one live version to its table.
 
+    ``answers`` says whether it answered when it was asked last; None before.
+
     Args:
         table: is asked.
         clock: tells the time.
@@ -64,6 +66,7 @@ class Lookups:
         self._gathered: list[_Question] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._rests_until = 0.0
+        self.answers: bool | None = None
         self._log = log("serving.lookups")
 
     def ask(self, keys: list[bytes], deadline: float, then: Callable[[Found], None]) -> None:
@@ -132,7 +135,9 @@ class Lookups:
         error = None if asked.cancelled() else asked.exception()
         if error is None and not asked.cancelled():
             found: Found = asked.result()
+            self.answers = True
             return found
+        self.answers = False
         self._rests_until = self._clock.monotonic() + REST_S
         what = "it did not answer in time" if error is None else str(error)
         if error is not None and not isinstance(error, TidemillError):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from tidemill.models.signature import Signature
+from tidemill.tables.table import TableInfo
 
 CPU = "cpu"
 """The device of a plan that names none."""
@@ -170,13 +171,15 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
 class VersionAssignment(msgspec.Struct, frozen=True, kw_only=True):
     """A version with this machine's paths, which are those of verified local copies.
 
-    A table that several hosts share has its place in Redis instead; see ``tables/redis.py``.
+    A table that several hosts share has its place in Redis instead; see ``tables/redis.py``. Its
+    record tells what it holds, since it need not be there yet.
     """
 
     live: Live
     folder: str
     replicas: tuple[ReplicaSpec, ...]
     table: str | None = None
+    record: TableInfo | None = None
     features: str | None = None
     trust_code: bool = False
 

@@ -63,13 +63,17 @@ _entry_decoder = msgspec.json.Decoder(Entry)
 class RedisTable:
     """A table in Redis, read-only. ``get`` waits; ``fetch`` is for an event loop.
 
+    One that was not opened need not be there yet: each question looks for it, until it is found.
+
     Args:
         place: its URL, and which table of which record; see ``place_of``.
         info: what it holds.
     """
 
     def __init__(self, place: str, info: TableInfo) -> None:
-        self._url = place.rpartition("#")[0]
+        self._url, _, told = place.rpartition("#")
+        self._digest = told.partition(":")[2]
+        self._found = False
         self._prefix = _prefix(info.id)
         self._info = info
         self._client: Any = None
@@ -88,18 +92,11 @@ class RedisTable:
         url, _, told = place.rpartition("#")
         table, _, digest = told.partition(":")
         with _connected(url) as client:
-            entry = _entry(client, table)
-        if entry is None or entry.state != "complete":
-            raise NotFound(
-                f"table {table} is not published in {mask_url(url)}",
-                remedy="Deploy it again: tidemill promote publishes it.",
-            )
-        if _digest(entry.record) != digest:
-            raise Corrupted(
-                f"table {table} in {mask_url(url)} is not what was published",
-                remedy="See who else writes there.",
-            )
-        return cls(place, info_decoder.decode(entry.record))
+            entry = _entry(client.hget(_TABLES, table), table)
+        record = _record_of(entry, table, digest, url)
+        opened = cls(place, info_decoder.decode(record))
+        opened._found = True
+        return opened
 
     def __enter__(self) -> Self:
         return self
@@ -125,11 +122,14 @@ class RedisTable:
             NotReady: the table is closed.
             InvalidInput: a key is empty; no encoder makes such a key.
             Unavailable: Redis does not answer.
+            NotFound, Corrupted: as ``open``.
         """
         names = self._names(keys)
         with _explained(self._url):
             if self._client is None:
                 self._client = _client(self._url)
+            if not self._found:
+                self._take(self._client.hget(_TABLES, self._info.id))
             return _got(self._client.mget(names)) if names else []
 
     async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -141,6 +141,7 @@ class RedisTable:
             NotReady: the table is closed.
             InvalidInput: a key is empty.
             Unavailable: Redis does not answer.
+            NotFound, Corrupted: as ``open``.
         """
         names = self._names(keys)
         if not names:
@@ -148,6 +149,8 @@ class RedisTable:
         with _explained(self._url):
             if self._pool is None:
                 self._pool = _asyncio_client(self._url)
+            if not self._found:
+                self._take(await self._pool.hget(_TABLES, self._info.id))
             return _got(await self._pool.mget(names))
 
     def close(self) -> None:
@@ -163,6 +166,12 @@ class RedisTable:
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.aclose()
+
+    def _take(self, found: bytes | None) -> None:
+        """Takes an entry for the table's, if it is one of this very table."""
+        entry = _entry(found, self._info.id)
+        _record_of(entry, self._info.id, self._digest, self._url)
+        self._found = True
 
     def _names(self, keys: Sequence[bytes]) -> list[bytes]:
         if self._closed:
@@ -213,6 +222,28 @@ def publish_table(home: Home, table: str) -> str:
     return place
 
 
+def check_library() -> None:
+    """Does nothing where tables can be in Redis at all.
+
+    Raises:
+        Unavailable: the extra ``redis`` is not installed.
+    """
+    _library()
+
+
+def is_published(home: Home, info: TableInfo) -> bool:
+    """Says whether a table is in Redis, whole.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    url = home.settings.tables.url
+    if url is None:
+        return False
+    with _connected(url) as client:
+        return _is_whole(_entry(client.hget(_TABLES, info.id), info.id), info)
+
+
 def remove_unused(home: Home, live: Collection[str]) -> int:
     """Removes this installation's tables from Redis that nobody has named for a while.
 
@@ -245,7 +276,7 @@ def remove_unused(home: Home, live: Collection[str]) -> int:
 
 
 def _remove_if_unused(client: Any, table: str, lock: Any, *, used: bool, now: float) -> bool:
-    entry = _entry(client, table)
+    entry = _entry(client.hget(_TABLES, table), table)
     if entry is None:
         return False
     since = entry.unused_since
@@ -272,12 +303,16 @@ def _remove_if_unused(client: Any, table: str, lock: Any, *, used: bool, now: fl
 
 def _stands(client: Any, info: TableInfo) -> bool:
     """Says whether the table is there; one that was unused is used again."""
-    entry = _entry(client, info.id)
-    if entry is None or entry.state != "complete" or entry.record != _record(info):
+    entry = _entry(client.hget(_TABLES, info.id), info.id)
+    if entry is None or not _is_whole(entry, info):
         return False
     if entry.unused_since is not None:
         _put(client, info.id, msgspec.structs.replace(entry, unused_since=None))
     return True
+
+
+def _is_whole(entry: Entry | None, info: TableInfo) -> bool:
+    return entry is not None and entry.state == "complete" and entry.record == _record(info)
 
 
 def _write(client: Any, source: LmdbTable, lock: Any, shown: str) -> None:
@@ -302,8 +337,27 @@ def _write(client: Any, source: LmdbTable, lock: Any, shown: str) -> None:
     _put(client, info.id, Entry(record=_record(info), state="complete"))
 
 
-def _entry(client: Any, table: str) -> Entry | None:
-    found = client.hget(_TABLES, table)
+def _record_of(entry: Entry | None, table: str, digest: str, url: str) -> str:
+    """Returns the record of a whole table that has the sha256 that was told.
+
+    Raises:
+        NotFound: it is not there, or not whole.
+        Corrupted: it is another one.
+    """
+    if entry is None or entry.state != "complete":
+        raise NotFound(
+            f"table {table} is not published in {mask_url(url)}",
+            remedy="A server that needs it publishes it: see its log.",
+        )
+    if _digest(entry.record) != digest:
+        raise Corrupted(
+            f"table {table} in {mask_url(url)} is not what was published",
+            remedy="See who else writes there.",
+        )
+    return entry.record
+
+
+def _entry(found: bytes | None, table: str) -> Entry | None:
     if found is None:
         return None
     try:
@@ -362,8 +416,15 @@ def _explained(url: str) -> Iterator[None]:
 
 
 def _client(url: str) -> Any:
-    return _library().Redis.from_url(
-        url, socket_connect_timeout=_CONNECT_S, socket_timeout=_ANSWER_S
+    redis = _library()
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
+    from redis.retry import Retry  # noqa: PLC0415
+
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=_CONNECT_S,
+        socket_timeout=_ANSWER_S,
+        retry=Retry(NoBackoff(), 1),  # whoever is told that it is down goes on without it
     )
 
 
