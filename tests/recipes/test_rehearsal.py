@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -31,7 +32,7 @@ from tidemill.recipes.rehearsal.comparison import rehearse
 from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs
 from tidemill.recipes.rehearsal.offering import offer
 from tidemill.recipes.rehearsal.questions import questions_of_trace
-from tidemill.recipes.rehearsal.stage import Subject
+from tidemill.recipes.rehearsal.stage import Arrangement, Subject, set_up
 
 ANSWER = b'HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\n{"parameters":{"source":"ok"}}'
 REFUSAL = b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno"
@@ -135,6 +136,28 @@ def test_a_plan_is_measured(subject: Subject, home: Home) -> None:
     assert whole.covered > 0.9
     assert {each.failed for each in (model, head, whole)} == {0}
     assert found[0].spread("cpu_us")[0] <= found[0].median("cpu_us") <= found[0].spread("cpu_us")[1]
+
+
+def test_represented_inputs_are_represented_in_what_is_measured(subject: Subject) -> None:
+    """Few keys answer all that is represented by them, in the table and in the cache."""
+    folded = replace(subject, represent={"one": "bucket(50)", "two": "bucket(6)"})
+    keys = len(folded.ranked)
+    assert keys <= 4 < len(subject.ranked)
+    costs = calibrate(folded, seconds=0.2)
+    later = np.arange(folded.past, folded.past + 200)
+    due_s = np.arange(200) / 400
+    arrangements = [
+        Arrangement(head_keys=keys, slo_ms=5000.0),
+        Arrangement(cache_entries=100, slo_ms=5000.0),
+    ]
+    with set_up(folded, arrangements, entry_bytes=costs.entry_bytes) as stage:
+        static, cached = (stage.ask(number, later, due_s)[0] for number in (0, 1))
+        assert [each and each.rows for each in stage.tables] == [keys, None]
+    assert static.sources == {"table": 200}
+    assert cached.sources["model"] <= keys
+    assert cached.sources["cache"] == 200 - cached.sources["model"]
+    with pytest.raises(InvalidInput, match="is represented, which is no input"):
+        _ = replace(subject, represent={"three": "text"}).ranked
 
 
 def test_what_cannot_be_rehearsed_is_told(subject: Subject, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from tidemill.control.applications import apply
 from tidemill.control.deployments import get_deployment
 from tidemill.control.documents import read_document, show_document
 from tidemill.control.rollout import build_live_table
+from tidemill.data.ledger import read_ledger
 from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import Column, Signature
 from tidemill.planning.workload.sources import read_served
@@ -86,6 +88,29 @@ def test_what_represents_an_input_is_declared_and_checked(server: Any, folded: s
         text = f"[applications.{folded}]\nrepresent = {wrong}\n".encode()
         with pytest.raises(InvalidInput, match=told):
             apply(server.home, read_document(text, origin="test"), by="tests", reason="no")
+
+
+def test_a_key_that_no_row_had_gets_the_features_of_what_represents_it(
+    server: Any, client: httpx.Client, tmp_path: Path
+) -> None:
+    """Its own where it has some; the model is asked with the key as it came."""
+    name = "folded-stored"
+    server.deploy(name, "fares")
+    rows = tmp_path / "fares.csv"
+    rows.write_text("age,fare\n" + "".join(f"{age},{age * 100}\n" for age in (9, 8, 8, 21)))
+    terms = {"key": ("age",), "represent": {"age": "step(10)"}, "by": "t", "features": True}
+    build_live_table(server.home, name, rows, **terms)
+    server.deploy(name, "fares", plan={"cache_bytes": 0})  # anew, and without a table
+
+    def look_up(age: int) -> httpx.Response:
+        return client.get(f"/v1/models/{name}:lookup?age={age}")
+
+    for age, answer in ((9, 909.0), (8, 808.0), (13, 813.0), (24, 2124.0)):
+        body = look_up(age).raise_for_status().json()
+        assert (body["predictions"], body["sources"]) == ([answer], ["model"])
+    assert look_up(31).status_code == 404
+    kept = read_ledger(server.home.ledger_path, name).predictions["inputs"].to_pylist()
+    assert '{"age":13,"fare":800.0}' in kept
 
 
 def test_the_key_of_a_cached_answer_is_the_representation() -> None:

@@ -117,13 +117,8 @@ def rehearse_plan(on: Session, known: Application, plan: Plan) -> tuple[Rehearse
     """Serves what was chosen, and the best of each other kind, and measures all of them.
 
     Raises:
-        InvalidInput: there is nothing to ask, or inputs are represented.
+        InvalidInput: there is nothing to ask.
     """
-    if known.represent:
-        raise InvalidInput(
-            "a plan with represented inputs cannot be rehearsed",
-            remedy="Build the table as the plan says, and see tidemill table show.",
-        )
     with count_progress(on, "rehearsing") as progress:
         return rehearse(
             _subject(on, known),
@@ -187,5 +182,14 @@ def _subject(on: Session, known: Application) -> Subject:
         folder=known.folder,
         rows=rows,
         key=key,
+        represent=_represented(known),
         environments=str(environments_path(on.home.cache_path)),
     )
+
+
+def _represented(known: Application) -> dict[str, str]:
+    """Returns what represents inputs: of the key as it is planned, of others as it is live."""
+    others = {
+        name: how for name, how in known.deployment.represent.items() if name not in known.key
+    }
+    return {**(others if known.key else {}), **known.represent}

@@ -127,12 +127,11 @@ def build_table(
             files, counts = _answer(
                 pool, signature.inputs, rows, asked, work, base=taken, keep=keep, progress=progress
             )
-            plain = msgspec.structs.replace(info, represent=())  # features are of keys as they are
             files, info = _represented(
                 info, signature, files, work, representing=representing, alone=rows.representatives
             )
             complete = _store(home, info, signature, files, work)
-            stored = store_features(home, plain, signature, work) if features else None
+            stored = None if not features else store_features(home, info, signature, work, files)
             done = Build(
                 table=complete.id, keys=counts, resumed=resumed, part=part, features=stored
             )

@@ -10,6 +10,7 @@ from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.tables.answer import decode_answer
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
+from tidemill.tables.represented import keys_of, standing_for
 from tidemill.tables.table import Table
 
 
@@ -27,9 +28,13 @@ class StoredFeatures:
         self._inputs = signature.inputs
         self._key = [name for name, _ in table.info.key]
         self._encoder = KeyEncoder(table.info.key)
+        represent = dict(table.info.represent)
+        self._represented = keys_of(table.info.key, represent) if represent else None
 
     def complete(self, keys: Batch) -> Batch | None:
         """Returns all inputs of the model, in its order; None if a key is not known, or no key.
+
+        A key that is not known as it is has the features of what represents it, if that is known.
 
         Args:
             keys: arrays (n,), one per column that was asked by.
@@ -39,7 +44,14 @@ class StoredFeatures:
         """
         if any(name not in keys for name in self._key):
             return None
-        found = self._table.get(self._encoder.many([keys[name] for name in self._key]))
+        asked = [keys[name] for name in self._key]
+        found = self._table.get(self._encoder.many(asked))
+        if None in found and self._represented is not None:
+            standing = [standing_for(key) for key in self._represented.many(asked)]
+            others = self._table.get(standing)
+            found = [
+                other if own is None else own for own, other in zip(found, others, strict=True)
+            ]
         if None in found:
             return None
         rows = [decode_answer(each) for each in found if each is not None]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
@@ -33,7 +33,7 @@ from tidemill.serving.placement import decide_placement
 from tidemill.serving.plan import Deployment, Live, ServingPlan
 from tidemill.tables.answer import encode_answers
 from tidemill.tables.build import TableBuilder
-from tidemill.tables.key import KeyEncoder
+from tidemill.tables.represented import Keys, check_represented, keys_of
 from tidemill.tables.table import TableInfo
 
 _SCORED_AT_ONCE = 8192
@@ -71,12 +71,14 @@ class Subject:
         folder: the model folder, verified.
         rows: its inputs, (questions, ...) by name.
         key: the columns that make a key.
+        represent: what represents inputs, by name; of the key, they are one in tables, too.
         environments: where environments of models with requirements are.
     """
 
     folder: Path
     rows: Batch
     key: tuple[str, ...]
+    represent: Mapping[str, str] = field(default_factory=dict)
     environments: str = ""
 
     @cached_property
@@ -90,11 +92,11 @@ class Subject:
         return len(next(iter(self.rows.values())))
 
     @cached_property
-    def encoder(self) -> KeyEncoder:
+    def encoder(self) -> Keys:
         """What makes keys of rows.
 
         Raises:
-            InvalidInput: a key column is no input of the model.
+            InvalidInput: a key column is no input of the model, or cannot be represented so.
         """
         types = {column.name: column.type for column in self.manifest.signature.inputs}
         unknown = [name for name in self.key if name not in types]
@@ -105,7 +107,8 @@ class Subject:
                 else "there is no key",
                 remedy=f"Choose among: {', '.join(types)}.",
             )
-        return KeyEncoder([(name, types[name]) for name in self.key])
+        check_represented(self.manifest.signature.inputs, self.represent)
+        return keys_of([(name, types[name]) for name in self.key], self.represent)
 
     @property
     def past(self) -> int:
@@ -117,7 +120,8 @@ class Subject:
         """The first question of each key of the past, the most frequent key first; (keys,).
 
         Tables are made of these, and the later half is asked: a table knows no key that is asked
-        for the first time, as it is in service.
+        for the first time, as it is in service. Where inputs are represented, that question stands
+        for all of its key.
         """
         some = {name: array[: self.past] for name, array in self.rows.items()}
         keys = self.encoder.many([some[name] for name in self.encoder_names])
@@ -296,6 +300,7 @@ def _deployment(
         versions=(Live(model=subject.manifest.name, version=1, table=table),),
         slo_ms=arrangement.slo_ms,
         key=subject.encoder_names if keys else (),
+        represent=dict(subject.represent),
         plan=ServingPlan(
             replicas=arrangement.replicas,
             max_batch=arrangement.batch_limit,
@@ -310,6 +315,9 @@ def _tables(
 ) -> dict[int, tuple[Path, TableInfo]]:
     """Builds a table of each size, of the first so many."""
     keys, answers = scored
+    own = tuple(
+        (name, subject.represent[name]) for name in subject.key if name in subject.represent
+    )
     found = {}
     for size in sizes:
         path = folder / _name(size)
@@ -321,6 +329,7 @@ def _tables(
                     model=subject.manifest.name,
                     version=1,
                     key=subject.encoder.columns,
+                    represent=own,
                     source="the most frequent keys",
                 )
             )
