@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Context, Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -128,3 +129,11 @@ def test_typed_columns_keep_their_type(array: pa.Array, kind: Type) -> None:
     found = cast(array, kind, NULLS)
     assert len(found.values) == 1
     assert found.wrong.tolist() == [array.type == pa.uint64()]
+
+
+@given(st.integers(-(10**38) + 1, 10**38 - 1), st.integers(0, 38))
+def test_decimals_are_rounded_as_their_text_is(digits: int, scale: int) -> None:
+    """19.99 is 19.99, from a file's decimal as from its text."""
+    value = Decimal(digits).scaleb(-scale, Context(prec=40))
+    found = cast(pa.array([value], pa.decimal128(38, scale)), "float64", ())
+    assert found.values.to_pylist() == [float(value)]

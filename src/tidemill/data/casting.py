@@ -251,8 +251,7 @@ def _cast_typed(column: pa.Array, to: Type) -> Cast:
         values, not_finite = _widened(column, to)
         return _finished(column, values, not_finite)
     if (have, to) == ("float64", "int64"):
-        values = column.cast(pa.float64())
-        not_finite = _not_finite(values)
+        values, not_finite = _widened(column, "float64")
         numbers = values.fill_null(0.5).to_numpy(zero_copy_only=False)
         whole = (np.floor(numbers) == numbers) & (np.abs(numbers) < 2.0**53)
         return _finished(column, _only(values, pa.array(whole)).cast(pa.int64()), not_finite)
@@ -272,6 +271,8 @@ def _widened(column: pa.Array, to: Type) -> tuple[pa.Array, Mask]:
             column = _only(column, pc.less(column, pa.scalar(1 << 63, pa.uint64())))
         return column.cast(pa.int64()), nothing
     if to == "float64":
+        if pa.types.is_decimal(column.type):
+            column = column.cast(pa.string())  # its text is rounded rightly, a decimal itself not
         # Large integers lose their last digits here, as they do in every float64.
         values = column.cast(pa.float64(), safe=False)
         return values, _not_finite(values)

@@ -132,8 +132,10 @@ def cast_feature(values: Any, column: Column) -> Any:
     if column.type == "string":
         _check_text(values)
     wanted = pa.bool_() if column.type == "bool" else pa.type_for_alias(column.type)
+    exact = pa.types.is_decimal(values.type) and column.dtype.kind == "f"
     try:
-        cast = values.cast(wanted)
+        # A decimal's text is rounded rightly, the decimal itself is not.
+        cast = (values.cast(pa.string()) if exact else values).cast(wanted)
     except pa.ArrowException as error:
         raise InvalidInput(
             f"feature {column.name!r} does not convert to {column.type}: {error}"
