@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import random
+import secrets
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +30,8 @@ from tidemill.data.records import Counts, DatasetOptions, IngestResult, Selectio
 from tidemill.data.reviews import release
 from tidemill.data.schema import Column, Schema
 from tidemill.data.snapshots import list_snapshots, read_snapshot
+from tidemill.data.sources import Source
+from tidemill.data.sql_source import SqlSource
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
@@ -108,16 +115,42 @@ def test_what_no_gate_finds_is_in_the_docs(home: Home, tmp_path: Path) -> None:
     assert ingest(home, "free", [tmp_path / "twice.csv"]).accepted == 40
 
 
-@settings(max_examples=10, deadline=None)
+def _in_bucket(endpoint: str, client: Any, name: str, data: bytes) -> str:
+    bucket = f"corruption-{name}"
+    client.create_bucket(Bucket=bucket)
+    client.put_object(Bucket=bucket, Key="spoilt.csv", Body=data)
+    return f"s3://{bucket}/?endpoint={endpoint}"
+
+
+def _in_database(path: Path, data: bytes) -> SqlSource:
+    """Puts what is in a spoilt file into a table without types, as far as its rows have fields."""
+    lines = io.StringIO(data.replace(b"\0", b"").decode("latin-1"), newline="")
+    rows = [row for row in csv.reader(lines) if len(row) == len(HEADER)][1:]
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"create table t ({', '.join(HEADER)})")
+        connection.executemany("insert into t values (?, ?, ?, ?, ?, ?)", rows)
+    connection.close()
+    return SqlSource(url=f"sqlite:///{path}", table="t")
+
+
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     files=st.lists(st.sampled_from([*ROW_FAULTS]), min_size=1, max_size=4),
     damage=st.sampled_from([0, 2]),
+    place=st.sampled_from(["folder", "bucket", "database"]),
 )
 def test_received_is_the_sum_of_the_rest(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, files: list[str], damage: int
+    tmp_path_factory: pytest.TempPathFactory,
+    s3_endpoint: str,
+    s3_client: Any,
+    *,
+    seed: int,
+    files: list[str],
+    damage: int,
+    place: str,
 ) -> None:
-    """Over files with faults of every kind, with random bytes besides, and through a release."""
+    """Over faults of every kind, wherever the rows lie, with random bytes, through a release."""
     draw = random.Random(seed)
     folder = tmp_path_factory.mktemp("corruption")
     options = DatasetOptions(key=("id",), time="at", lateness_s=86_400.0 * 60, max_bad_fraction=0.4)
@@ -131,8 +164,13 @@ def test_received_is_the_sum_of_the_rest(
                 data = data[:at] + draw.randbytes(damage) + data[at + draw.randint(0, 3) :]
             path = folder / f"{number}.csv"
             path.write_bytes(data)
+            source: Source = path
+            if place == "bucket":
+                source = _in_bucket(s3_endpoint, s3_client, secrets.token_hex(8), data)
+            elif place == "database":
+                source = _in_database(folder / f"{number}.db", data)
             try:
-                received += ingest(home, "x", [path], options=options, schema=SCHEMA).received
+                received += ingest(home, "x", [source], options=options, schema=SCHEMA).received
             except InvalidInput:
                 continue
         if not received:

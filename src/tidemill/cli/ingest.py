@@ -11,6 +11,7 @@ from rich.console import Console
 from tidemill.cli.progress import bytes_progress
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
 from tidemill.data.records import IngestResult
+from tidemill.data.sources import named_sources
 from tidemill.recipes.intake import IngestOptions, take
 
 
@@ -21,9 +22,17 @@ def register(app: typer.Typer) -> None:
     def ingest(
         name: Annotated[str, typer.Argument(help="The dataset.")],
         sources: Annotated[
-            list[Path],
-            typer.Argument(help="Files, folders, or a pattern with {SPAN} or {YYYY}{MM}{DD}."),
+            list[str],
+            typer.Argument(
+                help="Files, folders, a pattern with {SPAN} or {YYYY}{MM}{DD}, s3://BUCKET/PREFIX, "
+                "or the URL of a database.",
+                show_default=False,
+            ),
         ],
+        query: Annotated[str | None, typer.Option(help="What a database is asked.")] = None,
+        db_table: Annotated[
+            str | None, typer.Option("--table", help="The database's table, in place of a query.")
+        ] = None,
         key: Annotated[
             str | None,
             typer.Option(help="Columns that name a row, with commas: judges duplicates."),
@@ -48,7 +57,8 @@ def register(app: typer.Typer) -> None:
         )
         with session(home=home, config=config, json=json) as on:
             with bytes_progress(on, f"ingesting {name}") as progress:
-                result = take(on.home, name, sources, options, progress=progress)
+                named = named_sources(sources, query=query, table=db_table)
+                result = take(on.home, name, named, options, progress=progress)
             on.show(result, lambda out: _print(out, result))
         if result.snapshot is None and result.refused:
             raise typer.Exit(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,7 +57,7 @@ def read_arrow(file: SourceFile, kind: str, progress: Progress) -> Iterator[Batc
         raise _broken(file, kind, error) from error
 
 
-def _pieces(raw: object, kind: str) -> Iterator[pa.RecordBatch]:
+def _pieces(raw: IO[bytes], kind: str) -> Iterator[pa.RecordBatch]:
     """Yields an empty batch, which has the columns, and those that are there."""
     if kind == "Arrow":
         with pa.ipc.open_file(raw) as reader:
@@ -64,19 +65,24 @@ def _pieces(raw: object, kind: str) -> Iterator[pa.RecordBatch]:
             for index in range(reader.num_record_batches):
                 yield reader.get_batch(index)
         return
-    with pa.ipc.open_stream(raw) as reader:
-        yield pa.RecordBatch.from_pylist([], schema=reader.schema)
-        yield from reader
+    more = True
+    while more:  # streams may stand one after the other
+        with pa.ipc.open_stream(raw) as reader:
+            yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+            yield from reader
+        more = bool(raw.read(1))
+        if more:
+            raw.seek(-1, 1)
 
 
 def _first(file: SourceFile, schema: pa.Schema | pa.RecordBatch) -> Batch:
     empty = pa.Table.from_batches([], schema if isinstance(schema, pa.Schema) else schema.schema)
-    check_names(file.path, empty.column_names)
+    check_names(file.name, empty.column_names)
     return typed_batch(empty, 0)
 
 
 def _broken(file: SourceFile, kind: str, error: Exception) -> InvalidInput:
     return InvalidInput(
-        f"{file.path} is a broken {kind} file: {str(error)[:200]}",
+        f"{file.name} is a broken {kind} file: {str(error)[:200]}",
         remedy="It was probably cut while it was copied: copy or write it again.",
     )

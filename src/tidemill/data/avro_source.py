@@ -40,9 +40,9 @@ def read_avro(file: SourceFile, progress: Progress) -> Iterator[Batch]:
         except Exception as error:
             raise _broken(file, error) from error
         if not isinstance(schema, dict) or schema.get("type") != "record":
-            raise InvalidInput(f"{file.path} holds no records", remedy="Write a record a row.")
+            raise InvalidInput(f"{file.name} holds no records", remedy="Write a record a row.")
         names = [field["name"] for field in schema["fields"]]
-        check_names(file.path, names)
+        check_names(file.name, names)
         yield object_batch([], names, 0)
         done = 0
         while rows := _some(file, reader):
@@ -80,6 +80,6 @@ def _plain(name: str, value: Any) -> Any:
 
 def _broken(file: SourceFile, error: Exception) -> InvalidInput:
     return InvalidInput(
-        f"{file.path} is a broken Avro file: {type(error).__name__} {str(error)[:200]}".rstrip(),
+        f"{file.name} is a broken Avro file: {type(error).__name__} {str(error)[:200]}".rstrip(),
         remedy="It was probably cut while it was copied: copy or write it again.",
     )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -62,22 +62,44 @@ class Batch:
         return len(self.lines) + len(self.unreadable)
 
 
+class Elsewhere(Protocol):
+    """Where a file is that is not on this machine; its path is that of a copy."""
+
+    def bring(self) -> None:
+        """Has the copy there, whole, of the version that was found.
+
+        Raises:
+            Conflict: there is another version by now.
+            Unavailable: it cannot be had.
+        """
+
+    def check(self) -> None:
+        """Raises Conflict where there is another version than the one that was found."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
     """A file to be read, as it was when it was found.
 
     Attributes:
-        path: where it is.
+        path: where it is, or its copy will be.
         record: its content's hash and size.
         stamp: what changes when somebody writes to it.
+        elsewhere: where it came from, if it is not on this machine.
     """
 
     path: Path
     record: SourceRecord
     stamp: tuple[int, int, int]
+    elsewhere: Elsewhere | None = None
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+        return self.record.path
 
 
-def check_names(path: Path, names: list[str]) -> None:
+def check_names(path: str, names: list[str]) -> None:
     """Raises InvalidInput where a column has no name, or a name that another has."""
     if len(names) > MAX_COLUMNS:
         raise InvalidInput(
@@ -95,7 +117,7 @@ def check_names(path: Path, names: list[str]) -> None:
             )
 
 
-def written_to(path: Path) -> Conflict:
+def written_to(path: str) -> Conflict:
     """Returns the error for a file that isn't what it was when it was found."""
     return Conflict(
         f"{path} was written to while it was read",

@@ -20,7 +20,6 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -46,10 +45,10 @@ def read_csv(file: SourceFile, options: DatasetOptions, progress: Progress) -> I
         names: list[str] | None = None
         for piece in _pieces(stream, options.delimiter):
             first = names is None
-            names = names or _header(file.path, piece.records, options)
+            names = names or _header(file.name, piece.records, options)
             yield _text_batch(piece, names, options.delimiter, header=first)
         if names is None:
-            raise InvalidInput(f"{file.path} is empty", remedy="Check how it was written.")
+            raise InvalidInput(f"{file.name} is empty", remedy="Check how it was written.")
 
 
 def read_rows(texts: Sequence[str], lines: Ints, *, names: Sequence[str], delimiter: str) -> Batch:
@@ -147,7 +146,7 @@ _RULES = {
 }
 
 
-def _header(path: Path, records: Records, options: DatasetOptions) -> list[str]:
+def _header(path: str, records: Records, options: DatasetOptions) -> list[str]:
     """Returns the column names in the first record."""
     line = records.bytes_of(0) if len(records.starts) else b"\0"
     if line[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -181,7 +180,7 @@ def _header(path: Path, records: Records, options: DatasetOptions) -> list[str]:
     return names
 
 
-def _check_header(path: Path, names: list[str]) -> None:
+def _check_header(path: str, names: list[str]) -> None:
     numbers = [name for name in names if _is_number(name)]
     if len(numbers) * 2 > len(names) or (len(numbers) > 1 and len(set(numbers)) < len(numbers)):
         raise InvalidInput(

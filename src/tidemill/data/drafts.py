@@ -76,7 +76,7 @@ def keep_snapshot(
 def _snapshot_id(snapshot: Snapshot) -> str:
     manifest = msgspec.to_builtins(snapshot)
     for source in manifest["sources"]:
-        del source["path"]
+        del source["path"], source["version"]
     del manifest["id"], manifest["created_at"]
     return hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()[:16]
 

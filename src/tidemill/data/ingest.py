@@ -38,6 +38,7 @@ from tidemill.data.catalog import (
     with_rules,
 )
 from tidemill.data.drafts import advanced, earlier, keep, keep_snapshot, my_turn
+from tidemill.data.elsewhere import looking_elsewhere
 from tidemill.data.gate import Draft, Gate
 from tidemill.data.records import (
     Anomaly,
@@ -50,7 +51,7 @@ from tidemill.data.schema import Schema
 from tidemill.data.schema_files import read_schema
 from tidemill.data.snapshot_drift import drift_refusal
 from tidemill.data.snapshots import batches_of
-from tidemill.data.sources import locate, read
+from tidemill.data.sources import Source, locate, read
 from tidemill.data.validation import Rule, merge_anomalies
 from tidemill.data.volume import off_volume
 from tidemill.foundation.errors import Conflict, InvalidInput
@@ -63,7 +64,7 @@ ATTEMPTS = 5
 def ingest(
     home: Home,
     name: str,
-    sources: Sequence[Path | str],
+    sources: Sequence[Source],
     *,
     options: DatasetOptions | None = None,
     schema: Schema | Path | None = None,
@@ -76,7 +77,8 @@ def ingest(
         name: the dataset; it is made by its first ingest.
         sources: files (CSV and JSON Lines, plain, .gz or .zip; Parquet, Arrow IPC, Avro), folders
             of them, or patterns of paths with ``{SPAN}`` or ``{YYYY}{MM}{DD}`` and perhaps
-            ``{VERSION}``: the newest span of them, in its newest version.
+            ``{VERSION}``: the newest span of them, in its newest version; the same in a bucket,
+            as ``s3://BUCKET/PREFIX``; or queries of databases.
         options: stored; the stored ones hold where None is given.
         schema: rules for columns, as a record or a TOML file; the first ingest infers the rest,
             later ones may change rules but not columns.
@@ -88,13 +90,31 @@ def ingest(
 
     Raises:
         NotFound: a file does not exist.
-        InvalidInput: a file is empty, truncated or can't be read; nothing was recorded.
+        InvalidInput: a file is empty, truncated or can't be read, or a database refuses a query;
+            nothing was recorded.
         Conflict: key, time, columns or types would change, or a file was written to meanwhile.
+        Unavailable: a bucket or a database can't be reached, or a disk is full.
     """
     check_name("dataset", name)
     rules = read_schema(schema) if isinstance(schema, Path) else schema
     options = _checked(options)
-    files, notes = locate(sources)
+    told = progress or _silent
+    with looking_elsewhere(home, told) as elsewhere:
+        files, notes = locate(sources, elsewhere)
+        after = _after(told, elsewhere.brought)
+        return _ingest(home, name, files, notes, options=options, rules=rules, progress=after)
+
+
+def _ingest(
+    home: Home,
+    name: str,
+    files: list[SourceFile],
+    notes: list[Anomaly],
+    *,
+    options: DatasetOptions | None,
+    rules: Schema | None,
+    progress: Progress,
+) -> IngestResult:
     with my_turn(home, name) as folder:
         for _ in range(ATTEMPTS):
             dataset = with_rules(find_dataset(home, name), options=options, schema=rules)
@@ -103,7 +123,7 @@ def ingest(
             if not fresh:
                 return _as_before(home, dataset, list(known.values()))
             notes_now = [*notes, *_skipped(known)]
-            draft = _judge(home, dataset, fresh, folder, progress or _silent)
+            draft = _judge(home, dataset, fresh, folder, progress)
             try:
                 return _commit(home, dataset, fresh, draft, notes_now)
             except MovedError:
@@ -183,7 +203,7 @@ def _judge(
     draft = _drifted(home, dataset, _read(home, dataset, files, folder, progress))
     if not draft.counts.received:
         raise InvalidInput(
-            f"{files[0].path} has a header and no rows", remedy="Check how it was written."
+            f"{files[0].name} has a header and no rows", remedy="Check how it was written."
         )
     refused = _refusal(dataset, draft) or _off_volume(home, dataset, draft)
     if refused and draft.counts.quarantined < draft.counts.received:
@@ -367,6 +387,10 @@ def _add(total: dict[str, int], more: dict[str, int]) -> None:
 
 def _offset(progress: Progress, before: int, total: int) -> Progress:
     return lambda done, _: progress(before + done, total)
+
+
+def _after(progress: Progress, brought: int) -> Progress:
+    return lambda done, total: progress(brought + done, brought + total)
 
 
 def _silent(_done: int, _total: int) -> None: ...

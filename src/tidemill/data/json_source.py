@@ -140,15 +140,15 @@ def _names(file: SourceFile, options: DatasetOptions, progress: Progress) -> lis
                 if isinstance(found, dict):
                     names.update(dict.fromkeys(found))
                 if len(names) > MAX_COLUMNS:
-                    check_names(file.path, list(names))
+                    check_names(file.name, list(names))
     if not lines:
-        raise InvalidInput(f"{file.path} is empty", remedy="Check how it was written.")
+        raise InvalidInput(f"{file.name} is empty", remedy="Check how it was written.")
     if not names:
         raise InvalidInput(
-            f"no line of {file.path} is a JSON object with a name",
+            f"no line of {file.name} is a JSON object with a name",
             remedy="Write JSON Lines: one object on each line.",
         )
-    check_names(file.path, list(names))
+    check_names(file.name, list(names))
     return list(names)
 
 

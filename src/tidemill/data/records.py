@@ -104,17 +104,21 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that was ingested, by its content.
+    """A file, an object of a bucket or a query's result that was ingested, by its content.
 
     Attributes:
-        path: where it was when it was read.
-        sha256: of its bytes as they lay there (compressed, if so).
+        path: where it was when it was read; of a URL without a password.
+        sha256: of its bytes as they lay there (compressed, if so); of a query's result, of its
+            rows in Arrow's format, with their types and in their order.
         bytes: its size.
+        version: what names it where it was: an object's ETag, ``etag:…``, or the hash of a query's
+            text, ``query:…``; None for a file.
     """
 
     path: str
     sha256: str
     bytes: int
+    version: str | None = None
 
 
 class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,7 @@
 """Finds the files meant and reads each as a stream of batches in constant memory.
 
+They are on this machine, in a bucket, or what a database answers to a query.
+
 What a file is, its first bytes say, not its name: CSV or JSON Lines (plain, gzip, zip; see
 ``csv_source``, ``json_source``), Parquet, Arrow IPC, Avro.
 Every row comes out once: in a batch's table, or among its unreadable rows.
@@ -8,7 +10,7 @@ Every row comes out once: in a batch's table, or among its unreadable rows.
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tidemill.data.arrow_source import MAGIC, read_arrow, read_parquet
@@ -16,9 +18,11 @@ from tidemill.data.avro_source import MAGIC as AVRO_MAGIC
 from tidemill.data.avro_source import read_avro
 from tidemill.data.batches import Batch, Progress, SourceFile, written_to
 from tidemill.data.csv_source import read_csv
+from tidemill.data.elsewhere import Elsewhere
 from tidemill.data.json_source import read_json_lines
 from tidemill.data.records import Anomaly, DatasetOptions, SourceRecord
-from tidemill.data.spans import is_pattern, read_pattern, resolve
+from tidemill.data.spans import is_pattern, read_pattern, resolve, span_note
+from tidemill.data.sql_source import SqlSource, is_database
 from tidemill.data.text_stream import first_bytes
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.files import sha256_file
@@ -32,19 +36,30 @@ _NAMED = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".arrow
 _NAMED[".avro"] = "Avro"
 
 
-def locate(sources: Sequence[Path | str]) -> tuple[list[SourceFile], list[Anomaly]]:
+Source = Path | str | SqlSource
+"""A file, a folder, a pattern of spans, an ``s3://`` URL of such, or a query of a database."""
+
+
+def locate(
+    sources: Sequence[Source], elsewhere: Elsewhere | None = None
+) -> tuple[list[SourceFile], list[Anomaly]]:
     """Returns the files meant, each content once, in the order given; a folder means its files.
 
+    Args:
+        sources: what is meant.
+        elsewhere: makes files of what is not on this machine; without it, such is refused.
+
     Raises:
-        NotFound: a path does not exist, or a pattern of spans matches nothing.
+        NotFound: a path or an object does not exist, or a pattern of spans matches nothing.
         InvalidInput: nothing was named, a pattern of spans is wrong, a folder holds no file that
-            can be read, or a path is a URL or not a file.
+            can be read, a path is not a file, or a URL is of no kind that is known; or a database
+            refuses its query.
+        Unavailable: a bucket or a database can't be reached.
     """
     notes: list[Anomaly] = []
     found: dict[str, SourceFile] = {}
     for source in sources:
-        for path in _expand(source, notes):
-            file = _look(path)
+        for file in _files(source, elsewhere, notes):
             if file.record.sha256 in found:
                 notes.append(_same_content(file, found[file.record.sha256]))
             found.setdefault(file.record.sha256, file)
@@ -64,26 +79,72 @@ def read(file: SourceFile, options: DatasetOptions, progress: Progress) -> Itera
     Raises:
         InvalidInput: the file is empty, truncated, not what its name says, or has no header.
         Conflict: somebody wrote to it while it was read.
+        Unavailable: it is elsewhere, and can't be had.
     """
+    if file.elsewhere is not None:
+        file.elsewhere.bring()
     try:
         yield from _batches(file, options, progress)
     except OSError as error:
         raise InvalidInput(
-            f"{file.path} cannot be read: {error.strerror or error}", remedy="Check the file."
+            f"{file.name} cannot be read: {error.strerror or error}", remedy="Check the file."
         ) from error
-    if _stamp(file.path) != file.stamp:
-        raise written_to(file.path)
+    if file.elsewhere is not None:
+        file.elsewhere.check()
+    elif _stamp(file.path) != file.stamp:
+        raise written_to(file.name)
     progress(file.record.bytes, file.record.bytes)
+
+
+def named_sources(
+    texts: Sequence[str], *, query: str | None = None, table: str | None = None
+) -> list[Source]:
+    """Returns sources as a person names them: the URL of a database goes with what it is asked.
+
+    Args:
+        texts: paths and URLs.
+        query: what each database among them is asked.
+        table: or the table of it that is read whole.
+
+    Raises:
+        InvalidInput: a database is asked nothing or twice, or a question has no database.
+    """
+    named: list[Source] = [
+        SqlSource(url=text, query=query, table=table) if is_database(text) else text
+        for text in texts
+    ]
+    databases = [each for each in named if isinstance(each, SqlSource)]
+    for each in databases:
+        each.check()
+    if not databases and (query or table) is not None:
+        raise InvalidInput(
+            "a query is given, and no database",
+            remedy="Name one, as postgresql+psycopg://USER@HOST/DATABASE or sqlite:///PATH.",
+        )
+    return named
 
 
 # --- which files -----------------------------------------------------------------------------
 
 
+def _files(
+    source: Source, elsewhere: Elsewhere | None, notes: list[Anomaly]
+) -> Iterable[SourceFile]:
+    text = str(source)
+    if not isinstance(source, SqlSource) and "://" not in text:
+        return map(_look, _expand(source, notes))
+    if elsewhere is not None and isinstance(source, SqlSource):
+        return [elsewhere.rows(source)]
+    if elsewhere is not None and text.startswith("s3://"):
+        return elsewhere.objects(text, _SUFFIXES, notes)
+    scheme = source.name if isinstance(source, SqlSource) else text.partition("://")[0]
+    raise InvalidInput(
+        f"source {scheme[:200]!r} is not read here",
+        remedy="Use a path, s3://BUCKET/PREFIX, or the URL of a database with --query or --table.",
+    )
+
+
 def _expand(source: Path | str, notes: list[Anomaly]) -> list[Path]:
-    if "://" in str(source):
-        raise InvalidInput(
-            f"source {str(source)[:200]!r} is a URL", remedy="Download it and give its path."
-        )
     if is_pattern(str(source)):
         return _newest(str(source), notes)
     path = Path(source)
@@ -111,14 +172,7 @@ def _expand(source: Path | str, notes: list[Anomaly]) -> list[Path]:
 def _newest(text: str, notes: list[Anomaly]) -> list[Path]:
     pattern = read_pattern(text)
     found = resolve(pattern, glob.glob(pattern.glob))  # noqa: PTH207 - it may be absolute
-    what = f"span {found.span}" + ("" if found.version is None else f", version {found.version}")
-    notes.append(
-        Anomaly(
-            kind="newest_span",
-            severity="info",
-            message=storable(Path(f"{text} is {what}: {len(found.paths)} paths")),
-        )
-    )
+    notes.append(span_note(text, found))
     return [path for one in found.paths for path in _expand(one, notes)]
 
 
@@ -160,7 +214,7 @@ def _batches(file: SourceFile, options: DatasetOptions, progress: Progress) -> I
     kind = "Avro" if magic == AVRO_MAGIC else MAGIC.get(magic)
     if named is not None and (kind is None or not kind.startswith(named)):
         raise InvalidInput(
-            f"{file.path} is not {named}" if magic else f"{file.path} is empty",
+            f"{file.name} is not {named}" if magic else f"{file.name} is empty",
             remedy="Write it again, or name it after what it is.",
         )
     if kind == "Parquet":
@@ -182,6 +236,6 @@ def _is_json(file: SourceFile) -> bool:
     begin = first_bytes(file, 1024).removeprefix(b"\xef\xbb\xbf").lstrip()
     if begin[:1] == b"[" and ".json" in suffixes:
         raise InvalidInput(
-            f"{file.path} is one JSON list", remedy="Write JSON Lines: one object on each line."
+            f"{file.name} is one JSON list", remedy="Write JSON Lines: one object on each line."
         )
     return begin[:1] == b"{"

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
+from tidemill.data.records import Anomaly
 from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.names import storable
 
 _SPEC = re.compile(r"\{(SPAN|VERSION)(?::([1-9]\d?))?\}|\{(YYYY|MM|DD)\}|(\*\*?|\?)")
 _EPOCH = date(1970, 1, 1)
@@ -66,24 +68,7 @@ def read_pattern(text: str) -> Pattern:
         >>> read_pattern("in/{YYYY}-{MM}-{DD}/v{VERSION}.csv").glob
         'in/*-*-*/v*.csv'
     """
-    names: list[str] = []
-    glob, regex, at = "", "", 0
-    for found in _SPEC.finditer(text):
-        plain = text[at : found.start()]
-        at = found.end()
-        number, width, part, wild = found.groups()
-        glob += _escaped(plain) + ("*" if wild != "?" else "?")
-        regex += re.escape(plain)
-        if wild:
-            regex += "[^/]" if wild == "?" else "[^/]*"
-            continue
-        name = number or part
-        names.append(name)
-        digits = "{4}" if part == "YYYY" else "{2}" if part else f"{{{width}}}" if width else "+"
-        if names.count(name) == 1:
-            regex += rf"(?P<{name}>[0-9]{digits})"
-    glob += _escaped(text[at:])
-    regex += re.escape(text[at:])
+    names, glob, regex = _translated(text)
     rest = is_pattern(_SPEC.sub("", text))
     if rest or sorted(set(names) - {"VERSION"}) not in (["SPAN"], ["DD", "MM", "YYYY"]):
         wrong = True
@@ -117,6 +102,50 @@ def resolve(pattern: Pattern, paths: Iterable[str]) -> Resolved:
     return Resolved(
         span=span, version=version if versioned else None, paths=tuple(sorted(found[span, version]))
     )
+
+
+def read_glob(text: str) -> tuple[str, re.Pattern[str]]:
+    """Returns a glob and what matches whole what it means: ``*`` and ``?`` stay within a name.
+
+    Example:
+        >>> read_glob("in/*.csv")[1].fullmatch("in/more/a.csv") is None
+        True
+    """
+    _, glob, regex = _translated(text)
+    return glob, re.compile(regex)
+
+
+def span_note(text: str, found: Resolved) -> Anomaly:
+    """Returns what a reader should know of the span that was chosen."""
+    what = f"span {found.span}" + ("" if found.version is None else f", version {found.version}")
+    return Anomaly(
+        kind="newest_span",
+        severity="info",
+        message=storable(f"{text} is {what}: {len(found.paths)} paths"),
+    )
+
+
+def _translated(text: str) -> tuple[list[str], str, str]:
+    """Returns the names in a pattern, a glob and a regular expression."""
+    names: list[str] = []
+    glob, regex, at = "", "", 0
+    for found in _SPEC.finditer(text):
+        plain = text[at : found.start()]
+        at = found.end()
+        number, width, part, wild = found.groups()
+        glob += _escaped(plain) + ("*" if wild != "?" else "?")
+        regex += re.escape(plain)
+        if wild:
+            regex += "[^/]" if wild == "?" else "[^/]*"
+            continue
+        name = number or part
+        names.append(name)
+        digits = "{4}" if part == "YYYY" else "{2}" if part else f"{{{width}}}" if width else "+"
+        if names.count(name) == 1:
+            regex += rf"(?P<{name}>[0-9]{digits})"
+    glob += _escaped(text[at:])
+    regex += re.escape(text[at:])
+    return names, glob, regex
 
 
 def _span(match: re.Match[str], path: str) -> int:

@@ -8,7 +8,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Protocol
 
 from tidemill.data.batches import Progress, SourceFile, written_to
@@ -19,7 +18,7 @@ from tidemill.foundation.errors import InvalidInput
 def first_bytes(file: SourceFile, count: int) -> bytes:
     """Returns the first bytes of a file's text, decompressed; nothing where there are none."""
     try:
-        with file.path.open("rb") as raw, _decompressed(file.path, raw) as plain:
+        with file.path.open("rb") as raw, _decompressed(file, raw) as plain:
             return plain.read(count)
     except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile):
         return b""
@@ -36,35 +35,35 @@ class Stream(Protocol):
 def open_text(file: SourceFile, options: DatasetOptions, progress: Progress) -> Iterator[Stream]:
     """Gives the file's text as UTF-8 bytes, decompressed; bytes that aren't text stay invalid."""
     try:
-        with file.path.open("rb") as raw, _decompressed(file.path, raw) as plain:
+        with file.path.open("rb") as raw, _decompressed(file, raw) as plain:
             yield _Reader(file, plain, raw, options.encoding, progress)
     except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
         raise InvalidInput(
-            f"{file.path} is a broken archive: {error}",
+            f"{file.name} is a broken archive: {error}",
             remedy="It was probably cut while it was copied: copy it again.",
         ) from error
 
 
 @contextmanager
-def _decompressed(path: Path, raw: IO[bytes]) -> Iterator[Stream]:
+def _decompressed(file: SourceFile, raw: IO[bytes]) -> Iterator[Stream]:
     magic = raw.read(4)
     raw.seek(0)
     if magic[:2] == b"\x1f\x8b":
         with gzip.GzipFile(fileobj=raw) as plain:
             yield plain
     elif magic in (b"PK\x03\x04", b"PK\x05\x06"):
-        with zipfile.ZipFile(raw) as archive, _only_member(path, archive) as plain:
+        with zipfile.ZipFile(raw) as archive, _only_member(file.name, archive) as plain:
             yield plain
-    elif magic and path.suffix.lower() in (".gz", ".zip"):
+    elif magic and file.path.suffix.lower() in (".gz", ".zip"):
         raise InvalidInput(
-            f"{path} is named {path.suffix} and is not compressed so",
+            f"{file.name} is named {file.path.suffix} and is not compressed so",
             remedy="Name it after what it is, or copy it again.",
         )
     else:
         yield raw
 
 
-def _only_member(path: Path, archive: zipfile.ZipFile) -> IO[bytes]:
+def _only_member(path: str, archive: zipfile.ZipFile) -> IO[bytes]:
     members = [
         info
         for info in archive.infolist()
@@ -89,7 +88,7 @@ class _Reader:
     def __init__(
         self, file: SourceFile, plain: Stream, raw: IO[bytes], encoding: str, progress: Progress
     ) -> None:
-        self._path = file.path
+        self._name = file.name
         self._size = file.record.bytes
         self._plain = plain
         self._raw = raw
@@ -107,7 +106,7 @@ class _Reader:
         data = self._plain.read(size)
         done = self._raw.tell()
         if done > self._size:  # a file that grows as fast as it is read has no end
-            raise written_to(self._path)
+            raise written_to(self._name)
         self._progress(done, self._size)
         if self._decoder is None:
             return data

@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
+from tidemill.foundation.bucket import body, client_options, connect
 from tidemill.foundation.durable import make_folder, replacing, sha256_file
 from tidemill.foundation.errors import Corrupted, InvalidSettings, Unavailable
 from tidemill.foundation.files_local import LocalFiles, check_key, check_prefix, missing
 from tidemill.foundation.settings import mask_url
 
 _CONTENT_NAME = re.compile(r"([0-9a-f]{64})(\.|\Z)")
-_CHUNK_BYTES = 1 << 20
-_OPTIONS = {"endpoint": "endpoint_url", "region": "region_name"}
 
 
 class S3Files:
@@ -37,7 +36,7 @@ class S3Files:
 
     def __init__(self, url: str, cache: Path) -> None:
         parts = urlsplit(url)
-        self._options = _client_options(parts.query)
+        self._options = client_options(parts.query)
         self._root = f"{parts.netloc}{parts.path}".rstrip("/")
         self._url = mask_url(url)
         self._cache = LocalFiles(cache / hashlib.sha256(url.encode()).hexdigest()[:16])
@@ -165,37 +164,14 @@ class S3Files:
     def _connected(self) -> Any:
         with self._lock:
             if self._system is None or self._owner != os.getpid():
-                self._system = _connect(self._options)
+                self._system = connect(self._options)
                 self._owner = os.getpid()
             return self._system
 
 
-def _connect(options: dict[str, Any]) -> Any:
-    import fsspec  # noqa: PLC0415
-
-    try:
-        return fsspec.filesystem(
-            "s3", skip_instance_cache=True, use_listings_cache=False, **options
-        )
-    except ImportError as error:
-        raise Unavailable("s3:// needs s3fs", remedy="pip install 'tidemill[s3]'.") from error
-
-
-def _client_options(query: str) -> dict[str, Any]:
-    given = dict(parse_qsl(query))
-    unknown = sorted(given.keys() - _OPTIONS.keys())
-    if unknown:
-        raise InvalidSettings(
-            f"option {unknown[0]!r} of an s3:// URL is unknown", remedy="Use endpoint and region."
-        )
-    return {"client_kwargs": {_OPTIONS[name]: value for name, value in given.items()}}
-
-
 def _read(system: Any, bucket: str, name: str, into: Path) -> dict[str, Any]:
-    from fsspec.asyn import sync  # noqa: PLC0415
-
     answer: dict[str, Any] = system.call_s3("get_object", Bucket=bucket, Key=name)
     with into.open("wb") as file:
-        while chunk := sync(system.loop, answer["Body"].read, _CHUNK_BYTES):
-            file.write(chunk)
+        for piece in body(system, answer):
+            file.write(piece)
     return answer

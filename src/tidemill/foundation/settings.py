@@ -47,6 +47,17 @@ class FilesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return f"FilesSettings(url={_masked(self.url)!r})"
 
 
+class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How sources elsewhere are read: databases' password, and the most disk that copies take."""
+
+    sql_password: str = ""
+    spool_bytes: Positive = 20 << 30
+
+    def __repr__(self) -> str:
+        shown = "***" if self.sql_password else ""
+        return f"DataSettings(sql_password={shown!r}, spool_bytes={self.spool_bytes})"
+
+
 class TablesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where tables are looked up; without a URL, each host has its own copy in LMDB."""
 
@@ -151,6 +162,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     home: Path
     store: StoreSettings = StoreSettings()
     files: FilesSettings = FilesSettings()
+    data: DataSettings = DataSettings()
     tables: TablesSettings = TablesSettings()
     serve: ServeSettings = ServeSettings()
     ledger: LedgerSettings = LedgerSettings()
@@ -291,7 +303,7 @@ def variable(key: str) -> str:
     return PREFIX + key.replace(".", "_").upper()
 
 
-SECRETS = frozenset({"serve.remote_tokens"})
+SECRETS = frozenset({"data.sql_password", "serve.remote_tokens"})
 """Settings that come from the environment alone, and are never shown."""
 
 _VARIABLES = {variable(key): key for key in KEYS}

@@ -10,6 +10,7 @@ import msgspec
 from tidemill.data.catalog import get_dataset
 from tidemill.data.ingest import ingest
 from tidemill.data.records import DatasetOptions, IngestResult
+from tidemill.data.sources import Source
 from tidemill.foundation.errors import NotFound
 from tidemill.foundation.home import Home
 from tidemill.recipes.recipe import recipes_of
@@ -27,7 +28,7 @@ class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
 def take(
     home: Home,
     name: str,
-    sources: Sequence[Path | str],
+    sources: Sequence[Source],
     options: IngestOptions = IngestOptions(),  # noqa: B008 - frozen
     *,
     progress: Callable[[int, int], None] | None = None,
