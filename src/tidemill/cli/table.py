@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from tidemill.cli.progress import count_progress
+from tidemill.cli.progress import bytes_progress, count_progress
 from tidemill.cli.report_table import register_show
 from tidemill.cli.represent_option import RepresentOption
-from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
+from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
 from tidemill.control import rescoring, rollout
 from tidemill.data.representation import declarations, show_declarations
+from tidemill.data.sql_source import shown_url
 from tidemill.foundation.clock import iso
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.processes import yield_to_others
 from tidemill.foundation.settings import FlagValue
 from tidemill.recipes.keyed_rows import KeyedRows
+from tidemill.recipes.keyed_sources import keyed_source
 from tidemill.recipes.representatives import shown_agreement
 from tidemill.tables.catalog import list_tables
 from tidemill.tables.table import TableInfo
 
 FromOption = Annotated[
-    Path | None, typer.Option("--from", help="A file or folder (CSV, Parquet) with every input.")
+    str | None,
+    typer.Option(
+        "--from",
+        help="Every input: a file, a folder, s3://BUCKET/PREFIX, or the URL of a database.",
+    ),
 ]
+QueryOption = Annotated[str | None, typer.Option(help="What the database of --from is asked.")]
+TableOption = Annotated[str | None, typer.Option("--table", help="Its table, in place of a query.")]
 SnapshotOption = Annotated[
     str | None, typer.Option(help="Rows of a dataset: NAME, or NAME@SNAPSHOT.")
 ]
@@ -66,6 +75,8 @@ def _register_build(group: typer.Typer) -> None:
     def build(
         application: Annotated[str, typer.Argument(help="The application.")],
         source: FromOption = None,
+        query: QueryOption = None,
+        db_table: TableOption = None,
         snapshot: SnapshotOption = None,
         sql: SqlOption = None,
         domain: DomainOption = None,
@@ -129,9 +140,10 @@ def _register_build(group: typer.Typer) -> None:
         yield_to_others()
         with (
             session(home=home, config=config, json=json, flags=flags) as on,
+            source_rows(on, source, query=query, table=db_table) as elsewhere,
             count_progress(on, f"scoring keys of {application}") as progress,
         ):
-            rows = source or rollout.keyed_rows(
+            rows = elsewhere or rollout.keyed_rows(
                 on.home, application, snapshot=snapshot, sql=sql, domain=domain, head=head
             )
             done = rollout.build_live_table(
@@ -148,6 +160,8 @@ def _register_rescore(group: typer.Typer) -> None:
     def rescore(
         application: Annotated[str, typer.Argument(help="The application.")],
         source: FromOption = None,
+        query: QueryOption = None,
+        db_table: TableOption = None,
         snapshot: SnapshotOption = None,
         sql: SqlOption = None,
         domain: DomainOption = None,
@@ -175,9 +189,10 @@ def _register_rescore(group: typer.Typer) -> None:
         yield_to_others()
         with (
             session(home=home, config=config, json=json, flags=flags) as on,
+            source_rows(on, source, query=query, table=db_table) as elsewhere,
             count_progress(on, f"scoring keys of {application}") as progress,
         ):
-            rows: Path | KeyedRows | None = source
+            rows = elsewhere
             if named and source is None:
                 rows = rollout.keyed_rows(
                     on.home, application, snapshot=snapshot, sql=sql, domain=domain
@@ -199,6 +214,23 @@ def _ray(where: str, address: str | None) -> dict[str, FlagValue]:
     if address is not None and where != "ray":
         raise InvalidInput("--ray-address is of --on ray only", remedy="Give --on ray, too.")
     return {"ray.address": address}
+
+
+@contextmanager
+def source_rows(
+    on: Session, source: str | None, *, query: str | None, table: str | None
+) -> Iterator[KeyedRows | None]:
+    """Gives the rows of --from; copies of what is elsewhere are made first, and last as long."""
+    if source is None:
+        if (query or table) is not None:
+            raise InvalidInput("a query is given, and no database", remedy="Name one: --from URL.")
+        yield None
+        return
+    with ExitStack() as stack:
+        with bytes_progress(on, f"copying {shown_url(source)}") as told:
+            rows = keyed_source(on.home, source, query=query, table=table, progress=told)
+            found = stack.enter_context(rows)
+        yield found
 
 
 def _print_head(err: Console, first: rollout.LiveTable) -> None:

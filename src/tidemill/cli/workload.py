@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +16,13 @@ from tidemill.cli.represent_option import RepresentOption
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
 from tidemill.control.deployments import get_deployment, profiled
 from tidemill.data.representation import declarations
+from tidemill.data.sql_source import shown_url
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.files import write_atomic
 from tidemill.planning.workload import WorkloadProfile
 from tidemill.planning.workload.report import workload_page
 from tidemill.planning.workload.sources import read_access_log, read_served, read_trace
+from tidemill.recipes.keyed_sources import as_parquet
 
 _BAR = 24
 
@@ -32,7 +36,17 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Argument(help="The application, as the ledger knows it.")
         ] = None,
         trace: Annotated[
-            Path | None, typer.Option(help="A trace instead: CSV or Parquet, a time and a key.")
+            str | None,
+            typer.Option(
+                help="A trace instead, with a time and a key: CSV, Parquet, s3://BUCKET/PREFIX, or "
+                "the URL of a database."
+            ),
+        ] = None,
+        query: Annotated[
+            str | None, typer.Option(help="What the database of --trace is asked.")
+        ] = None,
+        db_table: Annotated[
+            str | None, typer.Option("--table", help="Its table, in place of a query.")
         ] = None,
         access_log: Annotated[
             Path | None, typer.Option(help="An access log instead; the key is what was asked for.")
@@ -57,21 +71,30 @@ def register(app: typer.Typer) -> None:
                 f"{len(sources)} sources of requests are given",
                 remedy="Give an application, --trace FILE or --access-log FILE.",
             )
+        where = shown_url(str(sources[0]))
         with session(home=home, config=config, json=json) as on:
             given = None if represent is None else declarations(represent)
-            found = _measured(on, application, trace, access_log, columns, given, time)
+            asked = _Trace(source=trace, query=query, table=db_table) if trace else None
+            found = _measured(on, application, asked, access_log, columns, given, time)
             if report is not None:
-                write_atomic(report, workload_page(found, str(sources[0])).encode())
-            shown = {"source": str(sources[0]), **msgspec.to_builtins(found)}
+                write_atomic(report, workload_page(found, where).encode())
+            shown = {"source": where, **msgspec.to_builtins(found)}
             if report is not None:
                 shown["report"] = str(report)
-            on.show(shown, lambda out: _print(out, found, str(sources[0]), report))
+            on.show(shown, lambda out: _print(out, found, where, report))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trace:
+    source: str
+    query: str | None
+    table: str | None
 
 
 def _measured(
     on: Session,
     application: str | None,
-    trace: Path | None,
+    trace: _Trace | None,
     access_log: Path | None,
     columns: tuple[str, ...] | None,
     represent: dict[str, str] | None,
@@ -81,13 +104,30 @@ def _measured(
         with bytes_progress(on, f"reading {access_log.name}") as told:
             return read_access_log(access_log, represent=represent or {}, progress=told).result()
     if trace is not None:
-        with count_progress(on, f"reading {trace.name}") as told:
-            seen = read_trace(trace, columns, time=time, represent=represent or {}, progress=told)
-        return seen.result()
+        return _traced(on, trace, columns, represent or {}, time)
     assert application is not None
     key, as_key = profiled(get_deployment(on.home, application), columns, represent)
     with count_progress(on, f"reading what {application} was asked") as told:
         seen = read_served(on.home.ledger_path, application, key, represent=as_key, progress=told)
+    return seen.result()
+
+
+def _traced(
+    on: Session,
+    trace: _Trace,
+    columns: tuple[str, ...] | None,
+    represent: dict[str, str],
+    time: str,
+) -> WorkloadProfile:
+    """Reads a trace; one from elsewhere is copied first."""
+    with ExitStack() as stack:
+        with bytes_progress(on, f"copying {shown_url(trace.source)}") as told:
+            source = as_parquet(
+                on.home, trace.source, query=trace.query, table=trace.table, progress=told
+            )
+            path = stack.enter_context(source)
+        with count_progress(on, f"reading {path.name}") as told:
+            seen = read_trace(path, columns, time=time, represent=represent, progress=told)
     return seen.result()
 
 

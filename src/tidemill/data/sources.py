@@ -28,10 +28,11 @@ from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.files import sha256_file
 from tidemill.foundation.names import storable
 
-_SUFFIXES = (
+SUFFIXES = (
     *(".csv", ".csv.gz", ".csv.zip", ".gz", ".zip", ".parquet"),
     *(".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".arrows", ".avro"),
 )
+"""What the names of files of data end with, in folders and below prefixes."""
 _NAMED = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".arrows": "Arrow"}
 _NAMED[".avro"] = "Avro"
 
@@ -136,7 +137,7 @@ def _files(
     if elsewhere is not None and isinstance(source, SqlSource):
         return [elsewhere.rows(source)]
     if elsewhere is not None and text.startswith("s3://"):
-        return elsewhere.objects(text, _SUFFIXES, notes)
+        return elsewhere.objects(text, SUFFIXES, notes)
     scheme = source.name if isinstance(source, SqlSource) else text.partition("://")[0]
     raise InvalidInput(
         f"source {scheme[:200]!r} is not read here",
@@ -151,11 +152,11 @@ def _expand(source: Path | str, notes: list[Anomaly]) -> list[Path]:
     if not path.is_dir():
         return [path]
     inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in inside if entry.name.lower().endswith(_SUFFIXES)]
+    files = [entry for entry in inside if entry.name.lower().endswith(SUFFIXES)]
     if not files:
         raise InvalidInput(
             f"folder {path} holds no data file",
-            remedy=f"Put files there that end with {', '.join(_SUFFIXES)}.",
+            remedy=f"Put files there that end with {', '.join(SUFFIXES)}.",
         )
     notes += [
         Anomaly(

@@ -58,18 +58,14 @@ class SqlSource:
     @property
     def name(self) -> str:
         """The database without a password, and which query; for people and records."""
-        try:
-            shown = _without_password(make_url(self.url)).render_as_string()
-        except (sa.exc.ArgumentError, ValueError):
-            shown = self.url.partition("://")[0] + "://"
         what = self.table or f"query-{_digest(self.query or '')[:12]}"
-        return f"{mask_url(shown)}#{what}"
+        return f"{shown_url(self.url)}#{what}"
 
     def check(self) -> None:
         """Raises InvalidInput where it is not one query of one database."""
         if (self.query is None) == (self.table is None):
             raise InvalidInput(
-                f"database {self.name.rpartition('#')[0]} is to be asked "
+                f"database {shown_url(self.url)} is to be asked "
                 + ("nothing" if self.query is None else "a query and for a table"),
                 remedy="Give --query or --table.",
             )
@@ -95,6 +91,18 @@ def is_database(text: str) -> bool:
     except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError):
         return False
     return True
+
+
+def shown_url(text: str) -> str:
+    """Returns a path or a URL without the secrets in it.
+
+    Example:
+        >>> shown_url("postgresql://tide:se/cret@db/shop"), shown_url("a.csv")
+        ('postgresql://tide@db/shop', 'a.csv')
+    """
+    if not is_database(text):
+        return mask_url(text)
+    return mask_url(_without_password(make_url(text)).render_as_string())
 
 
 def spool_query(

@@ -1,4 +1,7 @@
-"""Where a table's keys come from: files, snapshots, what was asked before, or whole domains."""
+"""Where a table's keys come from: files, snapshots, what was asked before, or whole domains.
+
+Files elsewhere, and what databases answer, are in ``keyed_sources``.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,18 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from tidemill.data.batches import SourceFile
 from tidemill.data.catalog import get_dataset
 from tidemill.data.ledger import each_part
 from tidemill.data.queries import spilling
+from tidemill.data.records import DatasetOptions
 from tidemill.data.schema import Column as SchemaColumn
 from tidemill.data.snapshots import get_snapshot, list_snapshots, snapshot_paths
+from tidemill.data.sources import SUFFIXES, locate, read
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home
 
@@ -59,22 +66,22 @@ def rows_of_table(rows: pa.Table, name: str) -> KeyedRows:
 
 
 def rows_of_files(path: Path, name: str | None = None) -> KeyedRows:
-    """Returns the rows of a CSV or Parquet file, or of all such files in a folder.
+    """Returns the rows of a file, or of all files of data in a folder and below it.
 
-    A CSV file's types are those of its first 16 MiB.
+    They are of the forms that an ingest takes. A CSV file's types are those of its first 16 MiB.
 
     Raises:
         NotFound: there is no such file, or no such file in the folder.
     """
     if path.is_dir():
-        kinds = ("*.parquet", "*.csv", "*.csv.gz")
-        files = sorted(file for kind in kinds for file in path.rglob(kind))
+        below = (file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES))
+        files = sorted(file for file in below if file.is_file() and not file.name.startswith("."))
     else:
         files = [path] if path.is_file() else []
     if not files:
         raise NotFound(
             f"{path} does not exist" if not path.is_dir() else f"{path} holds no keyed rows",
-            remedy="Give a CSV or Parquet file, or a folder of them.",
+            remedy="Give a file of data, or a folder of such.",
         )
     stats = [file.stat() for file in files]
     seen = [
@@ -83,7 +90,7 @@ def rows_of_files(path: Path, name: str | None = None) -> KeyedRows:
     ]
     return KeyedRows(
         name=name or str(path),
-        batches=lambda: itertools.chain.from_iterable(map(_file_batches, files)),
+        batches=lambda: itertools.chain.from_iterable(map(_local_batches, files)),
         identity=hashlib.sha256(repr(seen).encode()).hexdigest(),
     )
 
@@ -104,7 +111,7 @@ def rows_of_snapshot(home: Home, told: str) -> KeyedRows:
 
     def batches() -> Iterator[pa.RecordBatch]:
         for path in snapshot_paths(home, found):
-            yield from _file_batches(path)
+            yield from _file_batches(path, str(path))
 
     identity = hashlib.sha256(repr([each.id for each in found]).encode()).hexdigest()
     return KeyedRows(name=f"snapshot {told}", batches=batches, identity=identity)
@@ -214,7 +221,66 @@ def _domain(column: SchemaColumn | None, kind: str) -> Sequence[Any] | None:
     return None
 
 
-def _file_batches(path: Path) -> Iterator[pa.RecordBatch]:
+def rows_of_source(file: SourceFile) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a file that ``locate`` found, at least one batch.
+
+    Texts stay texts, to be cast to what a model wants; those that mean "no value" are null.
+
+    Raises:
+        InvalidInput: it cannot be read, or a row of it is none.
+        Conflict: somebody wrote to it meanwhile.
+        Unavailable: it is elsewhere, and can't be had.
+    """
+    if _is_plain(file.path):
+        if file.elsewhere is not None:
+            file.elsewhere.bring()
+        yield from _file_batches(file.path, file.name)
+        if file.elsewhere is not None:
+            file.elsewhere.check()
+        return
+    for batch in read(file, _OPTIONS, lambda _done, _total: None):
+        if batch.unreadable:
+            bad = batch.unreadable[0]
+            raise InvalidInput(
+                f"line {bad.line} of {file.name} is no row: {bad.rule}", remedy="Correct it."
+            )
+        for each in batch.table.to_batches() or [
+            pa.RecordBatch.from_pylist([], batch.table.schema)
+        ]:
+            yield _with_nulls(each, texts=batch.form != "typed")
+
+
+_OPTIONS = DatasetOptions()
+
+
+def _with_nulls(batch: pa.RecordBatch, *, texts: bool) -> pa.RecordBatch:
+    """Returns rows whose columns without any value are of text, which casts to everything."""
+    none = pa.array(_OPTIONS.null_values, pa.string())
+    columns = []
+    for column in batch.columns:
+        if pa.types.is_null(column.type):
+            columns.append(column.cast(pa.string()))
+        elif texts:
+            columns.append(pc.if_else(pc.is_in(column, none), pa.scalar(None, pa.string()), column))
+        else:
+            columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _local_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    if _is_plain(path):
+        return _file_batches(path, str(path))
+    (file,), _ = locate([path])
+    return rows_of_source(file)
+
+
+def _is_plain(path: Path) -> bool:
+    """Tells whether Arrow's own readers of Parquet and CSV are for a file, by its name."""
+    name = path.name.lower()
+    return name.endswith((".parquet", ".csv", ".csv.gz"))
+
+
+def _file_batches(path: Path, name: str) -> Iterator[pa.RecordBatch]:
     try:
         if path.suffix.lower() == ".parquet":
             with pq.ParquetFile(path) as parquet:
@@ -232,5 +298,5 @@ def _file_batches(path: Path) -> Iterator[pa.RecordBatch]:
                 yield batch
     except (pa.ArrowException, UnicodeError, OSError) as error:
         raise InvalidInput(
-            f"{path} cannot be read: {error}", remedy="Give a CSV or Parquet file of keyed rows."
+            f"{name} cannot be read: {error}", remedy="Give a CSV or Parquet file of keyed rows."
         ) from error

@@ -9,6 +9,7 @@ A name with other characters than letters, digits and _ is written in quotes, or
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,7 +102,7 @@ def export_sql(home: Home, query: str, target: Path) -> int:
 
 
 def rows_of_sql(home: Home, query: str) -> KeyedRows:
-    """Returns the result of a query as a table's source.
+    """Returns the result of a query as a table's source; the same query of the same files is one.
 
     Raises:
         InvalidInput: when it is read, if the query is wrong.
@@ -116,7 +117,15 @@ def rows_of_sql(home: Home, query: str) -> KeyedRows:
             except (duckdb.Error, pa.ArrowException, OSError, TypeError) as error:
                 raise _wrong(error) from error
 
-    return KeyedRows(name=" ".join(query.split())[:200], batches=batches)
+    name = " ".join(query.split())[:200]
+    return KeyedRows(name=name, batches=batches, identity=_identity(home, query))
+
+
+def _identity(home: Home, query: str) -> str:
+    tables = [info.id for info in list_tables(home.store) if _names(query, info.application)]
+    named = (each.name for each in list_datasets(home) if _names(query, each.name))
+    snapshots = [one.id for name in named for one in find_snapshots(home, dataset=name)]
+    return hashlib.sha256(repr((query, tables, snapshots)).encode()).hexdigest()
 
 
 def _show_predictions(home: Home, connection: Any, name: str, infos: list[TableInfo]) -> None:
