@@ -216,9 +216,36 @@ def test_wrong_queries_are_told_and_change_nothing(
     assert not list((home.cache_path / "scratch").iterdir())
 
 
+def test_a_database_that_gives_up_is_told(
+    home: Home, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query that is ended from outside, or a locked file, is no wrong query; nothing is kept."""
+    monkeypatch.setattr(sql_source, "ROWS", 100)
+    source = SqlSource(url=postgres_url, query="select i as id from generate_series(1, 10000) i")
+    with psycopg.connect(plain(postgres_url), autocommit=True) as other:
+
+        def end(done: int, _total: int) -> None:
+            if done < 3000:
+                other.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity "
+                    "where application_name = 'tidemill' and datname = current_database()"
+                )
+
+        with pytest.raises(Unavailable, match="ended the query"):
+            ingest(home, "d", [source], progress=end)
+    url = lite(tmp_path / "a.db", "create table t (id)", "insert into t values (1)")
+    with sqlite3.connect(tmp_path / "a.db", isolation_level=None) as locking:
+        locking.execute("begin exclusive")
+        with pytest.raises(Unavailable, match="database is locked"):
+            ingest(home, "d", [SqlSource(url=url, table="t")])
+    locking.close()
+    assert not list_datasets(home)
+    assert ingest(home, "d", [SqlSource(url=url, query="select id from t; -- all")]).accepted == 1
+
+
 def test_a_sign_of_a_parameter_is_no_parameter(home: Home, postgres_url: str) -> None:
     """Percent signs and colons in a query stay what they are."""
-    query = "select 'a%sb:c' as x, '12:30'::time as t where 'abc' like 'a%'"
+    query = "select 'a%sb:c' as x, '12:30'::time as t where 'abc' like 'a%';"
     found = ingest(home, "d", [SqlSource(url=postgres_url, query=query)])
     assert rows_of(home, found.snapshot) == [{"x": "a%sb:c", "t": "12:30:00.000000"}]
 

@@ -333,8 +333,7 @@ def _explained(source: SqlSource) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        lost = error.connection_invalidated or _ended(error)
-        if lost:
+        if error.connection_invalidated or _ended(error):
             raise Unavailable(
                 f"{source.name} ended the query: {_said(error)}",
                 remedy="Nothing was recorded. Try again.",
@@ -351,10 +350,18 @@ def _explained(source: SqlSource) -> Iterator[None]:
 
 def _ended(error: sa.exc.DBAPIError) -> bool:
     """Tells whether the database gave up, rather than that it was asked wrongly."""
+    kind = getattr(error.orig, "sqlite_errorname", None)
+    if kind is not None:
+        return bool(kind.startswith(_SQLITE_GAVE_UP))
     state = getattr(error.orig, "sqlstate", None)
-    if isinstance(error, sa.exc.OperationalError) and "sqlite3" not in type(error.orig).__module__:
-        return True
-    return state is not None and state[:2] in ("08", "40", "53", "57", "58")
+    if state is not None:
+        return state[:2] in _STATES_GAVE_UP
+    return isinstance(error, sa.exc.OperationalError)
+
+
+_SQLITE_GAVE_UP = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN")
+_STATES_GAVE_UP = ("08", "40", "53", "55", "57", "58")
+"""Classes of SQLSTATE: connections, conflicts, resources, states, operators, the system."""
 
 
 def _unreachable(source: SqlSource, error: sa.exc.DBAPIError) -> Unavailable:
