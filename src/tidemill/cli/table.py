@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Literal
 
@@ -126,16 +126,7 @@ def _register_build(group: typer.Typer) -> None:
             "--domain": domain,
             "--ledger": ledger or None,
         }
-        named = [name for name, value in given.items() if value is not None]
-        if len(named) != 1:
-            raise InvalidInput(
-                f"{len(named)} sources of keys are given: {', '.join(named) or 'none'}",
-                remedy=f"Give one of: {', '.join(given)}.",
-            )
-        if head is not None and not ledger:
-            raise InvalidInput("--head is of --ledger only", remedy="Give --ledger, too.")
-        if full and keep:
-            raise InvalidInput("--full takes nothing over to keep", remedy="Leave one away.")
+        _check_build(given, head=head, full=full, keep=keep)
         flags = _ray(where, ray_address)
         yield_to_others()
         with (
@@ -214,6 +205,20 @@ def _ray(where: str, address: str | None) -> dict[str, FlagValue]:
     if address is not None and where != "ray":
         raise InvalidInput("--ray-address is of --on ray only", remedy="Give --on ray, too.")
     return {"ray.address": address}
+
+
+def _check_build(given: Mapping[str, object], *, head: int | None, full: bool, keep: bool) -> None:
+    """Raises InvalidInput where there is not one source, or options do not go together."""
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise InvalidInput(
+            f"{len(named)} sources of keys are given: {', '.join(named) or 'none'}",
+            remedy=f"Give one of: {', '.join(given)}.",
+        )
+    if head is not None and given["--ledger"] is None:
+        raise InvalidInput("--head is of --ledger only", remedy="Give --ledger, too.")
+    if full and keep:
+        raise InvalidInput("--full takes nothing over to keep", remedy="Leave one away.")
 
 
 @contextmanager
