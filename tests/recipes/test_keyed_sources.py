@@ -137,17 +137,17 @@ import os, signal, sys
 from pathlib import Path
 from tidemill.foundation.home import open_home
 from tidemill.foundation.settings import Settings
-from tidemill.recipes import table
+from tidemill.recipes import chunks, table
 from tidemill.recipes.keyed_sources import keyed_source
 from tidemill.recipes.warehouse import rows_of_sql
 
-seen, arrow = [], table.answers_table
+seen, arrow = [], chunks.answers_table
 def dying(*given):
     seen.append(1)
     if len(seen) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return arrow(*given)
-table.answers_table = dying
+chunks.answers_table = dying
 
 def build(home, rows):
     table.build_table(home, application="trips", model="trips", version=1,
