@@ -13,19 +13,21 @@ import statistics
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bench.drift.alarms import compared, false_alarms, tell
 from bench.drift.rows import fifty
 from bench.effort import parse_effort
 from bench.peers import install
 from bench.results import Record, claim, claims_table, say
 
 from tidemill.data.drift.reference import count, freeze
-from tidemill.data.drift.verdict import DriftReport, judge
+from tidemill.data.drift.verdict import judge
 
 PEER = "libraries/evidently"
 PEER_S = 3600
@@ -59,24 +61,19 @@ def main() -> None:
             say(f"  turn {turn + 1}: {ours}; Evidently {peer}")
     alarms = {}
     for size, times in TIMES[effort.name].items():
-        alarms[size] = _false_alarms(size, times)
+        found = false_alarms(size, times, progress=partial(tell, size))
+        say(f"  {size:,} rows: {found['raised']} of {times} raised an alarm {found['columns']}")
+        alarms[size] = found
         record.write(false_alarms={str(k): v for k, v in alarms.items()})
-    found = _shifts(SHIFTS[effort.name])
-    record.write(shifts=found, claims=_claims(record.values["turns"], alarms, found), finished=True)
+    shifts = _shifts(SHIFTS[effort.name])
+    claims = _claims(record.values["turns"], alarms, shifts)
+    record.write(shifts=shifts, claims=claims, finished=True)
     print(claims_table(record.values["claims"]))
     say(f"written to {record.path}")
 
 
 def _table(rng: np.random.Generator, rows: int) -> pa.Table:
     return pa.table(fifty(rng, rows))
-
-
-def _compared(first: pa.Table, second: pa.Table) -> DriftReport:
-    reference = freeze(first)
-    report = judge(reference, count(reference, second))
-    assert not report.errors
-    assert len(report.columns) == len(first.column_names)
-    return report
 
 
 def _ours(reference: Path, current: Path) -> dict[str, Any]:
@@ -109,19 +106,6 @@ def _evidently(reference: Path, current: Path) -> dict[str, Any]:
     return found
 
 
-def _false_alarms(rows: int, times: int) -> dict[str, Any]:
-    """Compares rows with others of the same distribution."""
-    rng = np.random.default_rng(rows)
-    columns: list[str] = []
-    raised = 0
-    for _ in range(times):
-        report = _compared(_table(rng, rows), _table(rng, rows))
-        raised += bool(report.alarms)
-        columns += report.alarms
-    say(f"  {rows:,} rows: {raised} of {times} resamplings raised an alarm {columns}")
-    return {"times": times, "raised": raised, "columns": columns}
-
-
 def _shifts(times: int, rows: int = 10_000) -> dict[str, int]:
     """Shifts one column of fifty by a fifth of its standard deviation, and looks for it."""
     rng = np.random.default_rng(5)
@@ -129,7 +113,7 @@ def _shifts(times: int, rows: int = 10_000) -> dict[str, int]:
     for _ in range(times):
         moved = fifty(rng, rows)
         moved["normal3"] = moved["normal3"] + 0.2 * 4
-        alarms = set(_compared(_table(rng, rows), pa.table(moved)).alarms)
+        alarms = set(compared(_table(rng, rows), pa.table(moved)).alarms)
         found += "normal3" in alarms
         others += bool(alarms - {"normal3"})
     say(f"  {rows:,} rows: {found} of {times} shifts found, {others} with an alarm elsewhere")
