@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Timer
 from types import TracebackType
@@ -17,6 +17,8 @@ from tidemill.foundation.errors import InvalidInput
 
 MEMORY = "1GB"
 TIME_S = 60.0
+READ_AHEAD = 2
+"""Pieces of a file that are read before they are wanted: else as many as memory has room for."""
 
 _GLOB = re.compile(r"[*?\[]")
 """What stands for other paths in DuckDB's: files with such names are read through Arrow."""
@@ -73,7 +75,11 @@ class Queries:
         return self
 
     def _open(self, table: Any, paths: Sequence[str] | None) -> None:
+        import duckdb  # noqa: PLC0415 - slow to import
+
         self._connection.execute("SET TimeZone = 'UTC'")
+        with suppress(duckdb.CatalogException):  # before DuckDB 2 nothing is read ahead
+            self._connection.execute(f"SET read_ahead_depth = {READ_AHEAD}")
         if paths and not _GLOB.search("".join(paths)):  # no other file is read, and none written
             listed = ", ".join(literal(path) for path in paths)
             self._connection.execute(f"SET allowed_paths = [{listed}]")
