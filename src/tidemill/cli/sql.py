@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
 from tidemill.foundation.errors import InvalidInput
-from tidemill.recipes.warehouse import export_sql, run_sql
+from tidemill.recipes.warehouse import export_sql, plain_rows, run_sql
 
 
 def register(app: typer.Typer) -> None:
@@ -41,23 +41,13 @@ def register(app: typer.Typer) -> None:
                 )
                 return
             found, more = run_sql(on.home, query, limit=limit)
-            shown = {"columns": found.column_names, "rows": _rows(found), "more": more}
+            shown = {"columns": found.column_names, "rows": plain_rows(found), "more": more}
             on.show(shown, lambda console: _print(console, found, more))
-
-
-def _rows(found: Any) -> list[list[Any]]:
-    return [[_plain(value) for value in row.values()] for row in found.to_pylist()]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str | int | float | bool | list | dict) or value is None:
-        return value
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _print(out: Console, found: Any, more: bool) -> None:  # noqa: FBT001 - as shown
     rows = table("", *found.column_names)
-    for row in _rows(found):
+    for row in plain_rows(found):
         rows.add_row(*("" if value is None else str(value) for value in row))
     out.print(rows)
     if more:

@@ -20,6 +20,7 @@ from tidemill.control import admin_applications, deployments, keys, launches, vi
 from tidemill.control.admin_answers import asked_by, refuse, respond
 from tidemill.control.admin_data import DataHandlers, data_operations
 from tidemill.control.admin_openapi import AdminOperation, Serve, describe_admin
+from tidemill.control.admin_predictions import PredictionHandlers, prediction_operations
 from tidemill.control.key_check import KeyCheck, check_grant
 from tidemill.control.upload_desk import UploadDesk
 from tidemill.foundation.errors import InvalidInput, TidemillError, TooLarge
@@ -133,6 +134,7 @@ def _operations(api: _Api) -> tuple[AdminOperation, ...]:
         _post("keys:create", api.create_key, "Make a key, shown this once", CreateKey),
         _post("keys/{key}:revoke", api.revoke_key, "Revoke a key", RevokeKey),
         *data_operations(api.data),
+        *prediction_operations(api.predictions),
         _get("openapi.json", api.document, "Describe all this in OpenAPI"),
         AdminOperation(
             method="GET",
@@ -158,6 +160,7 @@ class _Api:
         keys: bool,
     ) -> None:
         self.data = DataHandlers(home, desk)
+        self.predictions = PredictionHandlers(home)
         self._keys = keys
         self._home = home
         self._supervisor = supervisor

@@ -101,6 +101,18 @@ def export_sql(home: Home, query: str, target: Path) -> int:
     return int(rows)
 
 
+def plain_rows(found: pa.Table) -> list[list[Any]]:
+    """Returns rows of values that JSON has; times as ISO 8601, others as text."""
+    columns = [column.to_pylist() for column in found.columns]
+    return [[_plain(value) for value in row] for row in zip(*columns, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | int | float | bool | list | dict) or value is None:
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
 def rows_of_sql(home: Home, query: str) -> KeyedRows:
     """Returns the result of a query as a table's source; the same query of the same files is one.
 
