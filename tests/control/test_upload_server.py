@@ -168,6 +168,10 @@ def test_the_answer_waits_for_the_ingest(server: Server) -> None:
     bad = server.send("PUT", content=b"PAR1", params=params)
     assert bad.status_code == 400
     assert "bad.parquet" in bad.json()["error"]
+    metrics = httpx.get(f"http://127.0.0.1:{server.port}/metrics", timeout=60).text
+    assert 'tidemill_uploads_total{state="done"} 1.0' in metrics
+    assert 'tidemill_uploads_total{state="failed"} 1.0' in metrics
+    assert 'tidemill_uploaded_rows_total{outcome="accepted"} 50.0' in metrics
 
 
 def test_a_cut_upload_goes_on(server: Server) -> None:

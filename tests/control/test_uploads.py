@@ -399,6 +399,21 @@ def test_killed_anywhere_it_is_ingested_once(home: Home, client: Client, where: 
     assert len(read_audit(home.store, subject="upload orders/jan")) == 1
 
 
+def test_what_may_pass_is_tried_again(home: Home, client: Client) -> None:
+    """A disk that takes no more keeps an upload waiting, with the reason; nothing is lost."""
+    client.put(CSV, params={**NEW, "upload": "jan"}).raise_for_status()
+    blocked = home.cache_path / "ingest"
+    blocked.write_bytes(b"")  # no folder can be made there
+    waiting = settle(home, "orders", "jan")
+    assert waiting.problem is not None
+    assert (waiting.state, waiting.problem.kind) == ("received", "Unavailable")
+    assert Uploads(home).data_path(waiting).read_bytes() == CSV
+    blocked.unlink()
+    done = settle(home, "orders", "jan")
+    assert (done.state, done.problem) == ("done", None)
+    assert len(list_snapshots(home, "orders")) == 1
+
+
 def test_a_file_that_ends_its_process_is_given_up(home: Home, client: Client) -> None:
     """After some times, told, and left for whoever looks."""
     client.put(CSV, params={**NEW, "upload": "jan"}).raise_for_status()

@@ -192,6 +192,33 @@ def test_what_nobody_goes_on_with_is_forgotten(small: tuple[Home, FakeClock]) ->
     assert content(home, whole) == b"id\n1\n"
 
 
+def test_an_ingest_says_how_far_it_is(home: Home) -> None:
+    """While it goes on, and no more once it is over."""
+    uploads = Uploads(home)
+    whole = send(home, uploads.begin("orders", "jan", TERMS), b"id\n1\n", last=True)
+    assert uploads.find("orders", "jan").ingested_bytes == 0
+    uploads.note_progress(whole, 4)
+    assert uploads.find("orders", "jan").ingested_bytes == 4
+    uploads.changed(whole, state="done")
+    uploads.remove_data(whole)
+    assert uploads.find("orders", "jan").ingested_bytes == 0
+    assert not uploads.data_path(whole).exists()
+
+
+def test_what_has_no_name_is_forgotten_with_its_server(small: tuple[Home, FakeClock]) -> None:
+    """Nobody can go on with it; what is whole, or was begun later, stays."""
+    home, clock = small
+    uploads = Uploads(home)
+    nameless = msgspec.structs.replace(TERMS, named=False)
+    whole = send(home, uploads.begin("orders", "a", nameless), b"id\n", last=True)
+    uploads.begin("orders", "b", nameless)
+    clock.advance(1.0)
+    assert uploads.forget_nameless(before=clock.now()) == 1
+    later = uploads.begin("orders", "c", nameless)
+    assert uploads.forget_nameless(before=clock.now()) == 0
+    assert list(uploads.scan()) == [whole, later]
+
+
 def test_a_full_disk_is_told(home: Home, tmp_path: Path) -> None:
     """Before it is full, and where it is; what was acknowledged stays, and the upload goes on."""
     limits = UploadsSettings(min_free_bytes=1 << 60)

@@ -82,7 +82,7 @@ def admin_app(
         owner: whoever asks owns the installation, and needs no key.
         desk: where uploads are taken; one of its own ingests nothing.
     """
-    api = _Api(home, supervisor, instruments, desk or UploadDesk(home), keys=not owner)
+    api = _Api(home, supervisor, instruments, desk or UploadDesk(home, instruments), keys=not owner)
     check = None if owner else KeyCheck(home)
     return Starlette(
         routes=[

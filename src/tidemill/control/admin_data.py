@@ -172,7 +172,7 @@ class DataHandlers:
 
     def _abandon(self, piece: Piece, upload: Upload, asked: UploadRequest) -> None:
         """Keeps what came of a piece that was cut, if its sender can go on with it."""
-        if asked.named:
+        if asked.terms.named:
             piece.keep()
         else:
             self._desk.uploads.forget(upload)

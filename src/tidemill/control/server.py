@@ -84,7 +84,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
     stop_on_signals(stop)
     certificate = certificate_of(settings.serve)
     cors_of(settings.serve), hosts_of(settings.serve)  # what cannot be used is told at once
-    desk = UploadDesk(home)
+    desk = UploadDesk(home, instruments)
     from_outside = admin_app(home, supervisor, instruments, desk=desk)
     admin = _AdminServer(_admin_config(from_outside, certificate))
     listener = open_listener(

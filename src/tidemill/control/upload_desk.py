@@ -17,6 +17,7 @@ from tidemill.data.upload_records import Upload
 from tidemill.data.uploads import Uploads
 from tidemill.foundation.errors import Conflict, NotFound, TidemillError
 from tidemill.foundation.home import Home
+from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 
 SWEEP_EVERY_S = 60.0
@@ -31,10 +32,17 @@ class UploadDesk:
 
     Args:
         home: the installation.
+        instruments: where it counts.
     """
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, instruments: Instruments) -> None:
         self._home = home
+        self._finished = instruments.counter(
+            "tidemill_uploads", "Uploads that are finished.", ("state",)
+        )
+        self._rows = instruments.counter(
+            "tidemill_uploaded_rows", "Rows of uploads, by what became of them.", ("outcome",)
+        )
         self.uploads = Uploads(home)
         self._turns: dict[Key, _Turn] = {}
         self._work = asyncio.Event()
@@ -89,6 +97,7 @@ class UploadDesk:
     async def run(self) -> None:
         """Ingests what is whole, and forgets what is over, until it is cancelled."""
         late_s = RETRY_AFTER_S
+        await asyncio.to_thread(self.uploads.forget_nameless, before=self._home.clock.now())
         while True:
             self._work.clear()
             try:
@@ -123,7 +132,15 @@ class UploadDesk:
         except NotFound:
             return True
         self._tell(found)
+        self._count(found)
         return found.finished
+
+    def _count(self, upload: Upload) -> None:
+        if upload.finished:
+            self._finished.of(upload.state).value += 1
+        if upload.result is not None and not upload.result.repeated:
+            for outcome in ("accepted", "quarantined", "duplicate", "late"):
+                self._rows.of(outcome).value += getattr(upload.result, outcome)
 
     def _tell(self, upload: Upload) -> None:
         said = {"dataset": upload.dataset, "upload": upload.upload, "state": upload.state}

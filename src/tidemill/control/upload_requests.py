@@ -63,7 +63,6 @@ class UploadRequest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         dataset: where the rows go.
         upload: the name of the upload.
-        named: whether its sender chose that, and so can go on with it.
         terms: of the whole.
         offset: where the piece begins.
         last: whether the upload is whole with it.
@@ -75,7 +74,6 @@ class UploadRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     dataset: str
     upload: str
-    named: bool
     terms: UploadTerms
     offset: int
     last: bool
@@ -111,12 +109,12 @@ def read_request(request: Request, *, by: str) -> UploadRequest:
         lateness_s=_seconds(query.get("lateness_s")),
         length=length,
         sha256=_digest(headers, "repr-digest"),
+        named=bool(query.get("upload")),
         by=by,
     )
     return UploadRequest(
         dataset=request.path_params["name"],
         upload=query.get("upload") or new_id(),
-        named=bool(query.get("upload")),
         terms=terms,
         offset=offset,
         last=last,

@@ -45,6 +45,7 @@ class UploadTerms(msgspec.Struct, frozen=True, kw_only=True):
         lateness_s: likewise.
         length: how many bytes it will be; None if that is not known yet.
         sha256: of all of them, as hexadecimal digits; None if it is not to be checked.
+        named: whether its sender chose its name, and so can go on with it.
         by: who sends it.
     """
 
@@ -54,6 +55,7 @@ class UploadTerms(msgspec.Struct, frozen=True, kw_only=True):
     lateness_s: float | None = None
     length: int | None = None
     sha256: str | None = None
+    named: bool = True
     by: str
 
 

@@ -167,6 +167,21 @@ class Uploads:
                 sync_folder(folder.parent)
                 folder.parent.rmdir()  # the last one of its dataset
 
+    def forget_nameless(self, *, before: float) -> int:
+        """Forgets uploads that nobody can go on with: a server that took them is gone.
+
+        Args:
+            before: those that were begun earlier, in seconds since the epoch.
+        """
+        gone = [
+            each
+            for each in self.scan()
+            if each.state == "open" and not each.terms.named and each.created_at < before
+        ]
+        for each in gone:
+            self.forget(each)
+        return len(gone)
+
     def sweep(self) -> int:
         """Forgets what nobody went on with in time, and what is over; returns how many."""
         oldest = self._home.clock.now() - self.settings.keep_s
