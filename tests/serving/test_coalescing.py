@@ -20,12 +20,13 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Batch, Column, Signature
+from tidemill.serving.application import Application
 from tidemill.serving.batcher import MAX_ATTEMPTS, Batcher
 from tidemill.serving.cache import Cache
 from tidemill.serving.coalescing import MAX_FOLLOWERS
 from tidemill.serving.measures import Measures
 from tidemill.serving.plan import Deployment, Live, VersionAssignment
-from tidemill.serving.processor import Application, Processor
+from tidemill.serving.processor import Processor
 from tidemill.serving.query import Query
 from tidemill.serving.replicas.replica import Done
 from tidemill.serving.version import LiveVersion

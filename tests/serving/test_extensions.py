@@ -13,12 +13,12 @@ from tidemill.control.keys import create_key
 from tidemill.foundation.errors import InvalidInput, Refused
 from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Column, Signature
+from tidemill.serving.application import Application
 from tidemill.serving.extensions import describe_config
 from tidemill.serving.inquiries import describe_index
 from tidemill.serving.measures import Measures
 from tidemill.serving.model_control import KnownModel, read_load
 from tidemill.serving.plan import Deployment, ServingPlan
-from tidemill.serving.processor import Application
 from tidemill.serving.questions import error_of, fault_of
 from tidemill.serving.statistics import Tally, describe_tally, merge_tallies
 

@@ -12,11 +12,11 @@ from tidemill.foundation.clock import SYSTEM_CLOCK, FakeClock
 from tidemill.foundation.errors import DeadlineExceeded, TidemillError
 from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Column, Signature
-from tidemill.serving.batching import SLICE_S, UNSEEN_FROM_S, unseen_wait_s
+from tidemill.serving.application import Application
+from tidemill.serving.batching import SLICE_S, UNSEEN_FROM_S, Patience, unseen_wait_s
 from tidemill.serving.dataplane import DataPlane
 from tidemill.serving.exchange import Exchange, Head, Load
 from tidemill.serving.pace import Pace
-from tidemill.serving.processor import Application
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,38 @@ def test_what_waited_unseen(*, worked_until: float, again: bool, wait_s: float) 
     """The wait is that since the last reading, if the loop was busy all the time."""
     found = unseen_wait_s(now=1.0, read_at=0.75, worked_until=worked_until, again=again)
     assert found == pytest.approx(wait_s)
+
+
+def test_patience_ends_sooner_under_a_load_that_lasts() -> None:
+    """After a stall all of the SLO may pass; once that is over and the wait is not, half of it."""
+    patience = Patience(slo_s=0.02)
+    for turn in range(3):
+        patience.update(1.0 + 0.009 * turn, waited_s=0.01)
+        assert patience.left_s == 0.02
+    patience.update(1.027, waited_s=0.01)
+    assert patience.left_s == pytest.approx(0.01)
+    patience.update(1.036, waited_s=0.001)  # somebody waited for next to nothing: it is over
+    assert patience.left_s == 0.02
+
+
+def test_what_was_long_ago_tries_nobody_s_patience() -> None:
+    """A load that was followed by silence is not the one that comes after it."""
+    patience = Patience(slo_s=0.02)
+    for turn in range(9):
+        patience.update(1.0 + 0.01 * turn, waited_s=0.01)
+    assert patience.left_s < 0.02
+    patience.update(2.0, waited_s=0.01)
+    assert patience.left_s == 0.02
+
+
+def test_what_answering_takes_is_known_when_more_is_read() -> None:
+    """Right after an answer of 20 ms, the next one is another slice and 20 ms away."""
+    clock = FakeClock(at=100.0)
+    pace = Pace(clock)
+    pace.answer = lambda: clock.advance(0.020)
+    pace.catch_up()
+    assert pace.answers_in_s(clock.monotonic()) == pytest.approx(0.040)
+    assert pace.answers_in_s(clock.monotonic() + 1.0) == pytest.approx(0.020)
 
 
 def test_a_short_wait_is_none() -> None:
@@ -92,10 +124,13 @@ def test_what_has_waited_too_long_is_refused_unread() -> None:
         pace = Pace(clock)
         pace.arrival()
         pace.waited_s, pace.now = 0.2, 100.0
-        refused: list[TidemillError] = []
+        refused: list[tuple[TidemillError, int, float]] = []
+        applications: dict[str, Any] = {}
         processor = SimpleNamespace(
-            application=lambda _: application,
-            refuse=lambda _, error, **_times: refused.append(error),
+            applications=applications,
+            application=applications.get,
+            refuse=lambda _, error, *, times, waited_s: refused.append((error, times, waited_s)),
+            refused_unread=lambda *_, **__: None,
         )
         application = SimpleNamespace(
             name="app",
@@ -106,9 +141,10 @@ def test_what_has_waited_too_long_is_refused_unread() -> None:
             signature=Signature((Column("x", "float64"),), (Column("y", "float64"),)),
             deployment=SimpleNamespace(slo_ms=100.0, default=None),
         )
-        application.hopeless = lambda arrived, now: Application.hopeless(
-            cast("Application", application), arrived, now
+        application.hopeless = lambda *when, **how: Application.hopeless(
+            cast("Application", application), *when, **how
         )
+        applications["app"] = application
         plane = DataPlane(
             cast("Any", processor),
             ledger=cast("Any", None),
@@ -124,8 +160,13 @@ def test_what_has_waited_too_long_is_refused_unread() -> None:
             assert exchange.out is not None
             assert exchange.out.startswith(b"HTTP/1.1 504 ")
             assert b"100 ms" in exchange.out
-        assert [type(error) for error in refused] == [DeadlineExceeded] * 2
-        application.deployment.default = {"y": 0}
-        assert not application.hopeless(99.8, 100.0)  # it has something to say all the same
+        assert not refused
+        await asyncio.sleep(0)
+        (error, times, waited_s) = refused.pop()
+        assert (type(error), times) == (DeadlineExceeded, 2)
+        assert waited_s == pytest.approx(0.2)
+        assert application.hopeless(99.8, 100.0, soonest_s=0.0, patience_s=0.1)
+        application.deployment.default = {"y": 0}  # it has something to say all the same
+        assert not application.hopeless(99.8, 100.0, soonest_s=0.0, patience_s=0.1)
 
     asyncio.run(main())

@@ -19,13 +19,14 @@ from tidemill.foundation.clock import SYSTEM_CLOCK
 from tidemill.foundation.errors import ModelFailed, TidemillError
 from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Batch, Column, Signature
+from tidemill.serving.application import Application
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
 from tidemill.serving.dataplane import DataPlane
 from tidemill.serving.exchange import Connection, Exchange, Head
 from tidemill.serving.measures import Measures
 from tidemill.serving.plan import Deployment, Live, VersionAssignment
-from tidemill.serving.processor import Application, Processor
+from tidemill.serving.processor import Processor
 from tidemill.serving.query import Query
 from tidemill.serving.replicas.replica import Done
 from tidemill.serving.version import LiveVersion
@@ -194,6 +195,7 @@ def test_a_waiting_query_holds_its_arrays_and_no_more(tmp_path: Path, kind: str)
     signature = Signature((Column("x", "float64"),), (Column("y", "int64"),))
     application = SimpleNamespace(
         name="app",
+        slo_s=1.0,
         allowed_s=lambda _: 1.0,
         closed_to=lambda _: False,
         deployment=SimpleNamespace(slo_ms=1000.0),

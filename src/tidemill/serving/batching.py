@@ -22,6 +22,12 @@ SLICE_S = 0.002
 LONGEST_ON_LOOP_S = 0.004
 """How long a batch of more than one query may keep the event loop, if it is computed there."""
 
+PATIENCE = 0.5
+"""Under a load that lasts, whoever has waited for so much of the SLO is not served any more."""
+
+BEHIND = 0.125
+"""A wait of less than this share of the SLO is no sign of a load that is too much."""
+
 QUIET_S = 0.0005
 """An event loop that did nothing for so long was waiting: what comes then has come just now."""
 
@@ -288,6 +294,32 @@ def unseen_wait_s(*, now: float, read_at: float, worked_until: float, again: boo
     if wait_s < UNSEEN_FROM_S:
         return 0.0
     return wait_s if again else 0.5 * wait_s
+
+
+@dataclass(slots=True)
+class Patience:
+    """How long after its arrival a request of one application may be about to be answered.
+
+    After a stall, all of the SLO: as many as possible are served. Where requests have waited unseen
+    for longer than an SLO without a break, somebody has to be refused. Whoever is served at the
+    last moment is easily late, and as many can be served long before that: it is half of the SLO.
+    """
+
+    slo_s: float
+    behind_since: float = 0.0
+    seen_at: float = float("-inf")
+
+    def update(self, now: float, waited_s: float) -> None:
+        """Learns how long had waited what is read in a turn that began now."""
+        if waited_s < BEHIND * self.slo_s or now - self.seen_at > self.slo_s:
+            self.behind_since = now
+        self.seen_at = now
+
+    @property
+    def left_s(self) -> float:
+        """How long it is, as things are."""
+        lasts = self.seen_at - self.behind_since > self.slo_s
+        return PATIENCE * self.slo_s if lasts else self.slo_s
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ import httptools
 import msgspec
 
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.errors import InvalidInput, Overloaded, Refused, TidemillError
+from tidemill.foundation.errors import Overloaded, TidemillError
 from tidemill.foundation.instruments import Counter, Family
 from tidemill.serving.cors import Cors
 from tidemill.serving.encodings import UNFOLD_AT_ONCE_BYTES, Unfolding
@@ -27,6 +27,7 @@ from tidemill.serving.exchange import (
     Head,
     Load,
     Routes,
+    check_head,
     cut_query,
     error_body,
 )
@@ -204,6 +205,10 @@ class Connection(asyncio.Protocol):
         known = self._edge.heads.get(cut)
         if known is not None and known[1] == len(data) - end:
             self._last_active = now = self._edge.arrival()
+            gate = known[0].gate
+            if gate is not None and self._may_turn_away(known[0]) and gate.turns_away(now):
+                self._send(gate.response)
+                return
             self._ask(known[0], data[end:], now, closes=self._edge.draining, query=query)
             return
         self._told = None  # what came before is none of it
@@ -405,6 +410,13 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - one request's, whatever it is
             self._failed(exchange, error)
 
+    def _may_turn_away(self, head: Head) -> bool:
+        """Says whether a request of this head may be refused unread, and at once."""
+        edge, guard = self._edge, self._edge.guard
+        return not (self._pipeline or edge.draining or head.answer_headers) and (
+            guard is None or head.admitted_by is guard.table
+        )
+
     def _failed(self, exchange: Exchange, error: BaseException) -> None:
         if isinstance(error, TidemillError):
             self._edge.refused.of(type(error).__name__).value += 1
@@ -455,7 +467,7 @@ class Connection(asyncio.Protocol):
         working.add_done_callback(done)
 
     def _find(self, head: Head) -> Handler:
-        _check_head(head)
+        check_head(head)
         head.handler = handler = self._edge.routes.find(head.method, head.target)
         return handler
 
@@ -582,18 +594,6 @@ class Connection(asyncio.Protocol):
         else:
             self._lingers_until = now + self._limits.read_timeout_s
             self._transport.close()
-
-
-def _check_head(head: Head) -> None:
-    if head.foreign and head.method == b"POST":
-        # It could not read the answer, but leave its rows and labels in the ledger.
-        raise Refused(
-            "a web page of another site may not ask",
-            remedy="Let your own server ask for the page, serve both from one origin, or name the "
-            "page's origin in serve.cors_origins.",
-        )
-    if head.bad_header is not None:
-        raise InvalidInput(head.bad_header, remedy="Mend the header or leave it out.")
 
 
 class _Refusal(Exception):  # noqa: N818 - stops the parser, never leaves this module

@@ -13,7 +13,6 @@ from tidemill import __version__
 from tidemill.data.ledger import LabelRecord, LedgerWriter, prediction_ids
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
-    DeadlineExceeded,
     InvalidInput,
     ModelFailed,
     NotReady,
@@ -23,13 +22,15 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Column
 from tidemill.serving import wire
 from tidemill.serving.answer_writer import AnswerWriter
+from tidemill.serving.application import Application
 from tidemill.serving.by_key import KeyReader, key_reader
 from tidemill.serving.classification import classified
-from tidemill.serving.exchange import Caller, Exchange, Refusal
+from tidemill.serving.exchange import Caller, Exchange
+from tidemill.serving.gate import Gate
 from tidemill.serving.guard import Guard
 from tidemill.serving.labels import judge, refusal
 from tidemill.serving.pace import Pace
-from tidemill.serving.processor import Application, Processor
+from tidemill.serving.processor import Processor
 from tidemill.serving.query import DEFAULT_PRIORITY, Query
 from tidemill.serving.templates import InferReader
 
@@ -49,20 +50,25 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class _Form:
     """How an application's requests are read and its answers written."""
 
-    __slots__ = ("_key", "_writers", "application", "reader", "refusal")
+    __slots__ = ("_key", "_writers", "application", "gate", "reader")
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, gate: Gate) -> None:
         self.application = application
         self._key: KeyReader | None = None
         self.reader = InferReader(application.signature)
-        self.refusal = Refusal(
-            DeadlineExceeded(
-                f"an answer is not possible within {application.deployment.slo_ms:g} ms: too much "
-                "is asked",
-                remedy="Send less, allow more time, add replicas or run more gateways.",
-            )
-        )
+        self.gate = gate
         self._writers: dict[tuple[tuple[Column, bool], ...], AnswerWriter] = {}
+
+    def turns_away(self, exchange: Exchange) -> bool:
+        """Refuses a request that cannot be answered in time, without reading it; says whether.
+
+        The next of the same head need not come so far.
+        """
+        if not self.gate.turns_away(exchange.arrived):
+            return False
+        exchange.head.gate = self.gate
+        exchange.refuse(self.gate.refusal)
+        return True
 
     @property
     def key(self) -> KeyReader:
@@ -135,13 +141,10 @@ class DataPlane:
     def infer(self, exchange: Exchange, name: str, version: int | None) -> None:
         """Answers a v2 inference request."""
         application = self._processor.application(name)
-        behind = self._pace.waited_s > 0.0
-        asks_any = version is None or len(application.versions) == 1
-        if (behind or application.closed_to(exchange.arrived)) and (
-            asks_any and self._refused(application, exchange)
-        ):
-            return
         form = self._form(application)
+        asks_any = version is None or len(application.versions) == 1
+        if asks_any and form.turns_away(exchange):
+            return
         body = exchange.body
         try:
             asked, inputs, n = form.reader.read(body, exchange.head.header_length)
@@ -165,17 +168,14 @@ class DataPlane:
         query.nbytes = len(body)
         if asked.priority != DEFAULT_PRIORITY:
             query.priority = asked.priority
-        if behind:
+        if self._pace.waited_s > 0.0:
             query.unseen_s = self._pace.now - query.arrived
         self._processor.submit(application, query, version)
 
     def predict(self, exchange: Exchange, name: str) -> None:
         """Answers a v1 prediction request."""
         application = self._processor.application(name)
-        behind = self._pace.waited_s > 0.0
-        if (behind or application.closed_to(exchange.arrived)) and self._refused(
-            application, exchange
-        ):
+        if self._form(application).turns_away(exchange):
             return
         signature = application.signature
         body_bytes = len(exchange.body)
@@ -199,7 +199,7 @@ class DataPlane:
             event_time=request.event_time,
         )
         query.nbytes = body_bytes
-        if behind:
+        if self._pace.waited_s > 0.0:
             query.unseen_s = self._pace.now - query.arrived
         self._processor.submit(application, query)
 
@@ -269,21 +269,12 @@ class DataPlane:
         query.nbytes, query.priority = nbytes, asked.priority
         self._processor.look_up(application, query, version)
 
-    def _refused(self, application: Application, exchange: Exchange) -> bool:
-        """Refuses a request that cannot be answered in time, without reading it; says whether."""
-        arrived = exchange.arrived
-        now = max(arrived, self._pace.now)
-        if not application.hopeless(arrived, now):
-            return False
-        refusal = self._form(application).refusal
-        self._processor.refuse(application, refusal.error, arrived=arrived, now=now)
-        exchange.refuse(refusal)
-        return True
-
     def _form(self, application: Application) -> _Form:
         form = self._forms.get(application.name)
         if form is None or form.application is not application:
-            form = self._forms[application.name] = _Form(application)
+            form = self._forms[application.name] = _Form(
+                application, Gate(application, self._processor, self._pace)
+            )
         return form
 
     def _inferred(self, query: Query) -> None:

@@ -150,6 +150,7 @@ class Head:
         "coding",
         "expects",
         "foreign",
+        "gate",
         "handler",
         "header_length",
         "host",
@@ -175,6 +176,7 @@ class Head:
         self.answer_headers = b""
         self.authorization = b""
         self.handler: Handler | None = None
+        self.gate: Gate | None = None
         self.admitted_by: KeyTable | None = _NOT_JUDGED
         self.principal: Principal | None = None
 
@@ -212,6 +214,24 @@ class Head:
         if self.authorization:
             self.bad_header = "more than one key was sent"
         self.authorization = authorization
+
+
+def check_head(head: Head) -> None:
+    """Refuses what a head says, whatever it asks.
+
+    Raises:
+        Refused: it is a web page's of another site.
+        InvalidInput: one of its headers is wrong.
+    """
+    if head.foreign and head.method == b"POST":
+        # It could not read the answer, but leave its rows and labels in the ledger.
+        raise Refused(
+            "a web page of another site may not ask",
+            remedy="Let your own server ask for the page, serve both from one origin, or name the "
+            "page's origin in serve.cors_origins.",
+        )
+    if head.bad_header is not None:
+        raise InvalidInput(head.bad_header, remedy="Mend the header or leave it out.")
 
 
 class Exchange:
@@ -417,6 +437,17 @@ class Handler(Protocol):
 
     def __call__(self, exchange: Exchange) -> None:
         """Takes the exchange; raising a TidemillError fails it."""
+
+
+class Gate(Protocol):
+    """Whoever may turn a request away before anybody has read it."""
+
+    @property
+    def response(self) -> bytes:
+        """What is said then to a POST on a connection that stays."""
+
+    def turns_away(self, arrived: float) -> bool:
+        """Says whether one that arrived then is refused; it is counted as that."""
 
 
 class Routes(Protocol):

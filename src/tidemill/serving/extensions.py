@@ -16,10 +16,11 @@ from tidemill.foundation.errors import (
     TidemillError,
     Unavailable,
 )
+from tidemill.serving.application import Application
 from tidemill.serving.exchange import Caller
 from tidemill.serving.model_control import IndexRequest, read_load
 from tidemill.serving.plan import CPU
-from tidemill.serving.processor import Application, Processor
+from tidemill.serving.processor import Processor
 from tidemill.serving.questions import Questions
 from tidemill.serving.statistics import Tally, describe_tally
 from tidemill.serving.tensors import datatype_of

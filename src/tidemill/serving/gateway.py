@@ -150,6 +150,8 @@ class Gateway:
             watches.append(QueryLog(self._hello.logs, self._instruments))
         if self._tracing is not None:
             watches.append(self._tracing)
+        if len(watches) == 1:
+            return watches[0]
         return Watches(*watches) if watches else None
 
     async def run(self) -> None:

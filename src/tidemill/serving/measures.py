@@ -219,13 +219,13 @@ class Measures:
                 return  # ``defaulted`` has counted what it stands for
         of.outcomes["met" if now <= query.deadline else "missed"].value += 1
 
-    def refused(self, version: int, error: TidemillError, waited_s: float) -> None:
-        """Counts one query that was refused before it was read."""
+    def refused(self, version: int, error: TidemillError, waited_s: float, times: int) -> None:
+        """Counts queries that were refused before they were read, after they waited so long."""
         of = self.of(version)
-        of.seconds.observe(waited_s)
-        of.failures.observe(waited_s)
-        of.outcomes["refused"].value += 1
-        self._errors.of(self._application, str(version), type(error).__name__).value += 1
+        of.seconds.observe_many(waited_s, times)
+        of.failures.observe_many(waited_s, times)
+        of.outcomes["refused"].value += times
+        self._errors.of(self._application, str(version), type(error).__name__).value += times
 
     def defaulted(self, query: Query, error: TidemillError, now: float) -> None:
         """Counts a default that stands in for an error of the version that the query still has."""

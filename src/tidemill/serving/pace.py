@@ -34,6 +34,7 @@ class Pace:
         self._left = 0
         self._all_read_at = 0.0
         self._slice_ends = 0.0
+        self._answering_s = 0.0
         self.answer: Callable[[], None] | None = None
         """Answers what has been read so far; set by whoever can."""
         self.began = 0.0
@@ -58,6 +59,10 @@ class Pace:
         """Says that the loop was busy until now."""
         self.worked_until = self._clock.monotonic()
 
+    def answers_in_s(self, now: float) -> float:
+        """Returns in what time it comes to answer what is read now, by what that took of late."""
+        return max(0.0, self._slice_ends - now) + self._answering_s
+
     def catch_up(self) -> None:
         """Answers what has been read, and begins another slice, at least as long as that took.
 
@@ -69,6 +74,7 @@ class Pace:
             self.answer()
         ended = self._clock.monotonic()
         self._slice_ends = ended + max(SLICE_S, ended - began)
+        self._answering_s = max(0.75 * self._answering_s, ended - began)
 
     def _begin(self, now: float) -> None:
         if self._left >= 0:  # it was told of all that there was, and not just of so many

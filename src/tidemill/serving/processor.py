@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass, field
 from typing import Any
 
 from tidemill.data.ledger import SECRET_BYTES, LedgerWriter, PredictionIds
@@ -25,16 +24,16 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
-from tidemill.models.signature import Batch, Signature
-from tidemill.serving.batching import SLICE_S
+from tidemill.models.signature import Batch
+from tidemill.serving.application import Application
 from tidemill.serving.inspection import inspect_versions
 from tidemill.serving.levels import Levels
 from tidemill.serving.loading import Loader, retired_versions
 from tidemill.serving.measures import Measures
 from tidemill.serving.pace import Pace
-from tidemill.serving.plan import ApplicationAssignment, Assignment, Deployment
+from tidemill.serving.plan import ApplicationAssignment, Assignment
 from tidemill.serving.query import Query
-from tidemill.serving.selection import SelectionPolicy, check_weights, sole, split_of
+from tidemill.serving.selection import check_weights
 from tidemill.serving.statistics import Tally
 from tidemill.serving.version import (
     LiveVersion,
@@ -49,87 +48,6 @@ from tidemill.serving.watching import QueryWatch
 
 _BROKEN_PROMISE = (DeadlineExceeded, Overloaded, WorkerLost, NotReady)
 """What the stated default stands in for; a wrong request is never answered with it."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Application:
-    """What clients query: the live versions behind a name, looked up once per query.
-
-    ``only`` is the one version that has a weight, if it is one: the usual case, and no choice.
-    """
-
-    deployment: Deployment
-    versions: tuple[LiveVersion, ...]
-    signature: Signature
-    measures: Measures
-    only: LiveVersion | None = field(init=False)
-    policy: SelectionPolicy | None = field(init=False)
-    slo_s: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        at = sole(self.deployment)
-        self.only = None if at is None else self.versions[at]
-        self.policy = split_of(self.deployment)
-        self.slo_s = self.deployment.slo_ms / 1000.0
-
-    @property
-    def name(self) -> str:
-        """The name that clients use."""
-        return self.deployment.application
-
-    @property
-    def answering(self) -> list[LiveVersion]:
-        """The versions that have a weight."""
-        weighted = zip(self.versions, self.deployment.versions, strict=True)
-        return [version for version, live in weighted if live.weight > 0.0]
-
-    def allowed_s(self, timeout_s: float | None) -> float:
-        """Returns how long an answer may take: the promise, or the client's time if that is less.
-
-        Raises:
-            InvalidInput: the client gives no time at all.
-        """
-        if timeout_s is None:
-            return self.slo_s
-        if timeout_s <= 0.0:
-            raise InvalidInput("the timeout is not positive", remedy="Leave it out or raise it.")
-        return min(self.slo_s, timeout_s)
-
-    def classes_of(self, number: int) -> tuple[str, ...]:
-        """Returns what a version calls its classes; nothing if that is not known."""
-        return next((each.classes for each in self.versions if each.version == number), ())
-
-    def closed_to(self, arrived: float) -> bool:
-        """Says whether a query that arrived then may be hopeless, and it is worth a closer look."""
-        only = self.only
-        return only is not None and arrived < only.batcher.closed_until
-
-    def hopeless(self, arrived: float, now: float) -> bool:
-        """Says whether no answer can come in time, whatever the query asks, nor a default."""
-        if self.deployment.default is not None:
-            return False
-        least_s, only = SLICE_S, self.only
-        if only is not None and only.table is None and not only.keyed:
-            batcher = only.batcher
-            if arrived < batcher.closed_until and self.slo_s <= batcher.closed_for_s:
-                return True
-            least_s += batcher.law.predict(1)
-        return now + least_s > arrived + self.slo_s
-
-    def live_version(self, number: int) -> LiveVersion:
-        """Returns the version that a client insists on.
-
-        Raises:
-            NotFound: it is not live.
-        """
-        for each in self.versions:
-            if each.version == number:
-                return each
-        live = ", ".join(str(each.version) for each in self.versions) or "none"
-        raise NotFound(
-            f"Request for unknown model: {self.name!r} version {number} is not live",
-            remedy=f"Live versions: {live}.",
-        )
 
 
 class Processor:
@@ -362,18 +280,23 @@ class Processor:
         fill_rows(query, default, application.signature)
 
     def refuse(
+        self, application: Application, error: TidemillError, *, times: int, waited_s: float
+    ) -> None:
+        """Counts queries that nobody has read, each of which waited so long."""
+        version = 0 if application.only is None else application.only.version
+        application.measures.refused(version, error, waited_s, times)
+
+    def refused_unread(
         self, application: Application, error: TidemillError, *, arrived: float, now: float
     ) -> None:
-        """Counts a query that nobody has read, and of which no more is known than whom it asks."""
-        version = 0 if application.only is None else application.only.version
-        application.measures.refused(version, error, now - arrived)
+        """Tells whoever watches single queries of one of them, if that is wanted."""
         watch = self._watch
         if watch is None or not watch.wants(now):
             return
-        deadline = arrived + application.slo_s
-        query = Query({}, 0, arrived, deadline, _told_already)
+        query = Query({}, 0, arrived, arrived + application.slo_s, _told_already)
         query.state, query.application = application, application.name
-        query.request_id, query.version = self.ids.next(arrived), version
+        query.version = 0 if application.only is None else application.only.version
+        query.request_id = self.ids.next(arrived)
         query.error, query.refused = error, True
         watch.ended(query, now)
 

@@ -10,10 +10,10 @@ import grpc
 
 from tidemill.foundation.errors import DeadlineExceeded, InvalidInput, Overloaded, TidemillError
 from tidemill.models.signature import Batch
+from tidemill.serving.application import Application
 from tidemill.serving.dataplane import unwritable
 from tidemill.serving.front import Inside
 from tidemill.serving.keys import Access, Principal
-from tidemill.serving.processor import Application
 from tidemill.serving.query import Query
 from tidemill.serving.routes import version_of
 from tidemill.serving.rpc.operations import NAMES, Operations, access_of
