@@ -9,8 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.instruments import Instruments
+from tidemill.serving.application import Application
 from tidemill.serving.connection import Limits
 from tidemill.serving.edge import Edge
 from tidemill.serving.exchange import Exchange, Handler
@@ -141,6 +144,41 @@ def test_a_page_s_refusal_says_that_it_may_read_it() -> None:
         head.answer_headers = b"access-control-allow-origin: x\r\n"
     connection.data_received(request(b"/a"))
     assert (routes.read, routes.gate.turned) == (2, 0)
+
+
+def asked(*, batch_s: float, doubtful: bool = False) -> Any:
+    """An application with an SLO of 20 ms, whose batches of one take so long."""
+    batcher = SimpleNamespace(
+        closed_until=0.0,
+        closed_for_s=0.0,
+        law=SimpleNamespace(predict=lambda _: batch_s),
+        doubtful=lambda _: doubtful,
+    )
+    return SimpleNamespace(
+        slo_s=0.02,
+        deployment=SimpleNamespace(default=None),
+        only=SimpleNamespace(table=None, keyed=False, batcher=batcher),
+    )
+
+
+@pytest.mark.parametrize(
+    ("application", "waited_s", "hopeless"),
+    [
+        (asked(batch_s=0.001), 0.004, False),
+        (asked(batch_s=0.001), 0.008, True),  # it would be answered in time, but so would others
+        (asked(batch_s=0.012), 0.004, False),  # the model's own time is not the loop's
+        (asked(batch_s=0.018), 0.004, True),
+        (asked(batch_s=0.018, doubtful=True), 0.004, False),  # nobody knows whether that is so
+    ],
+)
+def test_under_a_load_that_lasts_the_loop_gets_half_of_the_slo(
+    application: Any, waited_s: float, *, hopeless: bool
+) -> None:
+    """By then it is about to be answered here; a model elsewhere may take all that is left."""
+    found = Application.hopeless(
+        application, 100.0, 100.0 + waited_s, soonest_s=0.003, patience_s=0.01
+    )
+    assert found is hopeless
 
 
 def test_every_request_of_an_overload_is_counted_as_it_ended(launch_slow: Any) -> None:

@@ -147,6 +147,26 @@ def test_a_slow_model_is_asked_once_in_a_while_only() -> None:
     asyncio.run(main())
 
 
+def test_a_model_that_was_slow_for_a_moment_is_tried_again_soon() -> None:
+    """What is idle and quick is not left alone for a second: soon one query finds out."""
+
+    async def main() -> None:
+        world = World(tens)
+        world.replica.takes_s = 0.03
+        world.ask(1)
+        await world.emptied()
+        world.replica.takes_s = 0.001
+        with pytest.raises(DeadlineExceeded):
+            world.ask(2, allowed_s=0.02)
+        world.clock.advance(0.4)
+        found_out = world.ask(3, allowed_s=0.02)
+        await world.emptied()
+        assert found_out.error is None
+        assert world.ask(4, allowed_s=0.02).error is None
+
+    asyncio.run(main())
+
+
 def test_a_query_that_was_let_in_is_not_given_up_unasked_for_ever() -> None:
     """A law that calls late what admission let in is doubted, too."""
 

@@ -77,13 +77,16 @@ class Application:
         """
         if self.deployment.default is not None:
             return False
-        least_s, only = soonest_s, self.only
+        if now + soonest_s > arrived + patience_s:
+            return True
+        least_s, only = SLICE_S, self.only
         if only is not None and only.table is None and not only.keyed:
             batcher = only.batcher
             if arrived < batcher.closed_until and self.slo_s <= batcher.closed_for_s:
                 return True
-            least_s = max(least_s, SLICE_S + batcher.law.predict(1))
-        return now + least_s > arrived + patience_s
+            if not batcher.doubtful(now):
+                least_s += batcher.law.predict(1)
+        return now + least_s > arrived + self.slo_s
 
     def live_version(self, number: int) -> LiveVersion:
         """Returns the version that a client insists on.

@@ -36,6 +36,7 @@ from tidemill.serving.batching import (
     ample_s,
     answered_at,
     cut,
+    doubt_after_s,
     held_until,
     most_rows,
     overdue_s,
@@ -49,9 +50,6 @@ from tidemill.serving.replicas.replica import Replica
 
 MAX_ATTEMPTS = 2
 """A query is sent again once after its replica died or its batch failed."""
-
-DOUBT_AFTER_S = 1.0
-"""How long what was learned may refuse queries without anything having come back since."""
 
 
 def _deadline(query: Query) -> float:
@@ -242,11 +240,14 @@ class Batcher:
         What refuses everything is never proved wrong: after a while without a batch, the next
         query finds out how things are now.
         """
-        idle_s = self._clock.monotonic() - self._learned_at
-        if self._out or self.law.weight == 0.0 or idle_s < DOUBT_AFTER_S:
+        if self.law.weight == 0.0 or not self.doubtful(self._clock.monotonic()):
             return False
         self._know(ServiceTime())
         return True
+
+    def doubtful(self, now: float) -> bool:
+        """Says whether what was learned is too old to refuse anybody for: it has to be tried."""
+        return not self._out and now - self._learned_at >= doubt_after_s(self.law)
 
     def _know(self, law: ServiceTime) -> None:
         self.law = law

@@ -38,6 +38,10 @@ OVERDUE_FACTOR = 3.0
 OVERDUE_FROM_S = 0.02
 """A batch that is out so many times as long as it should, and at least so long, is overdue."""
 
+DOUBT_FROM_S = 0.1
+DOUBT_AT_MOST_S = 1.0
+"""A law that refuses queries of an idle replica is tried again after so long."""
+
 _KNOWN_FROM = 5.0
 """Batches that must have come back before a law says what is unusual."""
 
@@ -274,6 +278,15 @@ def overdue_s(law: ServiceTime, rows: int) -> float:
     if law.weight < _KNOWN_FROM:
         return float("inf")
     return max(OVERDUE_FROM_S, OVERDUE_FACTOR * law.predict(rows))
+
+
+def doubt_after_s(law: ServiceTime) -> float:
+    """Returns how long a law may refuse queries without anything having come back since.
+
+    It is ten batches of one query: an idle replica that is tried so seldom loses a tenth of its
+    time to those who come too late. It is a second at most, and not much less than a stall lasts.
+    """
+    return min(DOUBT_AT_MOST_S, max(DOUBT_FROM_S, 10.0 * law.predict(1)))
 
 
 def unseen_wait_s(*, now: float, read_at: float, worked_until: float, again: bool) -> float:
