@@ -31,6 +31,7 @@ def version(instruments: Instruments, number: int, waiting: int = 0) -> LiveVers
     made: Any = SimpleNamespace(
         version=number,
         table_age_s=None,
+        lookups=None,
         measures=VersionMeasures(instruments, "app", number),
         batcher=SimpleNamespace(
             queued_rows=waiting,
