@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import http.server
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -302,3 +303,39 @@ def test_late_and_repeated_rows_count_as_elsewhere(home: Home, lake: Lake) -> No
     lake.put(in__b_csv="id,at\n1,2000\n3,1000\n4,x\n5,2000\n")
     found = ingest(home, "d", [lake.url("in/")])
     assert (found.accepted, found.quarantined, found.duplicate, found.late) == (1, 1, 1, 1)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tidemill.data.ingest import ingest
+from tidemill.foundation.home import open_home
+from tidemill.foundation.settings import Settings
+
+calls = [int(sys.argv[3])]
+def told(done, total):
+    calls[0] -= 1
+    if not calls[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with open_home(Settings(home=Path(sys.argv[1]))) as home:
+    ingest(home, "d", [sys.argv[2]], progress=told)
+"""
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_killed_while_it_is_read_nothing_happened(
+    tmp_path: Path, lake: Lake, asked: list[str], at: int
+) -> None:
+    """The same call does it then, once, and brings again only what was not hashed."""
+    lake.put(in__a_csv="id\n1\n2\n", in__b_csv="id\n3\n", in__c_csv="id\n4\n5\n")
+    command = (sys.executable, "-c", KILLED, str(tmp_path / "home"), lake.url("in/"), str(at))
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    with open_home(Settings(home=tmp_path / "home")) as home:
+        assert not list_datasets(home)
+        assert len(list((home.cache_path / "scratch").iterdir())) == 1
+        found = ingest(home, "d", [lake.url("in/")])
+        assert ids(home, found.snapshot) == [1, 2, 3, 4, 5]
+        assert sorted(asked) == ["in/a.csv", "in/b.csv", "in/c.csv"]
+        assert not list((home.cache_path / "scratch").iterdir())
+        assert ingest(home, "d", [lake.url("in/")]).repeated
