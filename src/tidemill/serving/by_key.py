@@ -44,6 +44,7 @@ class KeyReader:
         known = {column.name: column for column in signature.inputs}
         self.signature = Signature(tuple(known[name] for name in key), signature.outputs)
         self._of = {column.name: _parser(column) for column in self.signature.inputs}
+        self._whole = self._of.keys() == known.keys()
 
     def read_query(self, text: bytes) -> Batch:
         """Returns the key in the query string of a URL: arrays (1,), in the key's order.
@@ -73,20 +74,10 @@ class KeyReader:
             refuse_names("column", set(given), set(self._of))
         return {name: parse(given[name]) for name, parse in self._of.items()}
 
-    def read_predict(
-        self, body: bytes, refusal: InvalidInput | None = None
-    ) -> tuple[wire.PredictRequest, Batch, int]:
-        """Reads a v1 request whose rows are objects of the key's columns.
-
-        Args:
-            body: the request's.
-            refusal: why it is no request with all inputs, if that was tried before.
-
-        Raises:
-            InvalidInput: it is none; the ``refusal``, where its rows hold other columns.
-        """
-        request, inputs, n = wire.read_predict(body, self._narrowed(body, refusal, _row_names))
-        return request, inputs, n
+    def holds(self, instances: list[Any]) -> bool:
+        """Says whether the first row of a v1 request is an object of the key's columns alone."""
+        first = instances[0] if instances else None
+        return isinstance(first, dict) and first.keys() == self._of.keys() and not self._whole
 
     def read_infer(
         self, body: bytes, header_length: int | None, refusal: InvalidInput
@@ -101,7 +92,11 @@ class KeyReader:
         Raises:
             InvalidInput: it is none; the ``refusal``, where it has other tensors.
         """
-        narrow = self._narrowed(body[:header_length], refusal, _tensor_names)
+        try:
+            names = _tensor_names(msgspec.json.decode(body[:header_length]))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise refusal from None
+        narrow = self.narrow(names, refusal)
         request, inputs, n = wire.read_infer(body, header_length, narrow)
         asked = wire.Asked(request, narrow.outputs, n)
         request.inputs = []  # a query that waits holds its arrays, no more
@@ -121,18 +116,6 @@ class KeyReader:
             raise refusal
         return self.signature
 
-    def _narrowed(
-        self, json: bytes, refusal: InvalidInput | None, names: Callable[[Any], set[str] | None]
-    ) -> Signature:
-        """Returns the key's signature, if it is what the request is about."""
-        if refusal is None:
-            return self.signature
-        try:
-            asked = names(msgspec.json.decode(json))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise refusal from None
-        return self.narrow(asked, refusal)
-
 
 def key_reader(deployment: Deployment, signature: Signature) -> KeyReader:
     """Returns what reads an application's keys.
@@ -146,12 +129,6 @@ def key_reader(deployment: Deployment, signature: Signature) -> KeyReader:
             remedy="Send all inputs, or build a table with a key: tidemill table build.",
         )
     return KeyReader(signature, deployment.key)
-
-
-def _row_names(request: Any) -> set[str] | None:
-    rows = request.get("instances") if isinstance(request, dict) else None
-    first = rows[0] if isinstance(rows, list) and rows else None
-    return set(first) if isinstance(first, dict) else None
 
 
 def _tensor_names(request: Any) -> set[str] | None:

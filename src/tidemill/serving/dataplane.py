@@ -177,16 +177,15 @@ class DataPlane:
         application = self._processor.application(name)
         if self._form(application).turns_away(exchange):
             return
-        signature = application.signature
         body_bytes = len(exchange.body)
-        try:
-            request, inputs, n = wire.read_predict(exchange.body, signature)
-        except InvalidInput as error:
-            if not application.deployment.key:
-                raise
-            self._predict_by_key(exchange, application, error)
-            return
-        request.instances, exchange.body = [], b""
+        request = wire.decode_predict(exchange.body)
+        instances, request.instances, exchange.body = request.instances, [], b""
+        if application.deployment.key:
+            reader = self.key_reader(application)
+            if reader.holds(instances):
+                self._predict_by_key(exchange, application, request, instances, body_bytes)
+                return
+        inputs, n = wire.read_rows(instances, application.signature)
         timeout_s = None if request.timeout_ms is None else request.timeout_ms / 1e3
         arrived = exchange.arrived
         query = Query(
@@ -226,16 +225,22 @@ class DataPlane:
 
     def lookup_many(self, exchange: Exchange, name: str) -> None:
         """Answers the keys in a v1 request."""
-        self._predict_by_key(exchange, self._processor.application(name))
+        application, nbytes = self._processor.application(name), len(exchange.body)
+        request = wire.decode_predict(exchange.body)
+        instances, request.instances, exchange.body = request.instances, [], b""
+        self._predict_by_key(exchange, application, request, instances, nbytes)
 
     def _predict_by_key(
-        self, exchange: Exchange, application: Application, refusal: InvalidInput | None = None
+        self,
+        exchange: Exchange,
+        application: Application,
+        request: wire.PredictRequest,
+        instances: list[Any],
+        nbytes: int,
     ) -> None:
-        """Answers a v1 request of keys; ``refusal`` says why it is none of all inputs."""
-        reader = self.key_reader(application)
-        nbytes, arrived = len(exchange.body), exchange.arrived
-        request, inputs, n = reader.read_predict(exchange.body, refusal)
-        request.instances, exchange.body = [], b""
+        """Answers a v1 request whose rows are keys."""
+        inputs, n = wire.read_rows(instances, self.key_reader(application).signature)
+        arrived = exchange.arrived
         timeout_s = None if request.timeout_ms is None else request.timeout_ms / 1e3
         query = Query(
             inputs,

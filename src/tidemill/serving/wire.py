@@ -154,17 +154,37 @@ def read_predict(body: bytes, signature: Signature) -> tuple[PredictRequest, Bat
     Raises:
         InvalidInput: it is not a request for this signature; the row, column and value are named.
     """
+    request = decode_predict(body)
+    inputs, n = read_rows(request.instances, signature)
+    return request, inputs, n
+
+
+def decode_predict(body: bytes) -> PredictRequest:
+    """Returns a v1 request, checked against nothing but its own form.
+
+    Raises:
+        InvalidInput: it is not the JSON of a request.
+    """
     request: PredictRequest = _decoded(_predict_decoder, body, "a prediction request")
-    n = check_rows(len(request.instances))
+    return request
+
+
+def read_rows(instances: list[Any], signature: Signature) -> tuple[Batch, int]:
+    """Reads the rows of a v1 request as arrays (n, …), and n.
+
+    Raises:
+        InvalidInput: they are not of this signature; the row, column and value are named.
+    """
+    n = check_rows(len(instances))
     columns = signature.inputs
     names = [column.name for column in columns]
     known = set(names)
-    rows = [_row_values(i, row, names, known) for i, row in enumerate(request.instances)]
+    rows = [_row_values(i, row, names, known) for i, row in enumerate(instances)]
     arrays = {
         column.name: from_rows([row[at] for row in rows], column)
         for at, column in enumerate(columns)
     }
-    return request, arrays, n
+    return arrays, n
 
 
 def read_feedback(body: bytes) -> list[Feedback]:
