@@ -55,6 +55,41 @@ def test_the_choice_follows_the_traffic_and_what_things_cost(cli: Any) -> None:
     assert planned(cli, "--memory-gb-month", "1e9")["choice"] == "dynamic"
 
 
+def test_a_choice_demands_something_of_training(cli: Any) -> None:
+    """When inputs are known, how slow the model may be, and where the choice flips: it does."""
+    static = planned(cli)["demands"]
+    assert (static["at_query"], static["ahead"]) == (False, True)
+    assert static["refreshed_every_s"] == pytest.approx(86400.0, rel=0.01)
+    low, high = static["same_choice_ms"]
+    assert (low, high > 4.0) == (None, True)
+    assert planned(cli, row_ms=1.5 * high)["choice"] != "static"
+    assert planned(cli, row_ms=high / 1.5)["choice"] == "static"
+    dynamic = planned(cli, cardinality=10_000_000, exponent=0.0)["demands"]
+    assert (dynamic["at_query"], dynamic["ahead"]) == (True, False)
+    at_most = dynamic["row_ms_at_most"]
+    slower = planned(cli, cardinality=10_000_000, exponent=0.0, row_ms=1.3 * at_most)
+    assert (at_most > 4.0, slower["feasible"]) == (True, False)
+    assert any("up to" in each for each in dynamic["sentences"])
+
+
+def test_what_comes_with_the_query_cannot_be_kept(cli: Any) -> None:
+    """An input that no key determines rules tables and caches out; a wrong word is told."""
+    asked = REQUIREMENTS.format(rate=50.0, cardinality=200, exponent=0.5, age=86400.0, row_ms=4.0)
+    cli.write("r.toml", asked + '[inputs]\nairport = "key"\nsize = "ahead"\n')
+    assert cli("plan", "--requirements", "r.toml", "--json").json()["choice"] == "static"
+    cli.write("r.toml", asked + '[inputs]\nairport = "key"\nweather = "at query"\n')
+    found = cli("plan", "--requirements", "r.toml", "--json").json()
+    assert (found["choice"], found["late"], len(found["alternatives"])) == (
+        "dynamic", ["weather"], 1
+    )  # fmt: skip
+    assert "'weather' comes with the query" in found["reasons"][1]
+    said = cli("plan", "--requirements", "r.toml")
+    assert "demands of training" in said.out
+    cli.write("r.toml", asked + '[inputs]\nweather = "late"\n')
+    wrong = cli("plan", "--requirements", "r.toml", "--json").json()
+    assert (wrong["exit_code"], "late" in wrong["error"]) == (2, True)
+
+
 def test_people_get_reasons_a_table_and_a_page(cli: Any) -> None:
     """And nothing that is a script."""
     planned(cli)

@@ -39,6 +39,7 @@ from tidemill.foundation.toml import toml_key, toml_value
 from tidemill.planning.alternatives import Alternative, Promise
 from tidemill.planning.choose import Aim, Plan, choose, settings_of
 from tidemill.planning.costs import Costs
+from tidemill.planning.demands import Demands, demands
 from tidemill.planning.prices import Prices
 from tidemill.planning.report import plan_page
 from tidemill.planning.requirements import read_requirements
@@ -98,6 +99,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     promise: Promise
     prices: Prices
     represent: Mapping[str, str] = {}
+    late: tuple[str, ...] = ()
 
 
 def register(app: typer.Typer) -> None:
@@ -167,14 +169,16 @@ def register(app: typer.Typer) -> None:
                 known = application_of(on, str(application), trace, key, given)
                 asked = _measured(on, known, promise, prices, calibrate=calibrate)
             found = _chosen(on, asked, minimize, budget)
+            demanded = None if requirements is None else _demanded(on, found)
             rehearsed = rehearse_plan(on, known, found) if rehearse and known else ()
-            _show(on, asked, found, rehearsed, report=report, out=out)
+            _show(on, asked, found, demanded, rehearsed, report=report, out=out)
 
 
 def _show(
     on: Session,
     asked: Asked,
     found: Plan,
+    demanded: Demands | None,
     rehearsed: Sequence[Rehearsed],
     *,
     report: Path | None,
@@ -189,11 +193,16 @@ def _show(
         **msgspec.to_builtins(found.chosen),
         **msgspec.to_builtins(found),
         "costs_from": asked.costs_from,
+        **({} if demanded is None else {"demands": msgspec.to_builtins(demanded)}),
         "rehearsed": msgspec.to_builtins(rehearsed),
     }
 
     def show(console: Console) -> None:
         _print(console, asked, found)
+        if demanded is not None:
+            console.print("What that demands of training:", markup=False)
+            for each in demanded.sentences:
+                console.print(f"  {each}", markup=False)
         if rehearsed:
             print_rehearsed(console, rehearsed)
 
@@ -257,8 +266,14 @@ def _chosen(on: Session, asked: Asked, aim: Aim, budget: float | None) -> Plan:
             promise=asked.promise,
             aim=aim,
             budget_month=budget,
+            late=asked.late,
             told=progress,
         )
+
+
+def _demanded(on: Session, found: Plan) -> Demands:
+    with count_progress(on, "looking at slower and faster models") as progress:
+        return demands(found, told=progress)
 
 
 def _declared(path: Path, promise: dict[str, Any], prices: dict[str, Any]) -> Asked:
@@ -270,6 +285,7 @@ def _declared(path: Path, promise: dict[str, Any], prices: dict[str, Any]) -> As
         costs_from="declared, and typical of a machine of two cores",
         promise=_changed(found.promise, promise),
         prices=_changed(found.prices, prices),
+        late=found.late,
     )
 
 

@@ -217,15 +217,21 @@ class Study:
         self._queries = queries
         self._drawn = cache(self._draw)
 
-    def all(self, *, caches: bool = True) -> Iterator[Alternative]:
+    def all(self, *, caches: bool = True, tables: bool = True) -> Iterator[Alternative]:
         """Yields every alternative: each head size, without a cache and with the best one."""
-        for keys in head_sizes(self.traffic.cardinality):
-            for entries in self.cache_sizes(keys) if caches else (0,):
-                yield self.alternative(keys, entries)
+        for keys, entries in self._shapes(caches=caches, tables=tables):
+            yield self.alternative(keys, entries)
 
-    def count(self) -> int:
+    def count(self, *, caches: bool = True, tables: bool = True) -> int:
         """Returns how many alternatives ``all`` will look at."""
-        return sum(len(self.cache_sizes(keys)) for keys in head_sizes(self.traffic.cardinality))
+        return len(self._shapes(caches=caches, tables=tables))
+
+    def _shapes(self, *, caches: bool, tables: bool) -> list[tuple[int, int]]:
+        return [
+            (keys, entries)
+            for keys in (head_sizes(self.traffic.cardinality) if tables else (0,))
+            for entries in (self.cache_sizes(keys) if caches else (0,))
+        ]
 
     def cache_sizes(self, keys: int) -> tuple[int, ...]:
         """Returns no cache, and the one that saves most beside a table, if any saves something."""

@@ -37,6 +37,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         costs: what serving takes.
         prices: of CPU, memory and disk.
         promise: what must hold.
+        late: inputs for which nothing could be kept.
     """
 
     chosen: Alternative
@@ -48,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     costs: Costs
     prices: Prices
     promise: Promise
+    late: tuple[str, ...] = ()
 
 
 def choose(
@@ -59,6 +61,7 @@ def choose(
     aim: Aim = "cost",
     budget_month: float | None = None,
     caches: bool = True,
+    late: Sequence[str] = (),
     seed: int = 0,
     queries: int = QUERIES,
     told: Callable[[int, int], None] = lambda _done, _all: None,
@@ -73,6 +76,8 @@ def choose(
         aim: the lowest cost, or the lowest mean latency.
         budget_month: what a month may cost; None for anything.
         caches: whether caches are looked at.
+        late: inputs that come with the query and are no part of the key: with one of them neither
+            a table nor a cache is looked at.
         seed: of the simulated queries.
         queries: how many are simulated for each alternative.
         told: how many alternatives were looked at, and of how many.
@@ -81,8 +86,8 @@ def choose(
         InvalidInput: the budget is below what anything that keeps the promise costs.
     """
     study = Study(traffic, costs, prices, promise, seed=seed, queries=queries)
-    every, found = study.count(), []
-    for each in study.all(caches=caches):
+    every, found = study.count(caches=caches and not late, tables=not late), []
+    for each in study.all(caches=caches and not late, tables=not late):
         found.append(each)
         told(len(found), every)
     kept = [each for each in found if each.feasible]
@@ -103,12 +108,13 @@ def choose(
         chosen=chosen,
         feasible=bool(kept),
         aim=aim,
-        reasons=explain(chosen, found, traffic=traffic, promise=promise, aim=aim),
+        reasons=explain(chosen, found, traffic=traffic, promise=promise, aim=aim, late=late),
         alternatives=tuple(found),
         traffic=traffic,
         costs=costs,
         prices=prices,
         promise=promise,
+        late=tuple(late),
     )
 
 

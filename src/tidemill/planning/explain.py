@@ -15,6 +15,7 @@ def explain(
     traffic: Traffic,
     promise: Promise,
     aim: str = "cost",
+    late: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Returns what was chosen with its figures, and what spoke against the nearest others.
 
@@ -24,7 +25,10 @@ def explain(
         traffic: what was planned for.
         promise: what must hold.
         aim: "cost" or "latency".
+        late: inputs for which no table or cache was looked at.
     """
+    if late:
+        return _what(chosen, traffic), _too_late(chosen, late)
     return _what(chosen, traffic), _why(chosen, alternatives, traffic, promise, aim)
 
 
@@ -54,6 +58,15 @@ def _what(chosen: Alternative, traffic: Traffic) -> str:
         f"{chosen.choice.title()}: a table of {keys} answers {percent(chosen.covered)} of the "
         f"queries{rest}, for {figures}."
     )
+
+
+def _too_late(chosen: Alternative, late: Sequence[str]) -> str:
+    names = ", ".join(map(repr, late))
+    some = f"{names} {'comes' if len(late) == 1 else 'come'} with the query and no key determines"
+    told = f"Nothing can be kept for later: {some} {'it' if len(late) == 1 else 'them'}."
+    if chosen.feasible:
+        return told
+    return f"{told[:-1]}; and the promise is not kept: {' and '.join(chosen.broken)}."
 
 
 def _why(

@@ -11,13 +11,17 @@ max_age_s = 3600.0
 
 [model]
 row_ms = 4.0
+
+[inputs]
+airport = "key"
+weather = "at query"
 """
 
 from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -82,6 +86,10 @@ class DeclaredModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     in_gateway: bool = False
 
 
+When = Literal["key", "ahead", "at query"]
+"""A column of the key; what follows from the key before anybody asks; what comes with a query."""
+
+
 class Requirements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of requirements."""
 
@@ -89,6 +97,12 @@ class Requirements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     promise: Promise = Promise()
     model: DeclaredModel = DeclaredModel()
     prices: Prices = Prices()
+    inputs: dict[str, When] = {}
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """The inputs that come with a query, and that no key determines."""
+        return tuple(name for name, when in self.inputs.items() if when == "at query")
 
     def costs(self) -> Costs:
         """Returns what serving would take: the declared model, and typical costs of the rest."""
@@ -128,10 +142,15 @@ def _check_names(tables: dict[str, Any], path: Path) -> None:
         "promise": Promise.__struct_fields__,
         "model": DeclaredModel.__struct_fields__,
         "prices": Prices.__struct_fields__,
+        "inputs": (),
     }
     for name, table in tables.items():
+        if name == "inputs":
+            continue
         if name not in known:
-            raise InvalidInput(f"{path}: {name!r} is unknown", remedy=nearest(name, known))
+            raise InvalidInput(
+                f"{path}: {name!r} is unknown", remedy=nearest(name, (*known, "inputs"))
+            )
         for field in table if isinstance(table, dict) else ():
             if field not in known[name]:
                 raise InvalidInput(
