@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+from bench.cases.tables import case_table, rehearsed_table
 from bench.lookup.claims import servers_table, turns_table
 from bench.openloop.sweep import sweep_table
 from bench.results import BUSY, all_results, claims_table, say
@@ -22,6 +24,8 @@ from bench.servers import ROOT
 from bench.serving.merge import merge
 from bench.serving.names import WORKLOADS
 from bench.serving.tables import tables
+
+from tidemill.recipes.rehearsal.comparison import Rehearsed
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 _BLOCK = re.compile(r"<!-- results: (\w+) -->\n.*?<!-- end of results -->", re.DOTALL)
@@ -133,6 +137,35 @@ def described(runs: list[dict[str, Any]]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def planned(runs: list[dict[str, Any]]) -> str:
+    """Returns how true plans are: what was predicted beside what was measured."""
+    results = _newest(runs)
+    said = f"The median of {results['repeats']} repeats, in brackets the least and the greatest."
+    parts = [f"{measured_on(results)} {said}", claims_table(results["claims"])]
+    for each in results["questions"]:
+        found = msgspec.convert(each["found"], tuple[Rehearsed, ...])
+        title = each["question"].capitalize()
+        parts.append(f"### {title}\n\n{rehearsed_table(found)}")
+    return "\n\n".join(parts)
+
+
+def cases(runs: list[dict[str, Any]]) -> str:
+    """Returns what came of the six cases."""
+    results = _newest(runs)
+    parts = [measured_on(results), claims_table(results["claims"])]
+    return "\n\n".join([*parts, *(case_table(each) for each in results["cases"])])
+
+
+def drifted(runs: list[dict[str, Any]]) -> str:
+    """Returns what the benchmark of drift found."""
+    results = _newest(runs)
+    took = ", ".join(f"{turn['ours']['check_s']:.2f}" for turn in results["turns"])
+    peer = results["turns"][0]["evidently"]
+    beside = f"Evidently {peer['s']:.1f}" if "s" in peer else f"Evidently: {peer['reason']}"
+    said = f"{results['rows']:,} rows; seconds of each check: {took}; {beside}."
+    return f"{measured_on(results)} {said}\n\n{claims_table(results['claims'])}"
+
+
 WRITERS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "serving": serving,
     "openloop": openloop,
@@ -140,6 +173,9 @@ WRITERS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "tables": built,
     "lookup": lookup,
     "data": described,
+    "drift": drifted,
+    "planning": planned,
+    "cases": cases,
 }
 
 

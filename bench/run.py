@@ -23,17 +23,21 @@ BENCHMARKS = {
     "footprint": "starting, resting, memory, a soak, a useless cache",
     "tables": "building a table of five million keys, beside doing it by hand",
     "planning": "whether a plan is true: predicted beside measured",
+    "cases": "six cases, decided and measured",
     "lookup": "lookups over HTTP beside servers that only look up, and beside a build",
     "data": "statistics and validation of ten million rows, beside a bare query and others",
+    "drift": "false alarms, shifts found, and a million rows beside Evidently",
 }
 MINUTES = {
     "serving": {"smoke": 2.5, "quick": 3, "brief": 6.5, "full": 31},
     "openloop": {"smoke": 2, "quick": 3, "brief": 4, "full": 5.5},
     "footprint": {"smoke": 1.5, "quick": 2, "brief": 3, "full": 10},
     "tables": {"smoke": 0.5, "quick": 0.5, "brief": 2.5, "full": 4},
-    "planning": {"smoke": 1, "quick": 3.5, "brief": 7, "full": 13},
+    "planning": {"smoke": 3, "quick": 6, "brief": 10, "full": 16},
+    "cases": {"smoke": 2.5, "quick": 14, "brief": 14, "full": 14},
     "lookup": {"smoke": 1, "quick": 2, "brief": 3.5, "full": 12},
     "data": {"smoke": 0.5, "quick": 2, "brief": 12, "full": 20},
+    "drift": {"smoke": 1, "quick": 3, "brief": 6, "full": 30},
 }
 INSTALL_MINUTES = 0.5
 MATTER_MOST = ("serving",)

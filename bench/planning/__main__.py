@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bench.cases.tables import rehearsed_table
 from bench.effort import parse_effort
 from bench.results import Record, claim, claims_table, say
 from sklearn.ensemble import RandomForestRegressor
@@ -91,28 +92,11 @@ def main() -> None:
             }
         )
         record.write()
-        print(f"\n{asked.name}\n\n{table(found)}")
+        print(f"\n{asked.name}\n\n{rehearsed_table(found)}")
     claims = _claims(record.values["questions"])
     record.write(claims=claims, finished=True)
     print(f"\n{claims_table(claims)}")
     say(f"written to {record.path}")
-
-
-def table(found: tuple[Rehearsed, ...]) -> str:
-    """Returns predicted and measured figures as a Markdown table."""
-    lines = [
-        "| keys in table | cache | CPU µs: predicted, measured | p50 ms | p99 ms | bytes |",
-        "|--:|--:|--:|--:|--:|--:|",
-    ]
-    for each in found:
-        told = [f"{each.head_keys:,}", f"{each.cache_entries:,}"]
-        for name in ("cpu_us", "p50_ms", "p99_ms"):
-            low, high = each.spread(name)
-            median = each.median(name)
-            told.append(f"{getattr(each.predicted, name):.3g}, {median:.3g} ({low:.3g}-{high:.3g})")
-        told.append(f"{each.predicted.table_bytes:,}, {each.median('table_bytes'):,.0f}")
-        lines.append(f"| {' | '.join(told)} |")
-    return "\n".join(lines)
 
 
 def _measured(

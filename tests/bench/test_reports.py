@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from bench.openload import WAIT_S, Load, result
+from bench.report import filled
 from bench.serving.merge import merge
 
 from bench import results
 
+TOLD = ("planning", "cases")
 WORKLOADS = ("sum", "lr", "rf", "mlp")
 
 
@@ -89,3 +91,39 @@ def test_questions_that_were_never_answered_are_the_slowest() -> None:
     assert told["goodput_rps"] == 98
     assert told["p99_ms"] == 1
     assert told["all_p99_ms"] == 1000 * WAIT_S
+
+
+def test_predicted_stands_beside_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan and a case are told with each figure's prediction, median and spread."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    figures = {"cpu_us": 100.0, "mean_ms": 1.0, "p50_ms": 0.5, "p99_ms": 2.0, "table_bytes": 8192}
+    shares = {"covered": 1.0, "cached": 0.0}
+    rehearsed = {
+        "choice": "static",
+        "head_keys": 160,
+        "cache_entries": 0,
+        "replicas": 1,
+        "batch_limit": 64,
+        "predicted": {**figures, **shares},
+        "measured": [{**figures, **shares, "cpu_us": cpu_us} for cpu_us in (90.0, 110.0, 120.0)],
+    }
+    line = "| static | 160 | 0 | 100, 110 (90-120) | 0.5, 0.5 (0.5-0.5) |"
+    flip = {"what": "memory is dear", "expected": ["dynamic"], "choice": "static", "agrees": False}
+    case = {
+        "case": "divisions",
+        "expected": ["static"],
+        "choice": "static",
+        "agrees": True,
+        "reasons": ["Because."],
+        "rehearsed": [rehearsed],
+        "flips": [flip],
+    }
+    results.Record("cases", effort="brief", cases=[case], claims=[], finished=True).write()
+    questions = [{"question": "few keys", "found": [rehearsed]}]
+    results.Record(
+        "planning", effort="brief", repeats=3, questions=questions, claims=[], finished=True
+    ).write()
+    page = filled("".join(f"<!-- results: {name} -->\n<!-- end of results -->\n" for name in TOLD))
+    assert page.count(line) == 2
+    assert "### `divisions`: static, as theory says\n\nBecause." in page
+    assert "- memory is dear: static, where theory says dynamic" in page

@@ -1,0 +1,1 @@
+"""Six classic cases, from their seed to the verdict."""
