@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from tidemill.cli.progress import bytes_progress, count_progress
+from tidemill.cli.prune_tables import register_prune
 from tidemill.cli.report_table import register_show
 from tidemill.cli.represent_option import RepresentOption
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
@@ -56,6 +57,7 @@ def register(app: typer.Typer) -> None:
     _register_build(group)
     _register_rescore(group)
     register_show(group)
+    register_prune(group)
 
     @group.command("list")
     def list_(

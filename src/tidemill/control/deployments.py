@@ -100,7 +100,7 @@ def promote(
     """
     with home.store.read(*METADATA) as conn:
         model = main_of(require(conn, application)).model
-        last = newest_with(conn, application, model, version)
+        last = _as_far_as_kept(conn, newest_with(conn, application, model, version))
     return deploy(
         home,
         application,
@@ -133,6 +133,7 @@ def rollback(home: Home, application: str, *, by: str, reason: str) -> RolledBac
                 conn, main.model, by=by, reason=reason, clock=home.clock
             )
             older = newest_with(conn, application, main.model, returning)
+        older = _as_far_as_kept(conn, older)
         back = msgspec.structs.replace(
             present, versions=(msgspec.structs.replace(older, weight=1.0),)
         )
@@ -144,6 +145,13 @@ def rollback(home: Home, application: str, *, by: str, reason: str) -> RolledBac
         table=older.table,
         revision=written.revision,
     )
+
+
+def _as_far_as_kept(conn: sa.Connection, version: Live) -> Live:
+    """Returns a version without its table, if that was removed since."""
+    if version.table is None or catalog.has_table(conn, version.table):
+        return version
+    return msgspec.structs.replace(version, table=None)
 
 
 def _alone_before(conn: sa.Connection, application: str) -> Live:

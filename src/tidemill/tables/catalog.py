@@ -89,6 +89,8 @@ def store_table(home: Home, folder: Path) -> TableInfo:
     check_data(data, info, verify=True)
     key = put_content(home.files, data, folder="tables", suffix="mdb")
     with home.store.write(TABLES) as conn:
+        if not home.files.exists(key):  # it was removed with a table that had the same content
+            home.files.put(key, data)
         return register_table(conn, info, key)
 
 
@@ -121,6 +123,43 @@ def list_tables(store: Store, application: str | None = None) -> list[TableInfo]
     return [info for info in found if info.kind == "answers"]
 
 
+def tables_of(conn: Connection, application: str) -> list[TableInfo]:
+    """Returns all tables of an application, of answers and of features, the oldest first."""
+    query = sa.select(_table.c.info).where(_table.c.application == application)
+    found = conn.execute(query.order_by(_table.c.built_at, _table.c.id)).scalars()
+    return [_read(each) for each in found]
+
+
+def drop_table(conn: Connection, table: str) -> str:
+    """Takes a table off the books; returns the key of its data, which stays in the files.
+
+    Args:
+        conn: an open write transaction on ``TABLES``.
+        table: its id; nothing may name it.
+
+    Raises:
+        NotFound: there is no such table.
+    """
+    _, key = _find(conn, table)
+    conn.execute(_table.delete().where(_table.c.id == table))
+    return key
+
+
+def names_file(conn: Connection, key: str) -> bool:
+    """Says whether a table has its data under this key."""
+    return conn.execute(sa.select(_table.c.id).where(_table.c.file_key == key)).first() is not None
+
+
+def has_table(conn: Connection, table: str) -> bool:
+    """Says whether there is such a table."""
+    return conn.execute(sa.select(_table.c.id).where(_table.c.id == table)).first() is not None
+
+
+def folder_of(home: Home, table: str) -> Path:
+    """Returns the folder of a table on this machine, whether it is there or not."""
+    return home.cache_path / "tables" / table
+
+
 def fetch_table(home: Home, table: str) -> Path:
     """Returns the folder of a table on this machine; fetched and verified the first time.
 
@@ -130,7 +169,7 @@ def fetch_table(home: Home, table: str) -> Path:
     """
     with home.store.read(TABLES) as conn:
         info, key = _find(conn, table)
-    folder = home.cache_path / "tables" / info.id
+    folder = folder_of(home, info.id)
     if _is_whole(folder, info):
         return folder
     source = home.files.fetch(key)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
+from tidemill.foundation.errors import Conflict
 from tidemill.foundation.home import Home
 
 PREDICTIONS = sa.MetaData()
@@ -35,8 +37,17 @@ def keep_parts(home: Home, table: str, parts: Sequence[PredictionPart]) -> None:
         home: the installation.
         table: the id of the table that was built with them.
         parts: in order; their content is in the files.
+
+    Raises:
+        Conflict: it is no longer: a table with the same content was removed meanwhile.
     """
     with home.store.write(PREDICTIONS) as conn:
+        for each in parts:
+            if not home.files.exists(each.file_key):
+                raise Conflict(
+                    f"{each.file_key} of table {table} was removed while it was built",
+                    remedy="Build the table again.",
+                )
         conn.execute(_part.delete().where(_part.c.table_id == table))
         if parts:
             rows = [
@@ -44,6 +55,25 @@ def keep_parts(home: Home, table: str, parts: Sequence[PredictionPart]) -> None:
                 for number, each in enumerate(parts)
             ]
             conn.execute(_part.insert(), rows)
+
+
+def drop_parts(conn: Connection, table: str) -> list[str]:
+    """Forgets the files of a build; returns their keys, whose content stays in the files.
+
+    Args:
+        conn: an open write transaction on ``PREDICTIONS``.
+        table: the id of the table that was built with them.
+    """
+    query = sa.select(_part.c.file_key).where(_part.c.table_id == table)
+    found = list(conn.execute(query).scalars())
+    conn.execute(_part.delete().where(_part.c.table_id == table))
+    return found
+
+
+def names_file(conn: Connection, key: str) -> bool:
+    """Says whether a build has this file."""
+    found = conn.execute(sa.select(_part.c.number).where(_part.c.file_key == key).limit(1))
+    return found.first() is not None
 
 
 def list_parts(home: Home, table: str) -> list[PredictionPart]:

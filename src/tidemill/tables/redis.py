@@ -244,6 +244,19 @@ def is_published(home: Home, info: TableInfo) -> bool:
         return _is_whole(_entry(client.hget(_TABLES, info.id), info.id), info)
 
 
+def published(home: Home) -> set[str]:
+    """Returns the ids of the tables that Redis holds, whole or not; none where none is used.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    url = home.settings.tables.url
+    if url is None:
+        return set()
+    with _connected(url) as client:
+        return {field.decode() for field in client.hkeys(_TABLES)}
+
+
 def remove_unused(home: Home, live: Collection[str]) -> int:
     """Removes this installation's tables from Redis that nobody has named for a while.
 

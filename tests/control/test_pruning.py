@@ -1,0 +1,125 @@
+"""Old tables and features go, with their files; what is needed, or may be, stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tidemill.control.audit import read_audit
+from tidemill.control.deployments import deploy, promote, rollback
+from tidemill.control.pruning import YOUNG_S, prune
+from tidemill.control.rollout import build_live_table
+from tidemill.foundation.clock import FakeClock
+from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.home import Home, open_home
+from tidemill.foundation.settings import Settings
+from tidemill.recipes.keyed_rows import rows_of_table
+from tidemill.recipes.push import push_model
+from tidemill.tables.catalog import fetch_table, get_table, list_tables
+from tidemill.tables.lmdb import LmdbTable
+
+CLOCK = FakeClock(at=1e9)
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Iterator[Home]:
+    """An application ``sums`` of a and b, with version 2 live after version 1."""
+    import joblib
+    import numpy as np
+    from sklearn.linear_model import LinearRegression
+
+    x = np.arange(20.0).reshape(10, 2)
+    import pandas as pd
+
+    with open_home(Settings(home=tmp_path / "home"), clock=CLOCK) as home:
+        for factor in (1.0, 2.0):
+            model = LinearRegression().fit(
+                pd.DataFrame(x, columns=["a", "b"]), factor * x.sum(axis=1)
+            )
+            joblib.dump(model, tmp_path / "m.joblib")
+            pushed = push_model(home, tmp_path / "m.joblib", "sums", trust_code=True)
+            deploy(home, "sums", model="sums", version=pushed.version, by="t", reason="t")
+        yield home
+
+
+def build(home: Home, rows: int) -> tuple[str, str]:
+    """Builds a table with features and returns both ids."""
+    made = pa.table({"a": [float(each) for each in range(rows)], "b": [1.0] * rows})
+    source = rows_of_table(made, f"{rows} rows")
+    done = build_live_table(home, "sums", source, key=("a",), by="t", features=True, full=True)
+    CLOCK.advance(1.0)
+    assert done.build.features is not None
+    return done.table.id, done.build.features
+
+
+def files(home: Home) -> set[str]:
+    """All files of tables, features and the warehouse."""
+    return {
+        key
+        for folder in ("tables/", "features/", "predictions/")
+        for key in home.files.scan(folder)
+    }
+
+
+def test_old_tables_and_features_go_with_their_files(sums: Home) -> None:
+    """Not what is live, what the newest deployments named, what is young, or a shared file."""
+    old = build(sums, 3)
+    first = files(sums)
+    again = build(sums, 5)
+    fetch_table(sums, old[0])
+    live = build(sums, 7)
+    everything = files(sums)
+    assert prune(sums, "sums", by="t", keep=1).removed == ()  # all are young
+    CLOCK.advance(YOUNG_S + 1.0)
+    would = prune(sums, "sums", by="t", keep=2, dry_run=True)
+    assert {each.id for each in would.removed} == set(old)
+    assert {each.kind for each in would.removed} == {"answers", "features"}
+    assert (files(sums), would.kept) == (everything, 4)
+    done = prune(sums, "sums", by="ann", keep=2)
+    assert (done.removed, done.bytes > 0) == (would.removed, True)
+    assert files(sums) == everything - first
+    assert not (sums.cache_path / "tables" / old[0]).exists()
+    (entry, *_) = read_audit(sums.store, subject="sums")
+    assert (entry.verb, entry.by) == ("prune_tables", "ann")
+    assert {each["id"] for each in entry.detail["tables"]} == set(old)
+    for table in (*again, *live):
+        assert get_table(sums.store, table).id == table
+        LmdbTable.open(fetch_table(sums, table), verify=True).close()
+    assert prune(sums, "sums", by="t", keep=2).removed == ()
+
+
+def test_a_version_whose_table_is_gone_comes_back_without_it(sums: Home) -> None:
+    """By rollback and by promotion; and the table that is built again has its files again."""
+    table, _ = build(sums, 3)
+    promote(sums, "sums", 1, table=None, by="t", reason="t")
+    CLOCK.advance(YOUNG_S + 1.0)
+    assert [each.id for each in prune(sums, "sums", by="t", keep=1).removed][:1] == [table]
+    assert rollback(sums, "sums", by="t", reason="t").table is None
+    again, _ = build(sums, 3)
+    LmdbTable.open(fetch_table(sums, again), verify=True).close()
+    assert promote(sums, "sums", 2, table=None, by="t", reason="t").versions[0].table == again
+
+
+def test_what_cannot_be_pruned_is_told(sums: Home) -> None:
+    """An application without tables, and a number that is none."""
+    with pytest.raises(NotFound, match="has no tables"):
+        prune(sums, "nobody", by="t")
+    with pytest.raises(InvalidInput, match="keep is -1"):
+        prune(sums, "sums", by="t", keep=-1)
+
+
+def test_files_that_another_table_has_stay(sums: Home) -> None:
+    """Two tables of the same answers, built one after the other, share their files."""
+    old, _ = build(sums, 3)
+    live, _ = build(sums, 3)
+    assert old != live
+    assert get_table(sums.store, old).sha256 == get_table(sums.store, live).sha256
+    CLOCK.advance(YOUNG_S + 1.0)
+    before = files(sums)
+    assert old in {each.id for each in prune(sums, "sums", by="t", keep=0).removed}
+    assert [each.id for each in list_tables(sums.store, "sums")] == [live]
+    assert files(sums) == before
+    LmdbTable.open(fetch_table(sums, live), verify=True).close()
