@@ -98,7 +98,7 @@ def _trips_recipe() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def trained_path(tmp_path_factory: pytest.TempPathFactory, trips_csv: Callable[..., Path]) -> Path:
     """The folder of a home where the recipe ``trips`` ran once and is live; only to be copied."""
-    from tidemill.control.rollout import run_recipe
+    from tidemill.control.runs import run_recipe
     from tidemill.recipes.intake import take
 
     folder = tmp_path_factory.mktemp("trained")

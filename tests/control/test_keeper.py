@@ -208,7 +208,7 @@ def test_the_table_follows_a_version_that_went_live(
 ) -> None:
     """What became of it is in the launch; a table that cannot follow takes nothing back."""
     done = SimpleNamespace(trained=SimpleNamespace(reasons=["better"]), application="trips")
-    done.revision = 7
+    done.revision, done.without_table = 7, None
     monkeypatch.setattr(story, "run_recipe", lambda *_, **__: done)
     table = SimpleNamespace(id="0" * 16, rows=1204)
     said = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tidemill.control.rollout import run_recipe
+from tidemill.control.runs import run_recipe
 from tidemill.foundation.errors import TidemillError
 from tidemill.foundation.home import open_home
 from tidemill.foundation.settings import Settings

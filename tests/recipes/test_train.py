@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tidemill.control.deployments import list_deployments
-from tidemill.control.rollout import run_recipe
+from tidemill.control.runs import run_recipe
 from tidemill.foundation.errors import DataRefused, NotBlessed, NotFound, StepFailed
 from tidemill.foundation.home import Home
 from tidemill.models import packaging
@@ -20,6 +20,7 @@ from tidemill.recipes.intake import take
 from tidemill.recipes.recipe import Recipe, get_recipe
 from tidemill.recipes.steps import infra
 from tidemill.recipes.train import train
+from tidemill.serving.live import TABLES, deployment_history
 
 COMPONENTS = [
     "ExampleGen",
@@ -133,6 +134,33 @@ def test_go_live_can_be_left_out(trained: Home, quick_infra: None) -> None:
     done = run_recipe(trained, "trips", by="tests", reason="r", go_live=False)
     assert (done.trained.version, done.trained.blessed, done.revision) == (2, True, None)
     assert Registry(trained).aliases("trips") == {"champion": 1}
+
+
+def test_a_table_that_follows_is_built_once_its_version_is_live(
+    trained: Home, tmp_path: Path, quick_infra: None
+) -> None:
+    """Until then the model answers; a table that cannot be built takes nothing back."""
+    rules = {"max_loss_increase": 1.0, "max_slice_loss_increase": 1.0}
+    declared = {"key": ["carrier", "origin", "hour"], "build": "after"}
+    trained.settings.recipes["trips"].update(seed=5, rules=rules, table=declared)
+    done = run_recipe(trained, "trips", by="tests", reason="r")
+    assert done.table is not None
+    assert (done.table.model, done.table.version, done.without_table) == ("trips", 2, None)
+    with trained.store.read(TABLES) as conn:
+        newest, before, *_ = deployment_history(conn, "trips")
+    assert [
+        (row.deployment.versions[0].version, row.deployment.versions[0].table)
+        for row in (newest, before)
+        if row.deployment is not None
+    ] == [(2, done.table.id), (2, None)]
+    assert done.revision == newest.revision
+    declared["source"] = str(tmp_path / "gone.csv")
+    trained.settings.recipes["trips"].update(seed=6)
+    without = run_recipe(trained, "trips", by="tests", reason="r")
+    assert (without.table, without.revision) == (None, newest.revision + 1)
+    assert "gone.csv does not exist" in (without.without_table or "")
+    (live,) = list_deployments(trained)
+    assert (live.versions[0].version, live.versions[0].table) == (3, None)
 
 
 def test_a_dataset_without_rows_is_told(home: Home) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tidemill.cli.progress import count_progress
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
-from tidemill.control import rollout
+from tidemill.control import runs
 from tidemill.pipeline.runner import StepEvent
 from tidemill.recipes.train import OnEvent
 from tidemill.training.evaluator import Metrics
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
             session(home=home, config=config, json=json) as on,
             count_progress(on, "building the table") as progress,
         ):
-            done = rollout.run_recipe(
+            done = runs.run_recipe(
                 on.home,
                 recipe,
                 by="cli",
@@ -65,7 +65,7 @@ def teller(on: Session) -> OnEvent:
     return tell
 
 
-def print_rollout(out: Console, done: rollout.RolledOut) -> None:
+def print_rollout(out: Console, done: runs.RolledOut) -> None:
     """Shows what a run came to."""
     trained = done.trained
     candidate, champion = trained.verdict.candidate, trained.verdict.champion
@@ -84,6 +84,8 @@ def print_rollout(out: Console, done: rollout.RolledOut) -> None:
         return
     with_table = f" with a table of {done.table.rows:,} keys" if done.table else ""
     out.print(f"live as {done.application}{with_table} (revision {done.revision})", style="bold")
+    if done.without_table is not None:
+        out.print(f"without its table: {done.without_table}", markup=False)
     out.print(f"why each step ran: tidemill explain {trained.run}")
 
 

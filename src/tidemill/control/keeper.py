@@ -19,7 +19,7 @@ import msgspec
 from tidemill.control import launches
 from tidemill.control.launches import Launch, Status
 from tidemill.control.rescoring import follow
-from tidemill.control.rollout import RolledOut, run_recipe
+from tidemill.control.runs import RolledOut, run_recipe
 from tidemill.data.records import IngestResult
 from tidemill.foundation.errors import (
     Conflict,
@@ -200,7 +200,10 @@ class Keeper:
         status: Status = "live" if rolled_out.revision is not None else "not blessed"
         reasons = list(rolled_out.trained.reasons)
         if rolled_out.revision is not None:
-            reasons += self._rescore(rolled_out.application)
+            if rolled_out.without_table is not None:
+                reasons.append(f"the table was not built: {rolled_out.without_table}")
+            else:
+                reasons += self._rescore(rolled_out.application)
         message = "; ".join(reasons)
         return self._end(launch, status, message, ingest=taken, rolled_out=rolled_out)
 

@@ -58,6 +58,8 @@ def rescore(
     by: str,
     head: int = HEAD,
     share: float = 1.0,
+    min_agreement: float = 0.0,
+    tolerance: float = 0.0,
     on: Where = "here",
     progress: Progress | None = None,
     on_head: Callable[[LiveTable], None] | None = None,
@@ -76,6 +78,8 @@ def rescore(
         by: who asks for it.
         head: so many keys go first, at most.
         share: no more of them than got this share of the questions.
+        min_agreement: the share of the rows that must agree with what represents them.
+        tolerance: up to so much, real numbers agree.
         on: where the model scores the whole table; the head is scored here.
         progress: told the rows done and all rows, of the head and then of the whole.
         on_head: told of the head once it is live.
@@ -110,7 +114,17 @@ def rescore(
         first = _head(home, current, rows, key, by=by, head=head, share=share, progress=progress)
         if first is not None and on_head is not None:
             on_head(first)
-    whole = build_live_table(home, application, rows, key=None, by=by, on=on, progress=progress)
+    whole = build_live_table(
+        home,
+        application,
+        rows,
+        key=None,
+        by=by,
+        min_agreement=min_agreement,
+        tolerance=tolerance,
+        on=on,
+        progress=progress,
+    )
     return Rescored(application=application, head=first, whole=whole)
 
 

@@ -1,4 +1,4 @@
-"""From data to live: trains a recipe, builds the new version's table, and deploys both at once."""
+"""From a model or rows to live: pushed models, and the tables of live versions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET
 
-from tidemill.control.deployments import Terms, attach_table, deploy, get_deployment, profiled
+from tidemill.control.deployments import attach_table, deploy, get_deployment, profiled
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
-from tidemill.foundation.locks import hold
 from tidemill.models.environments import Say
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
@@ -24,11 +23,9 @@ from tidemill.recipes.keyed_rows import (
     rows_of_snapshot,
 )
 from tidemill.recipes.push import PushedModel, push_model
-from tidemill.recipes.recipe import Recipe, get_recipe
 from tidemill.recipes.remote import push_remote
 from tidemill.recipes.representatives import Representing
-from tidemill.recipes.table import build_table, examples_source
-from tidemill.recipes.train import OnEvent, Trained, train
+from tidemill.recipes.table import build_table
 from tidemill.recipes.warehouse import rows_of_sql
 from tidemill.serving.plan import Deployment
 from tidemill.serving.plan import Live as LiveVersion
@@ -38,109 +35,12 @@ from tidemill.tables.table import TableInfo
 Progress = Callable[[int, int], None]
 
 
-class RolledOut(msgspec.Struct, frozen=True, kw_only=True):
-    """What a recipe's run came to; ``revision`` is None if nothing went live."""
-
-    trained: Trained
-    application: str
-    table: TableInfo | None
-    revision: int | None
-
-
 class Live(msgspec.Struct, frozen=True, kw_only=True):
     """A pushed model and the revision at which its application answers with it."""
 
     model: PushedModel
     application: str
     revision: int | None
-
-
-def run_recipe(
-    home: Home,
-    name: str,
-    *,
-    by: str,
-    reason: str,
-    go_live: bool = True,
-    run_id: str | None = None,
-    on_event: OnEvent | None = None,
-    progress: Progress | None = None,
-) -> RolledOut:
-    """Runs a recipe to its end and, if the version is blessed, makes it live with its table.
-
-    Args:
-        home: the installation.
-        name: the recipe.
-        by: who asks for it.
-        reason: why, for the audit.
-        go_live: whether a blessed version is deployed.
-        run_id: continues that run.
-        on_event: told of each step.
-        progress: told of the table's rows.
-
-    Raises:
-        StepFailed: a step failed.
-    """
-    recipe = get_recipe(home.settings, name)
-    # One run of a recipe at a time: a second one would do the same work beside the first.
-    with hold(home.run_path / f"run-{name}.lock"):
-        return _run(
-            home,
-            recipe,
-            application=recipe.application or name,
-            by=by,
-            reason=reason,
-            go_live=go_live,
-            train_into=lambda examples: train(
-                home, name, recipe, run_id=run_id, on_event=on_event, examples_to=examples
-            ),
-            progress=progress,
-        )
-
-
-def _run(
-    home: Home,
-    recipe: Recipe,
-    *,
-    application: str,
-    by: str,
-    reason: str,
-    go_live: bool,
-    train_into: Callable[[Path], Trained],
-    progress: Progress | None,
-) -> RolledOut:
-    with home.scratch("examples") as work:
-        examples = work / "examples"
-        trained = train_into(examples)
-        if not (trained.blessed and go_live):
-            return RolledOut(trained=trained, application=application, table=None, revision=None)
-        table = _table(
-            home,
-            application=application,
-            recipe=recipe,
-            trained=trained,
-            examples=examples,
-            progress=progress,
-        )
-    deployment = deploy(
-        home,
-        application,
-        model=trained.model,
-        version=trained.version,
-        table=None if table is None else table.id,
-        terms=Terms(
-            slo_ms=recipe.slo_ms,
-            default=recipe.default,
-            key=None if recipe.table is None else recipe.table.key,
-            max_age_s=None if recipe.table is None else recipe.table.max_age_s,
-            represent=None if recipe.table is None else recipe.table.represent,
-        ),
-        by=by,
-        reason=reason,
-    )
-    return RolledOut(
-        trained=trained, application=application, table=table, revision=deployment.revision
-    )
 
 
 def push(
@@ -184,36 +84,6 @@ def _made_live(home: Home, pushed: PushedModel, *, go_live: bool, by: str, reaso
         return Live(model=pushed, application=name, revision=None)
     deployment = deploy(home, name, model=name, version=pushed.version, by=by, reason=reason)
     return Live(model=pushed, application=name, revision=deployment.revision)
-
-
-def _table(
-    home: Home,
-    *,
-    application: str,
-    recipe: Recipe,
-    trained: Trained,
-    examples: Path,
-    progress: Progress | None,
-) -> TableInfo | None:
-    if recipe.table is None:
-        return None
-    declared = recipe.table.source
-    source = Path(declared) if declared else examples_source(examples)
-    return build_table(
-        home,
-        application=application,
-        model=trained.model,
-        version=trained.version,
-        key=recipe.table.key,
-        source=source,
-        source_name=declared or f"examples of run {trained.run}",
-        representing=Representing(
-            columns=recipe.table.represent,
-            min_agreement=recipe.table.min_agreement,
-            tolerance=recipe.table.tolerance,
-        ),
-        progress=progress,
-    )
 
 
 class LiveTable(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,14 +33,16 @@ class TableRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The table that goes in front of a new version, and the keys that it holds.
 
     ``source`` is a file (CSV or Parquet) of keyed rows; without one, the keys are those of the
-    examples. ``max_age_s`` is how old its answers may be; None leaves it as it is, or any age.
-    examples. ``represent`` says by column of the key what represents its values;
+    examples. ``build`` says whether it is built before the version goes live, or after, what is
+    asked most first. ``max_age_s`` is how old its answers may be; None leaves it as it is, or any
+    age. ``represent`` says by column of the key what represents its values;
     ``min_agreement`` is the share of the rows whose own answer must agree with that of what
     represents them, real numbers up to a ``tolerance``.
     """
 
     key: tuple[str, ...]
     source: str | None = None
+    build: Literal["before", "after"] = "before"
     max_age_s: Annotated[float, msgspec.Meta(gt=0.0)] | None = None
     represent: dict[str, str] = {}
     min_agreement: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
