@@ -111,6 +111,7 @@ class Actors:
         self._workers = workers
         self._address = address
         self._told = False
+        self._shipped: list[tuple[str, list[Any]]] = []  # held: who starts again asks for it again
         self.cpu_s = 0.0
 
     def scored(self, rows: Path, todo: Sequence[int], keep: Keep) -> Iterator[int]:  # noqa: D102
@@ -149,8 +150,8 @@ class Actors:
             kind = self._ray.remote(
                 num_cpus=1, max_restarts=_TRIES_AGAIN, max_task_retries=_TRIES_AGAIN
             )(Scorer)
-            files = self._ray.put(_shipped(self._ray, self._folder))
-            return [kind.remote(files, self._asked, __version__) for _ in range(count)]
+            self._shipped = _shipped(self._ray, self._folder)
+            return [kind.remote(self._shipped, self._asked, __version__) for _ in range(count)]
 
     def _next(self, waiting: dict[Any, tuple[Any, int | None]]) -> Any:
         """Returns what is done; once anything has been, whatever its time, it is waited for."""
