@@ -95,7 +95,10 @@ def cluster(live: Home) -> Iterator[None]:
     """A cluster that this program has started itself."""
     del live
     with connected(None, workers=2):
+        folder = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[3]
+        assert folder.stat().st_mode & 0o077 == 0, "nobody else may look inside"
         yield
+    assert not folder.exists()
 
 
 @pytest.mark.timeout(240)

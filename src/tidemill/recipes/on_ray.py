@@ -227,12 +227,13 @@ def connected(address: str | None, *, workers: int = 0) -> Iterator[Any]:
 def _connect(ray: Any, address: str | None, workers: int, stack: ExitStack) -> None:
     told: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
     if address is None:
-        # Sockets lie in it, and their paths must be short; others may not look inside.
+        # Sockets lie in it, and their paths must be short. Ray lets everybody into its folder, so
+        # it is one in a folder that only its owner can enter.
         folder = tempfile.mkdtemp(prefix="tm-ray-")
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         cores = workers or os.cpu_count() or 1
         told |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
-        told["_temp_dir"] = folder
+        told["_temp_dir"] = f"{folder}/r"
     else:
         _knock(address)
     log("recipes.ray").info("ray.connecting", address=_shown(address))
