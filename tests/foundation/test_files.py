@@ -176,6 +176,17 @@ def test_content_is_named_by_its_hash(files: Files, tmp_path: Path) -> None:
     assert sha256_file(files.fetch(key)) == digest
 
 
+def test_a_final_file_is_stored_without_its_first_name(files: Files, tmp_path: Path) -> None:
+    """Whether it is stored itself or copied: it stays, read-only, when the source's name goes."""
+    path = source(tmp_path, b"final")
+    key = put_content(files, path, folder="data", suffix="bin", final=True)
+    path.unlink()
+    fetched = files.fetch(key)
+    assert fetched.read_bytes() == b"final"
+    assert fetched.stat().st_mode & 0o222 == 0
+    assert put_content(files, fetched, folder="data", suffix="bin", final=True) == key
+
+
 def test_writers_of_one_key_do_not_mix(files: Files) -> None:
     """With several writers of one key, every reader sees the whole bytes of one of them."""
     choices = [bytes([65 + n]) * 200_000 for n in range(4)]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.data.mixing import Words, mix
+from tidemill.data.mixing import Words, mix_in_place
 
 KEYS_SUFFIX = "keys1"
 
@@ -27,6 +27,7 @@ Planes = npt.NDArray[np.uint64]
 """Hashes sorted, first words apart from second ones.  # (2, rows)"""
 
 _SEEDS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
+_STEP = np.uint64(0x100000001B3)
 _NULL = np.uint64(0x6E756C6C6E756C6C)
 
 
@@ -39,14 +40,17 @@ def hash_rows(table: pa.Table, columns: Sequence[str]) -> Hashes:
         >>> first == second, first == third
         (True, False)
     """
-    out = np.empty((table.num_rows, 2), np.uint64)
-    pairs = [_words(table.column(name).combine_chunks()) for name in columns]
-    for lane, seed in enumerate(_SEEDS):
-        state = np.full(table.num_rows, seed, np.uint64)
-        for words in pairs:
-            state = mix(state * np.uint64(0x100000001B3) + words[lane] + seed)
-        out[:, lane] = state
-    return out
+    rows = table.num_rows
+    states = [np.full(rows, seed, np.uint64) for seed in _SEEDS]
+    scratch = np.empty(rows, np.uint64)
+    for name in columns:
+        pair = _words(table.column(name).combine_chunks())
+        for state, words, seed in zip(states, pair, _SEEDS, strict=True):
+            np.multiply(state, _STEP, out=state)
+            np.add(state, words, out=state)
+            np.add(state, seed, out=state)
+            mix_in_place(state, scratch)
+    return np.stack(states, axis=1)
 
 
 def _words(column: pa.Array) -> tuple[Words, Words]:
@@ -59,11 +63,13 @@ def _words(column: pa.Array) -> tuple[Words, Words]:
         column = column.cast(pa.string())
     if pa.types.is_null(column.type):
         column = column.cast(pa.int64())
-    null = column.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_string(column.type):
         first, second = _text_words(column)
     else:
         first = second = _number_words(column)
+    if not column.null_count:
+        return first, second
+    null = column.is_null().to_numpy(zero_copy_only=False)
     return np.where(null, _NULL, first), np.where(null, ~_NULL, second)
 
 
@@ -71,9 +77,12 @@ def _number_words(column: pa.Array) -> Words:
     if pa.types.is_temporal(column.type):
         column = column.cast(pa.timestamp("us", getattr(column.type, "tz", None))).cast(pa.int64())
     kind = np.float64 if pa.types.is_floating(column.type) else np.int64
-    filled = column.fill_null(False if pa.types.is_boolean(column.type) else 0)
+    missing = False if pa.types.is_boolean(column.type) else 0
+    filled = column.fill_null(missing) if column.null_count else column
     values = np.ascontiguousarray(filled.to_numpy(zero_copy_only=False), kind)
-    return (values + kind(0)).view(np.uint64)  # -0.0 + 0.0 is 0.0
+    if kind is np.float64:
+        return np.add(values, 0.0).view(np.uint64)  # -0.0 + 0.0 is 0.0
+    return values.view(np.uint64)
 
 
 def _text_words(column: pa.Array) -> tuple[Words, Words]:

@@ -29,8 +29,14 @@ class Files(Protocol):
     def url(self) -> str:
         """Where they are, without secrets."""
 
-    def put(self, key: str, source: Path) -> None:
-        """Stores a copy of the file; when it returns, the copy is whole and durable."""
+    def put(self, key: str, source: Path, *, final: bool = False) -> None:
+        """Stores a copy of the file; when it returns, the copy is whole and durable.
+
+        Args:
+            key: under which it is found.
+            source: the file.
+            final: whether nobody writes to it any more: it may be stored itself, read-only.
+        """
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Stores the bytes; when it returns, they are whole and durable."""
@@ -86,7 +92,15 @@ def open_files(url: str, cache: Path) -> Files:
     )
 
 
-def put_content(files: Files, source: Path, *, folder: str, suffix: str) -> str:
+def put_content(
+    files: Files,
+    source: Path,
+    *,
+    folder: str,
+    suffix: str,
+    digest: str | None = None,
+    final: bool = False,
+) -> str:
     """Stores a file under its own sha256 and returns the key; does nothing if it is there.
 
     Args:
@@ -94,15 +108,17 @@ def put_content(files: Files, source: Path, *, folder: str, suffix: str) -> str:
         source: the file.
         folder: the first part of the key.
         suffix: what the name ends with, ``parquet`` or ``.parquet``; may be empty.
+        digest: the file's sha256, where the caller has just verified it.
+        final: whether nobody writes to the file any more: it may be stored itself, not copied.
 
     Returns:
         ``folder/ab/abcdef….suffix``.
     """
-    digest = sha256_file(source)
+    digest = sha256_file(source) if digest is None else digest
     ending = f".{suffix.lstrip('.')}" if suffix else ""
     key = f"{folder}/{digest[:2]}/{digest}{ending}"
     if not files.exists(key):
-        files.put(key, source)
+        files.put(key, source, final=final)
     return key
 
 

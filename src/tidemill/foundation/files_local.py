@@ -36,11 +36,15 @@ class LocalFiles:
         """The folder."""
         return str(self._root)
 
-    def put(self, key: str, source: Path) -> None:
-        """Copies the file into the folder, atomically and durably; the copy is read-only."""
+    def put(self, key: str, source: Path, *, final: bool = False) -> None:
+        """Copies the file into the folder, atomically and durably; the copy is read-only.
+
+        A file that nobody writes to any more is given a second name instead, where that can be.
+        """
         target = self._path(key)
         with replacing(target, self._root / _TEMPORARY) as temporary:
-            shutil.copyfile(source, temporary)
+            if not (final and _linked(source, temporary)):
+                shutil.copyfile(source, temporary)
             temporary.chmod(0o444)
 
     def put_bytes(self, key: str, data: bytes) -> None:
@@ -115,3 +119,11 @@ def missing(url: str, key: str) -> NotFound:
     return NotFound(
         f"file {key!r} is not in {url}", remedy="Restore it from a backup, or produce it again."
     )
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # on another file system, or on one without
+        return False
+    return True

@@ -56,7 +56,7 @@ class S3Files:
         """The bucket and prefix."""
         return self._url
 
-    def put(self, key: str, source: Path) -> None:
+    def put(self, key: str, source: Path, *, final: bool = False) -> None:  # noqa: ARG002 - copied
         """Uploads the file; a bucket shows it whole or not at all."""
         remote = self._remote(key)
         with self._using(key) as system:
