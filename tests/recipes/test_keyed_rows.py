@@ -241,11 +241,15 @@ def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if stage == "distinct":
-    distinct_rows._check_key = die
+    distinct_rows.KeyProof.check = die
 elif stage == "score":
     seen = []
     arrow = chunks.answers_table
     chunks.answers_table = lambda *a: die() if len(seen) == 2 else (seen.append(1), arrow(*a))[1]
+elif stage == "appended":
+    seen = []
+    append = table.TableBuilder.put
+    table.TableBuilder.put = lambda *a: die() if len(seen) == 2 else (seen.append(1), append(*a))
 elif stage == "chosen":
     table.choose_representatives = die
 elif stage == "table":
@@ -260,7 +264,7 @@ with open_home(Settings(home=Path(home))) as opened:
 """
 
 
-@pytest.mark.parametrize("stage", ["distinct", "score", "chosen", "table", "parts"])
+@pytest.mark.parametrize("stage", ["distinct", "score", "appended", "chosen", "table", "parts"])
 def test_killed_anywhere_it_goes_on(trained: Home, tmp_path: Path, stage: str) -> None:
     """Kill -9 in each stage: no table is there; the same build then gives the right one."""
     count = 20_000 if stage == "chosen" else 200_000

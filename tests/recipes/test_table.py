@@ -85,7 +85,7 @@ def test_a_value_and_a_missing_one_are_two_answers(trained: Home) -> None:
 
 def test_a_missing_value_is_told(trained: Home) -> None:
     """A row without one of the model's inputs cannot be answered."""
-    with pytest.raises(InvalidInput, match="'origin' is missing in 1 of 13 rows"):
+    with pytest.raises(InvalidInput, match="'origin' is missing in 1 of 18 rows"):
         build(trained, rows({"carrier": "AA", "origin": None, "hour": 50}), KEY)
 
 

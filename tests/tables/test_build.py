@@ -82,6 +82,35 @@ def test_the_file_depends_on_what_it_holds_only(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("disorder", [b"00000000", b"00034999", b"00000005x"])
+def test_rows_that_stop_being_in_order_are_the_same_file(tmp_path: Path, disorder: bytes) -> None:
+    """A key that comes again, is too small or lies between others sends all rows to be sorted."""
+    rows = {b"%08d" % number: b"y" * (number % 90) for number in range(70_000)}
+    rows[disorder] = b"once"
+    ids = set()
+    for number, keys in enumerate([sorted(rows), [*sorted(rows)[::2], *sorted(rows)[1::2]]]):
+        with TableBuilder(tmp_path / str(number)) as builder:
+            for start in range(0, len(keys), 35_000):
+                part = keys[start : start + 35_000]
+                builder.put(part, [rows[key] for key in part])
+            builder.put([disorder], [b"once"])
+            ids.add(builder.commit(INFO).id)
+    assert len(ids) == 1
+    with LmdbTable.open(tmp_path / "0", verify=True) as table:
+        assert table.get(list(rows)) == list(rows.values())
+
+
+def test_many_large_answers_fit(tmp_path: Path) -> None:
+    """However large the file becomes: its bound grows with it, and few rows wait for the rest."""
+    keys = [b"%08d" % number for number in range(2_000)]
+    with TableBuilder(tmp_path / "t") as builder:
+        for start in range(0, len(keys), 100):
+            builder.put(keys[start : start + 100], [b"z" * 40_000] * 100)
+        assert builder.commit(INFO).bytes > 80_000_000
+    with LmdbTable.open(tmp_path / "t") as table:
+        assert table.get([keys[0], keys[-1]]) == [b"z" * 40_000] * 2
+
+
 def test_the_record_describes_the_folder(tmp_path: Path) -> None:
     """What commit returns is in the folder, with the size, hash and time of the data."""
     with TableBuilder(tmp_path / "t", clock=FakeClock(at=12.5)) as builder:

@@ -19,7 +19,7 @@ from tidemill.models.runtime import Runtime
 from tidemill.recipes.distinct_rows import TIMES, column_names
 from tidemill.recipes.refresh import DIGEST, digested, digests
 from tidemill.recipes.representatives import fold_table
-from tidemill.recipes.scored_rows import answers_table
+from tidemill.recipes.scored_rows import answers_table, file_options
 from tidemill.tables.represented import keys_of
 from tidemill.training.examples import feature_batch
 
@@ -128,6 +128,6 @@ class Threads:
 
 def _file(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=1)
+    pq.write_table(table, sink, **file_options(table.schema))
     found: bytes = sink.getvalue().to_pybytes()
     return found

@@ -1,30 +1,40 @@
-"""Rows made distinct on disk, and the proof that their key determines all else."""
+"""Rows made distinct, in the order of their keys, and the proof that their key determines all else.
+
+The order is that of the keys' bytes in a table: what is scored row by row afterwards is written to
+the table as it comes, and need not be sorted again.
+"""
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from tidemill.data.queries import literal, spilling
 from tidemill.foundation.durable import replacing
-from tidemill.foundation.errors import DataRefused, InvalidInput, TidemillError, Unavailable
+from tidemill.foundation.errors import DataRefused, InvalidInput
 from tidemill.models.signature import Column
-from tidemill.training.examples import cast_feature
-
-CHUNK = 1 << 16
-"""So many rows are a group in the file, and scored at once."""
+from tidemill.recipes.ahead import Behind, in_order
+from tidemill.recipes.key_proof import KeyProof
+from tidemill.recipes.pieces import Pieces
+from tidemill.recipes.scored_rows import file_options
+from tidemill.tables.key import KeyEncoder
+from tidemill.tables.runs import KEY, SortedRuns, bytes_array
+from tidemill.training.examples import cast_feature, feature_batch
 
 ROWS = "rows.parquet"
 """What the file is called in the folder of a build."""
 TIMES = "times"
 """The column that says how often the source holds a row, where rows are counted."""
 
-_MEMORY = "500MB"
+_SORTED_BYTES = 64 << 20
+_LOOKED_AT = 16
+"""Of so many batches whose rows are nearly all distinct, one is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +52,11 @@ def write_distinct(
     *,
     counted: Counted | None = None,
 ) -> None:
-    """Writes the distinct rows of a source to a Parquet file, in groups of ``CHUNK``.
+    """Writes the distinct rows of a source to a Parquet file by their keys, in groups of ``CHUNK``.
 
-    Its columns are the inputs in their order; ``column_names`` has their names, since the engine
-    takes ``a`` and ``A`` for one. Memory is bounded: what is more is sorted out on disk, beside the
-    target.
+    Its columns are the inputs in their order; ``column_names`` has their names, as they are for
+    SQL, which takes ``a`` and ``A`` for one. Memory is bounded: what is more is sorted on disk,
+    beside the target.
 
     Args:
         batches: the source's rows.
@@ -56,47 +66,96 @@ def write_distinct(
         counted: that it also says how often the source holds each row, in ``TIMES``.
 
     Raises:
-        InvalidInput: a column is missing or comes twice, or the key does not determine an input.
+        InvalidInput: a column is missing or comes twice, the key does not determine an input, or a
+            value of the key is missing that must be there.
         DataRefused: there are no rows.
-        Unavailable: the disk is full.
     """
-    import duckdb  # noqa: PLC0415
-
-    inputs = [column.name for column in columns]
     first = next(batches, None)
     if first is None:
-        raise DataRefused("the source has no rows", remedy="Give a source with keyed rows.")
-    failed: list[TidemillError] = []
-    cast = _cast(first, columns, counted)
+        raise _no_rows()
+    names = dict(zip([column.name for column in columns], column_names(columns), strict=True))
+    others = {name: found for name, found in names.items() if name not in key}
+    proof = KeyProof(others, times=None if counted is None else TIMES)
+    folder = target.parent / "sorting"
+    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
+    folder.mkdir()
+    try:
+        runs = SortedRuns(folder, buffer_bytes=_SORTED_BYTES)
+        schema = _sort(itertools.chain([first], batches), columns, key, counted, runs)
+        with replacing(target, target.parent) as unfinished:
+            _write(runs, proof, unfinished, schema)
+            proof.check(tuple(key))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    def selected() -> Iterator[pa.RecordBatch]:
-        try:
-            yield cast
-            for batch in batches:
-                yield _cast(batch, columns, counted)
-        except TidemillError as error:  # the engine would make another one of it
-            failed.append(error)
-            raise
 
-    reader = pa.RecordBatchReader.from_batches(cast.schema, selected())
-    wanted = ", ".join(column_names(inputs))
+def _sort(
+    batches: Iterator[pa.RecordBatch],
+    columns: Sequence[Column],
+    key: Sequence[str],
+    counted: Counted | None,
+    runs: SortedRuns,
+) -> pa.Schema:
+    """Puts all rows with their keys among what is sorted; returns the schema without the key."""
+    named = {column.name: column for column in columns}
+    keyed = [named[name] for name in key]
+    encoder = KeyEncoder([(column.name, column.type) for column in keyed])
+    places = [[column.name for column in columns].index(name) for name in key]
+    fewer, schema = _Fewer(), None
+
+    def with_key(batch: pa.RecordBatch) -> pa.Table:
+        rows = fewer(_cast(batch, columns, counted))
+        arrays = feature_batch(rows.select(places).rename_columns(list(key)), keyed)
+        keys = encoder.packed([arrays[name] for name in key])
+        return rows.append_column(KEY, bytes_array(keys))
+
+    for rows in in_order(with_key, batches, threads=1):
+        schema = rows.schema.remove(len(rows.schema) - 1)
+        if rows.num_rows:
+            runs.add(rows)
+    return schema
+
+
+def _write(runs: SortedRuns, proof: KeyProof, path: Path, schema: pa.Schema) -> None:
     with (
-        replacing(target, target.parent) as unfinished,
-        spilling(target.parent, memory=_MEMORY) as connection,
+        pq.ParquetWriter(path, schema, **file_options(schema)) as writer,
+        Behind(writer.write_table) as write,
     ):
-        connection.register("source", reader)
-        options = f"format parquet, row_group_size {CHUNK}, compression zstd, compression_level 1"
-        query = f"select distinct {wanted} from source"  # noqa: S608 - names of ours
-        if counted is not None:
-            query = (
-                f"select {wanted}, sum({TIMES})::bigint as {TIMES} "  # noqa: S608 - names of ours
-                f"from source group by {wanted}"
-            )
-        try:
-            connection.execute(f"copy ({query}) to {literal(str(unfinished))} ({options})")
-            _check_key(connection, unfinished, inputs, key)
-        except duckdb.Error as error:
-            raise (failed[0] if failed else _unwritable(target, error)) from error
+        pieces = Pieces(write)
+        for block in runs.merged():
+            pieces.add(proof.update(block).select(schema.names))
+        last = proof.finish()
+        if last is None:
+            raise _no_rows()
+        pieces.add(last.select(schema.names))
+        pieces.finish()
+
+
+class _Fewer:
+    """Leaves rows out that a batch holds already, where many are; others are left to the sorting.
+
+    Rows that are left out are counted where rows are counted.
+    """
+
+    def __init__(self) -> None:
+        self._left = 0
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Returns the rows, or fewer of them."""
+        if self._left:
+            self._left -= 1
+            return rows
+        names = [name for name in rows.column_names if name != TIMES]
+        counted = [(TIMES, "sum")] if TIMES in rows.column_names else []
+        found = rows.group_by(names, use_threads=False).aggregate(counted)
+        if 2 * found.num_rows > rows.num_rows:
+            self._left = _LOOKED_AT
+            return rows
+        return found.rename_columns([*names, *(name for name, _ in counted)]).cast(rows.schema)
+
+
+def _no_rows() -> DataRefused:
+    return DataRefused("the source has no rows", remedy="Give a source with keyed rows.")
 
 
 def column_names(inputs: Sequence[object]) -> list[str]:
@@ -104,9 +163,7 @@ def column_names(inputs: Sequence[object]) -> list[str]:
     return [f"c{at}" for at in range(len(inputs))]
 
 
-def _cast(
-    batch: pa.RecordBatch, columns: Sequence[Column], counted: Counted | None
-) -> pa.RecordBatch:
+def _cast(batch: pa.RecordBatch, columns: Sequence[Column], counted: Counted | None) -> pa.Table:
     """Returns the inputs in the model's types, under the names of the file.
 
     Raises:
@@ -120,7 +177,7 @@ def _cast(
         given = counted.column
         arrays.append(pa.array(times) if given is None else batch.column(given).cast(pa.int64()))
         names.append(TIMES)
-    return pa.RecordBatch.from_arrays(arrays, names=names)
+    return pa.table(arrays, names=names)
 
 
 def _check_columns(schema: pa.Schema, inputs: Sequence[str]) -> None:
@@ -131,43 +188,3 @@ def _check_columns(schema: pa.Schema, inputs: Sequence[str]) -> None:
                 f"the source has {'two columns' if given else 'no column'} {name!r}",
                 remedy=f"It needs every input of the model, once: {', '.join(inputs)}.",
             )
-
-
-def _check_key(connection: Any, path: Path, inputs: Sequence[str], key: Sequence[str]) -> None:
-    source = f"read_parquet({literal(str(path))})"
-    names = dict(zip(inputs, column_names(inputs), strict=True))
-    keys = ", ".join(names[name] for name in key)
-    total, distinct = connection.execute(
-        f"select (select count(*) from {source}), "  # noqa: S608 - quoted
-        f"(select count(*) from (select distinct {keys} from {source}))"
-    ).fetchone()
-    if not total:
-        raise DataRefused("the source has no rows", remedy="Give a source with keyed rows.")
-    if total == distinct:
-        return
-    others = [name for name in inputs if name not in key]
-    values = ", ".join(
-        f"count(distinct {each}) + bool_or({each} is null)::int > 1 as v{at}"
-        for at, each in enumerate(names[name] for name in others)
-    )
-    varies = ", ".join(f"bool_or(v{at})" for at in range(len(others)))
-    several, *found = connection.execute(
-        f"select count(*), {varies} from (select {values} from {source} "  # noqa: S608 - quoted
-        f"group by {keys} having count(*) > 1)"
-    ).fetchone()
-    varying = [name for name, varied in zip(others, found, strict=True) if varied]
-    raise InvalidInput(
-        f"the key ({', '.join(key)}) does not determine {', '.join(varying)}: "
-        f"{several} keys would have several answers",
-        remedy="Add those columns to the key, or make them equal in the source.",
-    )
-
-
-def _unwritable(target: Path, error: Exception) -> Unavailable | InvalidInput:
-    said = str(error)[:300]
-    if "No space left" in said or "Out of Memory" in said or "IO Error" in said:
-        return Unavailable(
-            f"the source's rows cannot be written beside {target}: {said}",
-            remedy="Free space on that disk, and build again.",
-        )
-    return InvalidInput(f"the source cannot be read: {said}", remedy="Check its columns.")

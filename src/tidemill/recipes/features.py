@@ -18,11 +18,12 @@ from tidemill.models.signature import Signature
 from tidemill.recipes.distinct_rows import ROWS, column_names
 from tidemill.recipes.keyed_rows import KeyedRows
 from tidemill.recipes.scored_rows import column_array
-from tidemill.tables.answer import encode_answers
+from tidemill.tables.answer import pack_answers
 from tidemill.tables.build import TableBuilder
 from tidemill.tables.catalog import get_table, store_table
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
+from tidemill.tables.packing import Packed
 from tidemill.tables.predictions import PredictionPart, keep_parts, list_parts
 from tidemill.tables.represented import keys_of, standing_for
 from tidemill.tables.table import TableInfo
@@ -92,7 +93,7 @@ def _building(home: Home, folder: Path) -> Iterator[TableBuilder]:
 
 def _features_of(
     distinct: Path, key: Sequence[str], signature: Signature
-) -> Iterator[tuple[list[bytes], list[bytes]]]:
+) -> Iterator[tuple[Packed, Packed]]:
     """Yields keys of values and what they do not say, a group of rows at a time."""
     types = {column.name: column.type for column in signature.inputs}
     encoder, names = KeyEncoder([(name, types[name]) for name in key]), [*types]
@@ -101,7 +102,7 @@ def _features_of(
             part = rows.read_row_group(at, column_names(names)).rename_columns(names)
             batch = feature_batch(part, signature.inputs)
             values = {name: array for name, array in batch.items() if name not in key}
-            yield encoder.many([batch[name] for name in key]), encode_answers(values)
+            yield encoder.packed([batch[name] for name in key]), pack_answers(values)
 
 
 def _standing(

@@ -8,7 +8,7 @@ split is one folder, whole or not there.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from tidemill.foundation.errors import InvalidInput, Unavailable
 from tidemill.foundation.home import Home
 from tidemill.models.format import ModelManifest
 from tidemill.models.signature import Column
-from tidemill.recipes.distinct_rows import CHUNK, column_names
+from tidemill.recipes.distinct_rows import column_names
+from tidemill.recipes.pieces import CHUNK, Pieces
+from tidemill.recipes.scored_rows import file_options
 from tidemill.serving.replicas.address import RUNTIME
 from tidemill.tables.builds import KeyCounts
 from tidemill.tables.catalog import get_table
@@ -235,11 +237,11 @@ def _write_split(
     new = changed = unchanged = gone = 0
     with (
         replacing(folder / "fresh.parquet", folder) as unfinished,
-        pq.ParquetWriter(unfinished, pq.read_schema(distinct), compression="zstd") as writer,
+        _writer(unfinished, pq.read_schema(distinct)) as writer,
         spilling(folder, memory=_MEMORY) as connection,
     ):
-        fresh = _Pieces(lambda rows: writer.write_table(rows.cast(writer.schema)))
-        taken = _Pieces(_Taken(folder, base.columns))
+        fresh = Pieces(lambda rows: writer.write_table(rows.cast(writer.schema)))
+        taken = Pieces(_Taken(folder, base.columns))
         connection.register("rows", _with_digests(distinct, places))
         joined = connection.sql(
             f"select r.*, {', '.join(f'b.{name}' for name in answers)}, b.known "  # noqa: S608 - ours
@@ -279,31 +281,8 @@ def _write_split(
     write_atomic(folder / _COUNTS, msgspec.json.encode(counts))
 
 
-class _Pieces:
-    """Cuts rows that come in any pieces into pieces of ``CHUNK``, the last one smaller."""
-
-    def __init__(self, write: Callable[[pa.Table], None]) -> None:
-        self._write = write
-        self._waiting: list[pa.Table] = []
-        self._rows = 0
-
-    def add(self, rows: pa.Table) -> None:
-        """Takes rows; writes what is a whole piece."""
-        self._waiting.append(rows)
-        self._rows += rows.num_rows
-        while self._rows >= CHUNK:
-            self._cut(CHUNK)
-
-    def finish(self) -> None:
-        """Writes what is left."""
-        if self._rows:
-            self._cut(self._rows)
-
-    def _cut(self, size: int) -> None:
-        whole = pa.concat_tables(self._waiting)
-        self._write(whole.slice(0, size))
-        self._waiting = [whole.slice(size)]
-        self._rows -= size
+def _writer(path: Path, schema: pa.Schema) -> Any:
+    return pq.ParquetWriter(path, schema, **file_options(schema))
 
 
 class _Taken:
@@ -319,7 +298,7 @@ class _Taken:
         cast = rows.rename_columns(self._columns.names).cast(self._columns)
         target = self._folder / f"taken-{self._written:06}.parquet"
         with replacing(target, self._folder) as unfinished:
-            pq.write_table(cast, unfinished, compression="zstd", compression_level=1)
+            pq.write_table(cast, unfinished, **file_options(cast.schema))
         self._written += 1
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tidemill.data.queries import spilling
 from tidemill.foundation.errors import DataRefused, InvalidInput
 from tidemill.models.signature import Array, Batch, Column, Signature
-from tidemill.recipes.scored_rows import column_array, output_name
+from tidemill.recipes.scored_rows import column_array, file_options, output_name
 from tidemill.tables.table import Agreement, OutputAgreement
 
 ROWS = 1 << 16
@@ -125,7 +125,8 @@ def choose_representatives(
 
 def _write(tables: list[pa.Table], work: Path, number: int) -> Path:
     path = work / f"chosen-{number:06}.parquet"
-    pq.write_table(pa.concat_tables(tables), path, compression="zstd", compression_level=1)
+    table = pa.concat_tables(tables)
+    pq.write_table(table, path, **file_options(table.schema))
     return path
 
 

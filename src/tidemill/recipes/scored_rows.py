@@ -20,6 +20,12 @@ def answers_table(
     return pa.table(columns)
 
 
+def file_options(schema: pa.Schema) -> dict[str, Any]:
+    """Returns how the Parquet files of a build are written: only texts are worth a dictionary."""
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    return {"compression": "zstd", "compression_level": 1, "use_dictionary": texts}
+
+
 def output_name(output: str, key: tuple[str, ...]) -> str:
     """Returns what an output's column is called: one that is called like a key column gives way."""
     return f"predicted_{output}" if output in key else output

@@ -1,9 +1,9 @@
 """Builds a table: every key of a source is scored by one model version, and kept for look-ups.
 
-A build goes in three stages, each in files that are whole or not there: the source's distinct rows,
-the answers to each chunk of them, the sorted table. Killed anywhere, the same build goes on with
-what is there. The answers are kept twice: as the table, and as Parquet for questions in SQL.
-What a build came to is in the store, too: ``tables.builds``.
+A build leaves files that are whole or not there: the source's distinct rows by their keys, then the
+answers to each chunk of them, which go into the table while the next are scored. Killed anywhere,
+the same build goes on with what is there. The answers are kept twice: as the table, and as Parquet
+for questions in SQL. What a build came to is in the store, too: ``tables.builds``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -31,17 +32,17 @@ from tidemill.models.format import ModelManifest, read_manifest
 from tidemill.models.registry import Registry
 from tidemill.models.runtime import open_runtime
 from tidemill.models.signature import Column, Signature
+from tidemill.recipes.ahead import in_order
 from tidemill.recipes.chunks import Asked, Chunk, Pool, Threads, Where
 from tidemill.recipes.distinct_rows import ROWS, Counted, write_distinct
+from tidemill.recipes.encoding import Encoding
 from tidemill.recipes.features import store_features
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files, rows_of_table
 from tidemill.recipes.on_ray import actors
-from tidemill.recipes.refresh import Base, find_base, split_rows, whole_split
+from tidemill.recipes.refresh import Base, Split, find_base, split_rows, whole_split
 from tidemill.recipes.representatives import Representing, choose_representatives
-from tidemill.recipes.scored_rows import column_array, output_name
-from tidemill.tables.answer import encode_answers
 from tidemill.tables.build import TableBuilder
-from tidemill.tables.builds import Build, KeyCounts, keep_build
+from tidemill.tables.builds import Build, keep_build
 from tidemill.tables.catalog import get_table, store_table
 from tidemill.tables.freshness import born_at
 from tidemill.tables.predictions import PredictionPart, keep_parts
@@ -124,16 +125,20 @@ def build_table(
         with _work(home, identity if rows.identity is not None else None) as work:
             resumed = any(work.iterdir())
             info = msgspec.structs.replace(info, as_of=_as_of(home, work, base if keep else None))
-            files, counts = _answer(
-                pool, signature.inputs, rows, asked, work, base=taken, keep=keep, progress=progress
-            )
-            files, info = _represented(
-                info, signature, files, work, representing=representing, alone=rows.representatives
-            )
-            complete = _store(home, info, signature, files, work)
+            split = _split(rows, signature.inputs, asked, work, base=taken, keep=keep)
+            fresh = _scored(pool, split.fresh, work, progress=progress)
+            if folds:
+                files, info = _represented(
+                    info, signature, list(fresh), work,
+                    representing=representing, alone=rows.representatives,
+                )  # fmt: skip
+                given = _and_then(iter(files), ())
+            else:
+                given = _and_then(fresh, split.taken)
+            complete, files = _store(home, info, signature, given, work)
             stored = None if not features else store_features(home, info, signature, work, files)
             done = Build(
-                table=complete.id, keys=counts, resumed=resumed, part=part, features=stored
+                table=complete.id, keys=split.counts, resumed=resumed, part=part, features=stored
             )
             _keep_measured(home, done, taken, began, pool.cpu_s)
             return complete
@@ -303,18 +308,16 @@ def _keep_measured(
     keep_build(home, done)
 
 
-def _answer(
-    pool: Pool,
-    inputs: Sequence[Column],
+def _split(
     rows: KeyedRows,
+    inputs: Sequence[Column],
     asked: Asked,
     work: Path,
     *,
     base: Base | None,
     keep: bool,
-    progress: Progress | None,
-) -> tuple[list[Path], KeyCounts]:
-    """Returns the files of the answers to a source, scored and taken over, and how many there are.
+) -> Split:
+    """Returns a source's distinct rows, those to score apart from those whose answers are known.
 
     What was done in the folder before is not done again.
     """
@@ -323,15 +326,14 @@ def _answer(
         counted = None if asked.fold is None else Counted(rows.times)
         write_distinct(rows.batches(), inputs, asked.key, distinct, counted=counted)
     if base is None:
-        split = whole_split(distinct)
-    else:
-        split = split_rows(distinct, base, inputs, asked.key, keep=keep, folder=work / "split")
-    scored = _score(pool, split.fresh, work, progress=progress)
-    return [*scored, *split.taken], split.counts
+        return whole_split(distinct)
+    return split_rows(distinct, base, inputs, asked.key, keep=keep, folder=work / "split")
 
 
-def _score(pool: Pool, rows_path: Path, work: Path, *, progress: Progress | None) -> list[Path]:
-    """Answers each chunk that was not answered before; returns the files of all answers.
+def _scored(
+    pool: Pool, rows_path: Path, work: Path, *, progress: Progress | None
+) -> Generator[Path, None, None]:
+    """Answers each chunk that was not answered before; yields the files of all answers, in order.
 
     Beside each stands what its rows are folded to, where they are.
     """
@@ -346,12 +348,22 @@ def _score(pool: Pool, rows_path: Path, work: Path, *, progress: Progress | None
             _write(_fold_of(paths[at]), made.fold, work)
         _write(paths[at], made.answers, work)  # last: it says that the chunk is done
 
-    done = total - sum(sizes[at] for at in todo)
+    done, first = total - sum(sizes[at] for at in todo), 0
+    missing = set(todo)
     for at in pool.scored(rows_path, todo, keep):
         done += sizes[at]
+        missing.discard(at)
         if progress is not None:
             progress(done, total)
-    return paths
+        while first < chunks and first not in missing:
+            yield paths[first]
+            first += 1
+    yield from paths[first:]
+
+
+def _and_then(first: Iterator[Path], others: Sequence[Path]) -> Generator[Path, None, None]:
+    yield from first
+    yield from others
 
 
 def _write(path: Path, data: bytes, work: Path) -> None:
@@ -370,14 +382,11 @@ def _represented(
 ) -> tuple[list[Path], TableInfo]:
     """Returns the representatives among scored rows, and the record with their agreement.
 
-    Rows that stand for themselves are all returned. There is no agreement where representatives
-    come ``alone``, without what they stand for.
+    There is no agreement where representatives come ``alone``, without what they stand for.
 
     Raises:
         DataRefused: the others agree too little with them.
     """
-    if not info.represent:
-        return scored, info
     chosen, agreement = choose_representatives(
         scored,
         [_fold_of(path) for path in scored],
@@ -397,33 +406,43 @@ def _fold_of(scored: Path) -> Path:
 
 
 def _store(
-    home: Home, info: TableInfo, signature: Signature, scored: list[Path], work: Path
-) -> TableInfo:
+    home: Home,
+    info: TableInfo,
+    signature: Signature,
+    given: Generator[Path, None, None],
+    work: Path,
+) -> tuple[TableInfo, list[Path]]:
+    """Writes the table from files of answers as they come; stores it, and them."""
     folder = work / "table"
     shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed before it was stored
-    encoder, key = keys_of(info.key, dict(info.represent)), tuple(name for name, _ in info.key)
-    inputs = {column.name: column for column in signature.inputs}
+    encoding = Encoding(keys=keys_of(info.key, dict(info.represent)), signature=signature)
+    files: list[Path] = []
     with TableBuilder(folder, clock=home.clock) as builder:
-        for path in scored:
-            rows = pq.read_table(path)
-            keys = encoder.many([column_array(rows, name, inputs[name]) for name in key])
-            outputs = {
-                c.name: column_array(rows, output_name(c.name, key), c) for c in signature.outputs
-            }
-            builder.put(keys, encode_answers(outputs))
-        complete = builder.commit(info)
-    parts = [
-        PredictionPart(
-            file_key=put_content(home.files, path, folder="predictions", suffix="parquet"),
-            rows=pq.read_metadata(path).num_rows,
-        )
-        for path in scored
-    ]
-    keep_parts(home, complete.id, parts)
+        # Whatever happens, nothing is scored any more once this ends.
+        with closing(given), closing(in_order(encoding.kept, given, threads=1)) as found:
+            for each in found:
+                builder.put(each.keys, each.values)
+                files.append(each.path)
+        with ThreadPoolExecutor(1, "tidemill.store") as other:
+            parts = other.submit(_put_parts, home, files)
+            complete = builder.commit(info)
+            keep_parts(home, complete.id, parts.result())
     stored = store_table(home, folder)
     if home.settings.tables.url is not None:
         _publish(home, stored.id)
-    return stored
+    return stored, files
+
+
+def _put_parts(home: Home, files: Sequence[Path]) -> list[PredictionPart]:
+    return [
+        PredictionPart(
+            file_key=put_content(
+                home.files, path, folder="predictions", suffix="parquet", final=True
+            ),
+            rows=pq.read_metadata(path).num_rows,
+        )
+        for path in files
+    ]
 
 
 def _publish(home: Home, table: str) -> None:

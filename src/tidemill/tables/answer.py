@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from tidemill.foundation.errors import Corrupted, InvalidInput
-from tidemill.tables.packing import list_head, map_head, pack
+from tidemill.tables.packing import Packed, list_head, map_head, pack
 
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
@@ -52,17 +52,31 @@ def encode_answers(outputs: Mapping[str, Any]) -> list[bytes]:
         >>> [decode_answer(each) for each in encode_answers({"label": np.array([3, 7])})]
         [{'label': 3}, {'label': 7}]
     """
+    packed = _all_at_once(outputs)
+    return _one_by_one(outputs) if packed is None else packed.cut()
+
+
+def pack_answers(outputs: Mapping[str, Any]) -> Packed:
+    """Returns what ``encode_answers`` does, as bytes one behind the other."""
+    packed = _all_at_once(outputs)
+    return Packed.of(_one_by_one(outputs)) if packed is None else packed
+
+
+def _all_at_once(outputs: Mapping[str, Any]) -> Packed | None:
     names = tuple(outputs)
     arrays = [np.asarray(outputs[name]) for name in names]
     if arrays and all(array.ndim in {1, 2} for array in arrays):
         cells = [(_encode(name), array) for name, array in zip(names, arrays, strict=True)]
         heads = [name + (list_head(a.shape[1]) if a.ndim == 2 else b"") for name, a in cells]
         heads[0] = map_head(len(names)) + heads[0]
-        packed = pack(list(zip(heads, arrays, strict=True)))
-        if packed is not None:
-            return packed.cut()
-    columns = (array.tolist() for array in arrays)
-    return [encode_answer(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+        return pack(list(zip(heads, arrays, strict=True)))
+    return None
+
+
+def _one_by_one(outputs: Mapping[str, Any]) -> list[bytes]:
+    columns = (np.asarray(array).tolist() for array in outputs.values())
+    rows = zip(*columns, strict=True)
+    return [encode_answer(dict(zip(outputs, row, strict=True))) for row in rows]
 
 
 def decode_answer(data: bytes) -> dict[str, Any]:

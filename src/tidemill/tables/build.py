@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import itertools
 import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -21,9 +20,10 @@ import pyarrow as pa
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.durable import make_folder, sha256_file, sync_folder
 from tidemill.foundation.errors import Conflict, Corrupted, InvalidInput, Unavailable
-from tidemill.tables import packing, runs
+from tidemill.tables import runs
 from tidemill.tables.answer import decode_answer
 from tidemill.tables.key import MAX_KEY_BYTES
+from tidemill.tables.packing import Packed
 from tidemill.tables.represented import keys_of
 from tidemill.tables.runs import Item, SortedRuns
 from tidemill.tables.table import (
@@ -33,10 +33,9 @@ from tidemill.tables.table import (
     REPRESENTED_FORMAT,
     TableInfo,
 )
+from tidemill.tables.writing import Appending
 
-_PAGE_BYTES = 4096
 _VALUE = "value"
-_AT_ONCE = 16_384  # rows written in one transaction: the file depends on what it holds only
 
 
 class TableBuilder:
@@ -44,7 +43,8 @@ class TableBuilder:
 
     Until ``commit`` has returned, the folder does not exist (or is empty, as it was). A build that
     was killed leaves a hidden folder beside it, which the next build of that name removes. Memory
-    is bounded: rows beyond ``buffer_bytes`` are sorted on disk.
+    is bounded. Rows that come in the order of their keys are written as they come; as soon as one
+    does not, all are sorted, on disk where they are more than ``buffer_bytes``.
 
     Args:
         path: the table's folder to be; it must not exist, or be empty: tables never change.
@@ -68,8 +68,9 @@ class TableBuilder:
         self._clock = clock
         self._folder: Path | None = None
         self._lock: int | None = None
+        self._appending: Appending | None = None
+        self._last: bytes | None = None
         self._runs: SortedRuns | None = None
-        self._bytes = 0
 
     def __enter__(self) -> Self:
         return self.start()
@@ -96,11 +97,10 @@ class TableBuilder:
                 self._folder = self._path.parent / name
                 self._folder.mkdir()
                 self._lock = _try_lock(self._folder)
-            (self._folder / "runs").mkdir()
-        self._runs = SortedRuns(self._folder / "runs", buffer_bytes=self._buffer_bytes)
+            self._appending = Appending(self._folder / DATA_FILE)
         return self
 
-    def put(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+    def put(self, keys: Sequence[bytes] | Packed, values: Sequence[bytes] | Packed) -> None:
         """Takes rows; a key may come again with the very same value.
 
         Args:
@@ -115,13 +115,17 @@ class TableBuilder:
             raise InvalidInput(f"{len(keys)} keys were put with {len(values)} values")
         if not keys:
             return
-        rows, answers = packing.Packed.of(keys), packing.Packed.of(values)
+        rows, answers = _packed(keys), _packed(values)
         _check_keys(rows)
-        assert self._runs is not None, "start() comes before put()"
         with _explained(self._path):
-            columns = {runs.KEY: runs.bytes_array(rows), _VALUE: runs.bytes_array(answers)}
-            self._runs.add(pa.table(columns))
-        self._bytes += _stored_bytes(rows, answers)
+            if self._runs is None and not self._is_next(rows):
+                self._sort_from_now_on()
+            if self._runs is not None:
+                self._runs.add(_block(rows, answers))
+                return
+            assert self._appending is not None, "start() comes before put()"
+            self._appending.append(rows, answers)
+            self._last = _last(rows)
 
     def commit(self, info: TableInfo) -> TableInfo:
         """Writes the table and returns its record, complete with id, rows, bytes and sha256.
@@ -135,12 +139,10 @@ class TableBuilder:
             Conflict: somebody made the folder meanwhile.
             Unavailable: the disk is full or cannot be written; nothing is left.
         """
-        assert self._runs is not None, "start() comes before commit()"
-        assert self._folder is not None
+        assert self._folder is not None, "start() comes before commit()"
         with _explained(self._path):
             data = self._folder / DATA_FILE
-            rows = _write_data(data, _distinct(self._runs.merged(), info), self._bytes)
-            shutil.rmtree(self._folder / "runs")
+            rows = self._write(data, info)
             complete = _complete(info, data, rows, built_at=self._clock.now())
             _write_durably(self._folder / INFO_FILE, msgspec.json.encode(complete))
             sync_folder(self._folder)
@@ -151,11 +153,47 @@ class TableBuilder:
     def close(self) -> None:
         """Removes what was not committed; closing twice does nothing."""
         folder, self._folder, self._runs = self._folder, None, None
+        if self._appending is not None:
+            self._appending.close()
+            self._appending = None
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _is_next(self, rows: Packed) -> bool:
+        """Tells whether keys are above all before, in order, and each there once."""
+        if self._last is not None and rows.data[: rows.sizes[0]] <= self._last:
+            return False
+        keys = runs.bytes_array(rows)
+        return runs.key_order(keys) is None and not runs.repeated(keys).any()
+
+    def _sort_from_now_on(self) -> None:
+        """Takes what was written as the first rows to be sorted."""
+        written, self._appending = self._appending, None
+        assert written is not None, "start() comes before put()"
+        assert self._folder is not None
+        folder = self._folder / "runs"
+        folder.mkdir()
+        self._runs = SortedRuns(folder, buffer_bytes=self._buffer_bytes)
+        with closing(written):
+            for keys, values in written.items():
+                if keys:
+                    self._runs.add(_block(Packed.of(keys), Packed.of(values)))
+        (self._folder / DATA_FILE).unlink()
+
+    def _write(self, data: Path, info: TableInfo) -> int:
+        """Completes the data file; returns how many rows it has."""
+        if self._runs is not None:
+            self._appending = Appending(data)
+            for block in _distinct(self._runs.merged(), info):
+                found = (block.column(name).chunk(0) for name in (runs.KEY, _VALUE))
+                self._appending.append(*map(runs.packed_bytes, found))
+            shutil.rmtree(data.parent / "runs")
+        assert self._appending is not None
+        self._appending.finish()
+        return self._appending.rows
 
     def _rename(self) -> None:
         assert self._folder is not None
@@ -232,45 +270,22 @@ def _shown(value: bytes) -> str:
         return repr(value)
 
 
-def _check_keys(keys: packing.Packed) -> None:
+def _packed(items: Sequence[bytes] | Packed) -> Packed:
+    return items if isinstance(items, Packed) else Packed.of(items)
+
+
+def _last(items: Packed) -> bytes:
+    return items.data[len(items.data) - int(items.sizes[-1]) :]
+
+
+def _block(keys: Packed, values: Packed) -> pa.Table:
+    """Returns rows as a table of one chunk."""
+    return pa.table({runs.KEY: runs.bytes_array(keys), _VALUE: runs.bytes_array(values)})
+
+
+def _check_keys(keys: Packed) -> None:
     if not 0 < keys.sizes.min() <= keys.sizes.max() <= MAX_KEY_BYTES:
         raise InvalidInput("a key is empty or longer than 511 bytes", remedy="Use KeyEncoder.")
-
-
-def _stored_bytes(keys: packing.Packed, values: packing.Packed) -> int:
-    """Returns the most that rows take in the file; large values lie on pages of their own."""
-    sizes = keys.sizes + values.sizes + 24
-    large = np.count_nonzero(sizes >= _PAGE_BYTES // 2 - 50)
-    return int(sizes.sum()) + 2 * _PAGE_BYTES * int(large)
-
-
-def _write_data(path: Path, sorted_blocks: Iterable[pa.Table], estimate_bytes: int) -> int:
-    """Writes distinct sorted items and returns their number; the file is durable then."""
-    rows, items = 0, _items(sorted_blocks)
-    environment = lmdb.open(
-        os.fspath(path),
-        subdir=False,
-        lock=False,
-        sync=False,
-        map_size=2 * estimate_bytes + (16 << 20),
-    )
-    try:
-        while some := list(itertools.islice(items, _AT_ONCE)):
-            with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
-                # Appending fills every page; inserting in any order would half-fill them.
-                _, added = cursor.putmulti(some, append=True)
-            rows += added
-        environment.sync(True)
-    finally:
-        environment.close()
-    path.chmod(0o444)
-    return rows
-
-
-def _items(blocks: Iterable[pa.Table]) -> Iterator[Item]:
-    for block in blocks:
-        keys, values = (block.column(name).chunk(0) for name in (runs.KEY, _VALUE))
-        yield from zip(runs.packed_bytes(keys).cut(), runs.packed_bytes(values).cut(), strict=True)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -75,7 +75,7 @@ def register_table(conn: Connection, info: TableInfo, file_key: str) -> TableInf
 
 
 def store_table(home: Home, folder: Path) -> TableInfo:
-    """Copies a table's data into the files, then makes it known; doing so twice does it once.
+    """Puts a table's data into the files, then makes it known; doing so twice does it once.
 
     Args:
         home: the installation.
@@ -87,7 +87,9 @@ def store_table(home: Home, folder: Path) -> TableInfo:
     info = read_info(folder)
     data = folder / DATA_FILE
     check_data(data, info, verify=True)
-    key = put_content(home.files, data, folder="tables", suffix="mdb")
+    key = put_content(
+        home.files, data, folder="tables", suffix="mdb", digest=info.sha256, final=True
+    )
     with home.store.write(TABLES) as conn:
         if not home.files.exists(key):  # it was removed with a table that had the same content
             home.files.put(key, data)

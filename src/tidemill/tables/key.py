@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import DTYPES
-from tidemill.tables.packing import list_head, pack
+from tidemill.tables.packing import Packed, list_head, pack
 
 MAX_KEY_BYTES = 511
 """LMDB's limit."""
@@ -113,9 +113,20 @@ class KeyEncoder:
                 is of a wrong type.
         """
         self._check_count(arrays)
-        packed = self._packed(arrays)
-        if packed is not None:
-            return packed
+        packed = self._all_at_once(arrays)
+        return self._one_by_one(arrays) if packed is None else packed.cut()
+
+    def packed(self, arrays: Sequence[Values]) -> Packed:
+        """Returns what ``many`` does, as bytes one behind the other.
+
+        Raises:
+            InvalidInput: as for ``many``.
+        """
+        self._check_count(arrays)
+        packed = self._all_at_once(arrays)
+        return Packed.of(self._one_by_one(arrays)) if packed is None else packed
+
+    def _one_by_one(self, arrays: Sequence[Values]) -> list[bytes]:
         lists = [self._column(at, array) for at, array in enumerate(arrays)]
         lengths = [len(values) for values in lists]
         if min(lengths) != max(lengths):
@@ -149,7 +160,7 @@ class KeyEncoder:
         """
         return self._column(at, array)
 
-    def _packed(self, arrays: Sequence[Values]) -> list[bytes] | None:
+    def _all_at_once(self, arrays: Sequence[Values]) -> Packed | None:
         """Returns the keys of columns of plain numbers of the very types, made all at once."""
         cells: list[tuple[bytes, npt.NDArray[Any]]] = []
         for array, (_, kind) in zip(arrays, self.columns, strict=True):
@@ -169,8 +180,7 @@ class KeyEncoder:
                 cells.append((b"", array))
         if len({len(array) for _, array in cells}) != 1 or len(cells) * 9 + 5 > MAX_KEY_BYTES:
             return None
-        packed = pack([(list_head(len(cells)), cells[0][1]), *cells[1:]])
-        return None if packed is None else packed.cut()
+        return pack([(list_head(len(cells)), cells[0][1]), *cells[1:]])
 
     def show(self, key: bytes) -> str:
         """Returns the values that the key was made from, for people; of a long key its hash."""

@@ -64,6 +64,22 @@ class Packed:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Packed]) -> Packed:
+        """Returns the items of all parts put together."""
+        if len(parts) == 1:
+            return parts[0]
+        sizes = np.concatenate([np.empty(0, np.int64), *(part.sizes for part in parts)])
+        return cls(b"".join([part.data for part in parts]), sizes)
+
+    def part(self, start: int, stop: int) -> Packed:
+        """Returns those from one place up to another."""
+        if start == 0 and stop >= len(self.sizes):
+            return self
+        first = int(self.sizes[:start].sum())
+        sizes = self.sizes[start:stop]
+        return Packed(self.data[first : first + int(sizes.sum())], sizes)
+
     def cut(self) -> list[bytes]:
         """Returns each by itself."""
         items: list[bytes] = []

@@ -12,6 +12,7 @@ from tidemill.data.representation import Array, Representation, check_representa
 from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import DTYPES, Batch, Column
 from tidemill.tables.key import KeyEncoder, Values
+from tidemill.tables.packing import Packed
 
 _STANDS = b"\xc1R"
 _WIDE = {"f": np.float64, "i": np.int64, "u": np.uint64}
@@ -29,6 +30,9 @@ class Keys(Protocol):
 
     def many(self, arrays: Sequence[Values]) -> list[bytes]:
         """Returns the key of each row; see ``KeyEncoder.many``."""
+
+    def packed(self, arrays: Sequence[Values]) -> Packed:
+        """Returns what ``many`` does, as bytes one behind the other."""
 
     def show(self, key: bytes) -> str:
         """Returns the values that the key was made from, for people."""
@@ -87,9 +91,17 @@ class RepresentedKeys:
             InvalidInput: there are too many or too few columns, their lengths differ, or a value
                 is of a wrong type.
         """
+        return self.packed(arrays).cut()
+
+    def packed(self, arrays: Sequence[Values]) -> Packed:
+        """Returns what ``many`` does, as bytes one behind the other.
+
+        Raises:
+            InvalidInput: as for ``many``.
+        """
         if len(arrays) != len(self._of):
-            return self._given.many(arrays)  # which says so
-        return self._keys.many([self._represented(at, array) for at, array in enumerate(arrays)])
+            return self._given.packed(arrays)  # which says so
+        return self._keys.packed([self._represented(at, array) for at, array in enumerate(arrays)])
 
     def show(self, key: bytes) -> str:
         """Returns what represents the row, for people."""
