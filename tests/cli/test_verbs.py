@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -344,3 +346,34 @@ def test_try_asks_a_model_and_keeps_nothing(cli: Any, tmp_path: Path) -> None:
     assert cli("try", "neg:1", "--input", '["a"]').code == 2
     assert cli("try", "neg:9").code == 1
     assert cli("try", str(tmp_path / "nothing.onnx")).code == 2
+
+
+_PRIORITY = """
+import os, sys
+sys.argv = ["tidemill", *sys.argv[1:]]
+from tidemill.__main__ import main
+heavy = [name for name in ("numpy", "typer") if name in sys.modules]
+try:
+    main()
+except SystemExit:
+    print("idle" if os.sched_getscheduler(0) == os.SCHED_IDLE else "normal", *heavy)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("table", "build", "app"), "idle"),
+        (("table", "rescore", "app", "--from", "a", "--sql", "b"), "idle"),
+        (("table", "list"), "normal"),
+    ],
+)
+def test_a_build_yields_before_anything_is_imported(
+    words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    """Even one that is refused for its usage: importing takes as long as many queries."""
+    command = [sys.executable, "-c", _PRIORITY, *words]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path
+    )
+    assert done.stdout.strip().splitlines()[-1:] == [said], done.stderr

@@ -132,3 +132,18 @@ def test_tables_are_kept_in_a_bucket_and_in_postgresql(
         with LmdbTable.open(catalog.fetch_table(home, info.id), verify=True) as table:
             assert table.get([b"a"]) == [b"1"]
         assert catalog.list_tables(home.store, "flights") == [info]
+
+
+def test_a_table_that_was_just_stored_is_at_hand(home: Home, tmp_path: Path) -> None:
+    """Placed, it is not read whole once more, and does not need the builder's folder."""
+    folder = build(tmp_path / "t")
+    info = catalog.store_table(home, folder)
+    catalog.place_table(home, info, folder)
+    catalog.place_table(home, info, folder)
+    (key,) = home.files.scan("tables/")
+    home.files.delete(key)  # what is fetched from now on is there already
+    for path in folder.iterdir():
+        path.unlink()
+    with LmdbTable.open(catalog.fetch_table(home, info.id), verify=True) as table:
+        assert table.info == info
+        assert table.get([b"b"]) == [b"2"]

@@ -20,7 +20,7 @@ from tidemill.recipes.keyed_rows import KeyedRows
 from tidemill.recipes.scored_rows import column_array
 from tidemill.tables.answer import pack_answers
 from tidemill.tables.build import TableBuilder
-from tidemill.tables.catalog import get_table, store_table
+from tidemill.tables.catalog import get_table, place_table, store_table
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
 from tidemill.tables.packing import Packed
@@ -81,7 +81,9 @@ def store_features(
     part_key = put_content(home.files, distinct, folder="features", suffix="parquet")
     rows_kept = pq.read_metadata(distinct).num_rows
     keep_parts(home, complete.id, [PredictionPart(file_key=part_key, rows=rows_kept)])
-    return store_table(home, folder).id
+    stored = store_table(home, folder)
+    place_table(home, stored, folder)
+    return stored.id
 
 
 @contextmanager

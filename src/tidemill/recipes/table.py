@@ -43,7 +43,7 @@ from tidemill.recipes.refresh import Base, Split, find_base, split_rows, whole_s
 from tidemill.recipes.representatives import Representing, choose_representatives
 from tidemill.tables.build import TableBuilder
 from tidemill.tables.builds import Build, keep_build
-from tidemill.tables.catalog import get_table, store_table
+from tidemill.tables.catalog import get_table, place_table, store_table
 from tidemill.tables.freshness import born_at
 from tidemill.tables.predictions import PredictionPart, keep_parts
 from tidemill.tables.redis import check_library, publish_table
@@ -428,7 +428,9 @@ def _store(
             complete = builder.commit(info)
             keep_parts(home, complete.id, parts.result())
     stored = store_table(home, folder)
-    if home.settings.tables.url is not None:
+    if home.settings.tables.url is None:
+        place_table(home, stored, folder)
+    else:
         _publish(home, stored.id)
     return stored, files
 

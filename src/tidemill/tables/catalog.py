@@ -96,6 +96,24 @@ def store_table(home: Home, folder: Path) -> TableInfo:
         return register_table(conn, info, key)
 
 
+def place_table(home: Home, info: TableInfo, folder: Path) -> None:
+    """Puts a table that was just stored where ``fetch_table`` finds it on this machine.
+
+    It was verified when it was stored: a server here need not read it whole once more.
+
+    Args:
+        home: the installation.
+        info: what ``store_table`` returned.
+        folder: as ``TableBuilder`` left it; its data is given another name, if it can be.
+
+    Raises:
+        Corrupted: it cannot be placed.
+    """
+    placed = home.cache_path / "tables" / info.id
+    if not _is_whole(placed, info):
+        _place_copy(folder / DATA_FILE, placed, info)
+
+
 def get_table(store: Store, table: str) -> TableInfo:
     """Returns the record of a table.
 
@@ -176,15 +194,7 @@ def fetch_table(home: Home, table: str) -> Path:
         return folder
     source = home.files.fetch(key)
     check_data(source, info, verify=True)
-    make_folder(folder.parent)
-    temporary = folder.parent / f".{info.id}.{secrets.token_hex(8)}.tmp"
-    try:
-        temporary.mkdir()
-        _link(source, temporary / DATA_FILE)
-        write_atomic(temporary / INFO_FILE, msgspec.json.encode(info))
-        _place(temporary, folder, info)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    _place_copy(source, folder, info)
     return folder
 
 
@@ -211,6 +221,18 @@ def _is_whole(folder: Path, info: TableInfo) -> bool:
     except Corrupted:
         return False
     return True
+
+
+def _place_copy(source: Path, folder: Path, info: TableInfo) -> None:
+    make_folder(folder.parent)
+    temporary = folder.parent / f".{info.id}.{secrets.token_hex(8)}.tmp"
+    try:
+        temporary.mkdir()
+        _link(source, temporary / DATA_FILE)
+        write_atomic(temporary / INFO_FILE, msgspec.json.encode(info))
+        _place(temporary, folder, info)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _link(source: Path, target: Path) -> None:
