@@ -22,7 +22,7 @@ class HyperLogLog:
         bits: of precision; the memory is 2^bits bytes.
 
     Example:
-        >>> from tidemill.data.keys import mix
+        >>> from tidemill.data.mixing import mix
         >>> seen, others = HyperLogLog(12), HyperLogLog(12)
         >>> seen.update(mix(np.arange(100, dtype=np.uint64)))
         >>> others.update(mix(np.arange(50, 150, dtype=np.uint64)))

@@ -29,12 +29,21 @@ def in_order(
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, "tidemill.ahead") as pool:
         try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
+            given = iter(items)
+            failed: Exception | None = None
+            while failed is None:
+                try:
+                    waiting.append(pool.submit(work, next(given)))
+                except StopIteration:
+                    break
+                except Exception as error:  # noqa: BLE001 - raised after what came before it
+                    failed = error
                 if len(waiting) > threads * _WAITING:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+            if failed is not None:
+                raise failed
         finally:
             for each in waiting:
                 each.cancel()

@@ -127,14 +127,11 @@ def build_table(
             info = msgspec.structs.replace(info, as_of=_as_of(home, work, base if keep else None))
             split = _split(rows, signature.inputs, asked, work, base=taken, keep=keep)
             fresh = _scored(pool, split.fresh, work, progress=progress)
+            given = _and_then(fresh, split.taken)
             if folds:
-                files, info = _represented(
-                    info, signature, list(fresh), work,
-                    representing=representing, alone=rows.representatives,
-                )  # fmt: skip
-                given = _and_then(iter(files), ())
-            else:
-                given = _and_then(fresh, split.taken)
+                given, info = _represented(
+                    info, signature, given, work, representing, alone=rows.representatives
+                )
             complete, files = _store(home, info, signature, given, work)
             stored = None if not features else store_features(home, info, signature, work, files)
             done = Build(
@@ -374,12 +371,12 @@ def _write(path: Path, data: bytes, work: Path) -> None:
 def _represented(
     info: TableInfo,
     signature: Signature,
-    scored: list[Path],
+    given: Iterator[Path],
     work: Path,
-    *,
     representing: Representing,
+    *,
     alone: bool,
-) -> tuple[list[Path], TableInfo]:
+) -> tuple[Generator[Path, None, None], TableInfo]:
     """Returns the representatives among scored rows, and the record with their agreement.
 
     There is no agreement where representatives come ``alone``, without what they stand for.
@@ -387,6 +384,7 @@ def _represented(
     Raises:
         DataRefused: the others agree too little with them.
     """
+    scored = list(given)
     chosen, agreement = choose_representatives(
         scored,
         [_fold_of(path) for path in scored],
@@ -395,10 +393,10 @@ def _represented(
         tolerance=representing.tolerance,
         work=work,
     )
-    if alone:
-        return chosen, info
-    representing.check(agreement)
-    return chosen, msgspec.structs.replace(info, agreement=agreement)
+    if not alone:
+        representing.check(agreement)
+        info = msgspec.structs.replace(info, agreement=agreement)
+    return _and_then(iter(chosen), ()), info
 
 
 def _fold_of(scored: Path) -> Path:
