@@ -20,8 +20,8 @@ from tidemill.foundation.errors import InvalidModel, Unavailable
 from tidemill.foundation.home import Home
 from tidemill.models.registry import Registry
 from tidemill.recipes.chunks import Asked
-from tidemill.recipes.pieces import CHUNK
 from tidemill.recipes.on_ray import actors, connected
+from tidemill.recipes.pieces import CHUNK
 from tidemill.recipes.representatives import Representing
 from tidemill.recipes.table import build_table
 from tidemill.tables.builds import list_builds
