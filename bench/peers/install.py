@@ -105,7 +105,8 @@ def _wanted(name: str) -> str:
 
 
 def _listed(name: str) -> Path:
-    return (REQUIREMENTS if name in NAMES else OTHERS) / f"{name}.txt"
+    own = REQUIREMENTS / f"{name}.txt"
+    return own if own.is_file() else OTHERS / f"{name}.txt"
 
 
 if __name__ == "__main__":
