@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import random
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.spoilt_forms import CASES, DUPLICATES, ENDED, FAULTS, FORMS, spoilt, typed_rows
+from tests.data.spoilt_forms import (
+    ARROW,
+    CASES,
+    DUPLICATES,
+    ENDED,
+    FAULTS,
+    FORMS,
+    spoilt,
+    typed_rows,
+)
 from tests.data.test_corruption import OPTIONS, SCHEMA
 
 from tidemill.data.catalog import find_sources
@@ -60,6 +73,30 @@ def test_a_cut_file_is_refused(
         with pytest.raises(InvalidInput):
             _ingest(home, folder / f"cut.{form}", data[: draw.randint(1, len(data) - 1)])
         assert find_sources(home, "x") == []
+
+
+def test_parquet_that_its_writer_would_not_know_is_refused(home: Home, tmp_path: Path) -> None:
+    """A page that is not that of its checksum; texts that are none."""
+    rows = typed_rows(random.Random(3), 40)
+    sink = io.BytesIO()
+    table = pa.Table.from_pylist(rows, ARROW)
+    options: dict[str, Any] = {
+        "use_dictionary": False,
+        "compression": "none",
+        "write_statistics": False,
+    }
+    pq.write_table(table, sink, write_page_checksum=True, **options)
+    data = bytearray(sink.getvalue())
+    data[data.index(b"12:00:00Z")] ^= 1
+    with pytest.raises(InvalidInput, match="broken Parquet file"):
+        _ingest(home, tmp_path / "page.parquet", bytes(data))
+    latin = pa.array([row["note"].encode("latin-1") for row in rows])
+    notes = pa.StringArray.from_buffers(len(latin), *latin.buffers()[1:])
+    table = table.set_column(table.schema.get_field_index("note"), "note", notes)
+    pq.write_table(table, tmp_path / "latin.parquet", **options)
+    with pytest.raises(InvalidInput, match=r"(?i)broken Parquet file: .*utf-?8"):
+        _ingest(home, tmp_path / "latin.parquet", (tmp_path / "latin.parquet").read_bytes())
+    assert find_sources(home, "x") == []
 
 
 @settings(max_examples=15, deadline=None)

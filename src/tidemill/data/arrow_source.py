@@ -17,17 +17,18 @@ MAGIC = {b"PAR1": "Parquet", b"ARRO": "Arrow", b"\xff\xff\xff\xff": "Arrow strea
 
 
 def read_parquet(file: SourceFile, progress: Progress) -> Iterator[Batch]:
-    """Yields the rows of a Parquet file, at least one batch.
+    """Yields the rows of a Parquet file, at least one batch, each checked whole.
 
     Raises:
-        InvalidInput: it is broken.
+        InvalidInput: it is broken, a page is not that of its checksum, or a text is no UTF-8.
     """
     try:
-        with pq.ParquetFile(file.path) as parquet:
+        with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
             rows = max(parquet.metadata.num_rows, 1)
             done = 0
             yield _first(file, parquet.schema_arrow)
             for piece in parquet.iter_batches(ROWS):
+                piece.validate(full=True)
                 yield typed_batch(pa.Table.from_batches([piece]), done)
                 done += piece.num_rows
                 progress(file.record.bytes * done // rows, file.record.bytes)
