@@ -107,7 +107,7 @@ def test_what_is_not_there_is_not_found(home: Home, tmp_path: Path) -> None:
         ingest(home, "x", [tmp_path / "nowhere.csv"])
     with pytest.raises(InvalidInput, match="no file was named"):
         ingest(home, "x", [])
-    with pytest.raises(InvalidInput, match="is a URL"):
+    with pytest.raises(InvalidInput, match="source 'https' is not read here"):
         ingest(home, "x", ["https://example.org/a.csv"])
     with pytest.raises(InvalidInput, match=r"name '\.\./x' is not"):
         ingest(home, "../x", [tmp_path])

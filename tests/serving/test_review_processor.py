@@ -198,7 +198,7 @@ def test_a_waiting_query_holds_its_arrays_and_no_more(tmp_path: Path, kind: str)
         slo_s=1.0,
         allowed_s=lambda _: 1.0,
         closed_to=lambda _: False,
-        deployment=SimpleNamespace(slo_ms=1000.0),
+        deployment=SimpleNamespace(slo_ms=1000.0, key=()),
         signature=signature,
     )
     processor = SimpleNamespace(

@@ -61,6 +61,13 @@ def test_one_and_many_agree_for_python_and_numpy(rows: list[tuple[object, ...]])
     assert [encoder.one(row) for row in zip(*arrays, strict=True)] == alone
 
 
+def test_no_rows_have_no_keys() -> None:
+    """Whatever the columns are: the questions of an application that nobody asked."""
+    encoder = KeyEncoder([("n", "int64"), ("x", "float64")])
+    nothing = [np.array([], np.int64), np.array([], np.float64)]
+    assert encoder.many(nothing) == encoder.packed(nothing).cut() == []
+
+
 def test_an_integer_has_one_key_in_every_width() -> None:
     """Integers of any width, and floats that are whole, make the same key."""
     encoder = KeyEncoder([("n", "int64")])

@@ -107,10 +107,10 @@ def pack(cells: Sequence[Cell]) -> Packed | None:
         >>> pack([(b"\x92", np.arange(20)), (b"", np.full(20, 0.5))]).cut()[1].hex()
         '9201cb3fe0000000000000'
     """
-    arrays = [array.reshape(len(array), -1) for _, array in cells]
-    rows = len(arrays[0])
-    if rows < _FEWEST_ROWS or any(array.dtype.kind not in "biuf" for array in arrays):
+    rows = len(cells[0][1])
+    if rows < _FEWEST_ROWS or any(array.dtype.kind not in "biuf" for _, array in cells):
         return None
+    arrays = [array.reshape(len(array), -1) for _, array in cells]
     shapes = _shapes([array for array in arrays if array.dtype.kind in "iu"], rows)
     if shapes is None:
         return None
