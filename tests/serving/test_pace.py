@@ -16,7 +16,7 @@ from tidemill.serving.application import Application
 from tidemill.serving.batching import SLICE_S, UNSEEN_FROM_S, Patience, unseen_wait_s
 from tidemill.serving.dataplane import DataPlane
 from tidemill.serving.exchange import Exchange, Head, Load
-from tidemill.serving.pace import Pace
+from tidemill.serving.pace import ANSWERED_FOR_S, Pace
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,19 @@ def test_what_answering_takes_is_known_when_more_is_read() -> None:
     pace.catch_up()
     assert pace.answers_in_s(clock.monotonic()) == pytest.approx(0.040)
     assert pace.answers_in_s(clock.monotonic() + 1.0) == pytest.approx(0.020)
+
+
+def test_a_stall_while_answering_is_forgotten() -> None:
+    """Where the loop has had no slice to answer since, nobody is refused for what one once took."""
+    clock = FakeClock(at=100.0)
+    pace = Pace(clock)
+    pace.answer = lambda: clock.advance(0.5)
+    pace.catch_up()
+    clock.advance(ANSWERED_FOR_S)
+    assert pace.answers_in_s(clock.monotonic()) == 0.0
+    pace.answer = lambda: clock.advance(0.003)
+    pace.catch_up()
+    assert pace.answers_in_s(clock.monotonic() + 1.0) == pytest.approx(0.003)
 
 
 def test_a_short_wait_is_none() -> None:

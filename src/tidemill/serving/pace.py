@@ -17,6 +17,9 @@ from tidemill.serving.batching import SLICE_S, unseen_wait_s
 ASKED_AT_ONCE = 1024
 """The loop is told of so many readable sockets at once, and asks again when it has read them."""
 
+ANSWERED_FOR_S = 2.0
+"""So long after a slice was answered, what that took says something of the next one."""
+
 
 class Pace:
     """Follows the turns of one event loop; costs a callback a turn, and next to nothing a request.
@@ -35,6 +38,7 @@ class Pace:
         self._all_read_at = 0.0
         self._slice_ends = 0.0
         self._answering_s = 0.0
+        self._answered_at = float("-inf")
         self.answer: Callable[[], None] | None = None
         """Answers what has been read so far; set by whoever can."""
         self.began = 0.0
@@ -61,7 +65,7 @@ class Pace:
 
     def answers_in_s(self, now: float) -> float:
         """Returns in what time it comes to answer what is read now, by what that took of late."""
-        return max(0.0, self._slice_ends - now) + self._answering_s
+        return max(0.0, self._slice_ends - now) + self._took_s(now)
 
     def catch_up(self) -> None:
         """Answers what has been read, and begins another slice, at least as long as that took.
@@ -74,7 +78,12 @@ class Pace:
             self.answer()
         ended = self._clock.monotonic()
         self._slice_ends = ended + max(SLICE_S, ended - began)
-        self._answering_s = max(0.75 * self._answering_s, ended - began)
+        self._answering_s = max(0.75 * self._took_s(began), ended - began)
+        self._answered_at = ended
+
+    def _took_s(self, now: float) -> float:
+        """Returns what answering took of late; of long ago, a single stall would count for ever."""
+        return self._answering_s if now - self._answered_at < ANSWERED_FOR_S else 0.0
 
     def _begin(self, now: float) -> None:
         if self._left >= 0:  # it was told of all that there was, and not just of so many
