@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from tidemill.control.applications import apply, link, unlink
 from tidemill.control.audit import read_audit
-from tidemill.control.deployments import deploy, promote, rollback
+from tidemill.control.deployments import deploy, get_deployment, promote, rollback
+from tidemill.control.documents import read_document
 from tidemill.control.pruning import YOUNG_S, prune
 from tidemill.control.rollout import build_live_table
 from tidemill.foundation.clock import FakeClock
@@ -101,6 +103,21 @@ def test_a_version_whose_table_is_gone_comes_back_without_it(sums: Home) -> None
     again, _ = build(sums, 3)
     LmdbTable.open(fetch_table(sums, again), verify=True).close()
     assert promote(sums, "sums", 2, table=None, by="t", reason="t").versions[0].table == again
+
+
+def test_a_version_is_linked_without_the_table_that_is_gone(sums: Home) -> None:
+    """By hand and by a document: its model answers until a table is built."""
+    table, _ = build(sums, 3)
+    promote(sums, "sums", 1, table=None, by="t", reason="t")
+    CLOCK.advance(YOUNG_S + 1.0)
+    assert table in {each.id for each in prune(sums, "sums", by="t", keep=1).removed}
+    linked = link(sums, "sums", "sums:2", by="t", reason="t")
+    assert [(each.version, each.table) for each in linked.versions] == [(1, None), (2, None)]
+    unlink(sums, "sums", 2, by="t", reason="t")
+    text = '[applications.sums]\nversions = [{ model = "sums", version = 2 }]\n'
+    apply(sums, read_document(text.encode(), origin="a.toml"), by="t", reason="t")
+    (version,) = get_deployment(sums, "sums").versions
+    assert (version.version, version.table) == (2, None)
 
 
 def test_what_cannot_be_pruned_is_told(sums: Home) -> None:

@@ -66,12 +66,22 @@ def main_of(deployment: Deployment) -> Live:
 
 
 def newest_with(conn: sa.Connection, application: str, model: str, version: int) -> Live:
-    """Returns the newest record of a version in the application's history, table included."""
+    """Returns the newest record of a version in the application's history, table included.
+
+    A table that was removed since is not.
+    """
     for row in live.deployment_history(conn, application):  # the newest first
         for each in row.deployment.versions if row.deployment else ():
             if (each.model, each.version) == (model, version):
-                return msgspec.structs.replace(each, weight=1.0)
+                return msgspec.structs.replace(as_far_as_kept(conn, each), weight=1.0)
     return Live(model=model, version=version)
+
+
+def as_far_as_kept(conn: sa.Connection, version: Live) -> Live:
+    """Returns a version without its table, if that was removed since."""
+    if version.table is None or catalog.has_table(conn, version.table):
+        return version
+    return msgspec.structs.replace(version, table=None)
 
 
 def write_change(

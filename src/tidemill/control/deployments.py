@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from tidemill.control.changes import (
     METADATA,
+    as_far_as_kept,
     check_change,
     current,
     main_of,
@@ -100,7 +101,7 @@ def promote(
     """
     with home.store.read(*METADATA) as conn:
         model = main_of(require(conn, application)).model
-        last = _as_far_as_kept(conn, newest_with(conn, application, model, version))
+        last = newest_with(conn, application, model, version)
     return deploy(
         home,
         application,
@@ -124,7 +125,7 @@ def rollback(home: Home, application: str, *, by: str, reason: str) -> RolledBac
         present = require(conn, application)
         main = main_of(present)
         if sole(present) is None:
-            older = _alone_before(conn, application)
+            older = as_far_as_kept(conn, _alone_before(conn, application))
             others = [each for each in present.versions if each.version != older.version]
             going = max(others, key=lambda each: each.weight)
         else:
@@ -133,7 +134,6 @@ def rollback(home: Home, application: str, *, by: str, reason: str) -> RolledBac
                 conn, main.model, by=by, reason=reason, clock=home.clock
             )
             older = newest_with(conn, application, main.model, returning)
-        older = _as_far_as_kept(conn, older)
         back = msgspec.structs.replace(
             present, versions=(msgspec.structs.replace(older, weight=1.0),)
         )
@@ -145,13 +145,6 @@ def rollback(home: Home, application: str, *, by: str, reason: str) -> RolledBac
         table=older.table,
         revision=written.revision,
     )
-
-
-def _as_far_as_kept(conn: sa.Connection, version: Live) -> Live:
-    """Returns a version without its table, if that was removed since."""
-    if version.table is None or catalog.has_table(conn, version.table):
-        return version
-    return msgspec.structs.replace(version, table=None)
 
 
 def _alone_before(conn: sa.Connection, application: str) -> Live:
