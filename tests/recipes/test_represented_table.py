@@ -166,6 +166,8 @@ def test_differences_are_measured_across_batches(tmp_path: Path) -> None:
     assert found.share == pytest.approx(times[apart <= 1.0].sum() / times.sum())
     assert found.outputs[0].share == pytest.approx(found.share)
     assert found.outputs[0].max_abs is None  # a number and none are infinitely apart
+    stored = tmp_path / "stored"
+    stored.hardlink_to(written[0])
     y[np.isnan(y)] = 0.0
     table = answers_table({"times": x}, {"key": y, "v": vectors}, ("times",), signature)
     pa.parquet.write_table(table, scored[0])
@@ -175,6 +177,8 @@ def test_differences_are_measured_across_batches(tmp_path: Path) -> None:
     )
     assert found.outputs[0].mean_abs == pytest.approx(np.abs(y - y[0]).mean())
     assert found.outputs[0].max_abs == 6.0
+    # What was stored of a build that was killed is not written over by the next one.
+    assert pa.parquet.read_table(stored)["times"].to_pylist() == [5, 30_005, 60_005]
 
 
 def test_keys_of_many_are_those_of_each() -> None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tidemill.data.queries import spilling
+from tidemill.foundation.durable import replacing
 from tidemill.foundation.errors import DataRefused, InvalidInput
 from tidemill.models.signature import Array, Batch, Column, Signature
 from tidemill.recipes.scored_rows import column_array, file_options, output_name
@@ -126,7 +127,9 @@ def choose_representatives(
 def _write(tables: list[pa.Table], work: Path, number: int) -> Path:
     path = work / f"chosen-{number:06}.parquet"
     table = pa.concat_tables(tables)
-    pq.write_table(table, path, **file_options(table.schema))
+    # Of a build that was killed, a file of that name may be stored by now: it is left as it is.
+    with replacing(path, work) as unfinished:
+        pq.write_table(table, unfinished, **file_options(table.schema))
     return path
 
 
