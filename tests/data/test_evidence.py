@@ -102,6 +102,22 @@ def test_times_far_off_are_compared_to_the_microsecond() -> None:
         assert len(found.anomalies) == count
 
 
+def test_distinct_values_that_statistics_count_otherwise_are_counted_in_the_rows() -> None:
+    """Of lists, statistics count what is in them; times far off are one where floats are."""
+    far = datetime(9000, 1, 1, tzinfo=UTC)
+    times = [far, far + timedelta(microseconds=1)]
+    for rows, column in (
+        (pa.array([[1], [1, 1]]), Column(name="x", type="int64", max_values=2, unique=True)),
+        (
+            pa.array(times, pa.timestamp("us", "UTC")),
+            Column(name="x", type="timestamp", unique=True),
+        ),
+    ):
+        table, schema = pa.table({"x": rows}), Schema(columns=(column,))
+        assert check(table, schema).ok
+        assert check(table, schema, statistics=describe(table).result()) == check(table, schema)
+
+
 def test_statistics_of_other_rows_are_refused() -> None:
     """Those of more or fewer rows would say what is not so."""
     table = pa.table({"x": [1, 2]})

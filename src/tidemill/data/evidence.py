@@ -108,6 +108,10 @@ def of_statistics(column: Column, seen: ColumnStatistics) -> Evidence:
         known = [value for value, _ in seen.top]
         values = frozenset(known) if len(known) == seen.distinct else None
     finite = not seen.nan and not seen.infinite
+    # Of lists, statistics count what is in them; and times that are one as floats, as one.
+    counted = seen.distinct_exact and finite and not column.holds_lists
+    if seen.type == "timestamp" and (low is None or high is None):
+        counted = False
     return Evidence(
         present=seen.count - seen.missing,
         missing=seen.missing,
@@ -115,7 +119,7 @@ def of_statistics(column: Column, seen: ColumnStatistics) -> Evidence:
         high=high,
         finite=finite,
         values=values,
-        distinct=seen.distinct if seen.distinct_exact and finite else None,
+        distinct=seen.distinct if counted else None,
     )
 
 
