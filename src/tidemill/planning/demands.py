@@ -64,7 +64,7 @@ def demands(
     at_most: float | None = None
     same: tuple[float | None, float | None] = (None, None)
     if plan.feasible:
-        at_most = _edge(slower.keeps, row_ms, slowest_ms)
+        at_most = _edge(slower.keeps, row_ms, slowest_ms, otherwise=row_ms)
         if not plan.late:
             same = (
                 _edge(slower.chooses_alike, row_ms, _FASTEST_MS),
@@ -135,13 +135,21 @@ class _Slower:
         )
 
 
-def _edge(holds: Callable[[float], bool], known: float, bound: float) -> float | None:
+def _edge(
+    holds: Callable[[float], bool],
+    known: float,
+    bound: float,
+    *,
+    otherwise: float | None = None,
+) -> float | None:
     """Returns how far towards a bound something holds that holds at a known value; None if all the
-    way, or if it does not hold there either as it is looked at here.
+    way. Where it does not hold there, as it is looked at here, it is what is given for that.
     """
     known = max(known, _FASTEST_MS)
-    if known == bound or holds(bound) or not holds(known):
+    if known == bound or holds(bound):
         return None
+    if not holds(known):
+        return otherwise
     good, bad = math.log(known), math.log(bound)
     for _ in range(_STEPS):
         middle = (good + bad) / 2.0
