@@ -107,6 +107,16 @@ def test_a_piece_that_was_cut_is_kept_as_far_as_it_came(home: Home) -> None:
     assert Uploads(home).find("orders", "jan").offset == 4
 
 
+def test_what_is_whole_stays_whole(home: Home) -> None:
+    """Whoever gave up waiting for the last piece keeps what came, and opens nothing again."""
+    upload = Uploads(home).begin("orders", "jan", TERMS)
+    with Piece(Uploads(home), upload) as piece:
+        piece.write(b"id\n1\n")
+        whole = piece.finish(last=True)
+        assert piece.keep() == whole
+    assert Uploads(home).find("orders", "jan").state == "received"
+
+
 def test_a_piece_that_is_not_what_its_hash_says_is_not_kept(home: Home) -> None:
     """The next one begins where it began; the right one is kept."""
     upload = Uploads(home).begin("orders", "jan", TERMS)
@@ -262,7 +272,7 @@ def test_a_record_that_cannot_be_read_is_told(home: Home) -> None:
     upload = uploads.begin("orders", "jan", TERMS)
     uploads.begin("orders", "feb", TERMS)
     (uploads.folder(upload) / ".upload.json").write_bytes(b"{")
-    with pytest.raises(Corrupted, match="cannot be read"):
+    with pytest.raises(Corrupted, match=r"cannot be read.* Remove HOME/uploads/orders/jan"):
         uploads.find("orders", "jan")
     assert [each.upload for each in uploads.scan()] == ["feb"]
 

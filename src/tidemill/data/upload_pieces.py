@@ -123,9 +123,13 @@ class Piece:
             self._uploads.check_room(more)
 
     def keep(self) -> Upload:
-        """Makes durable what came so far, unless the piece's hash says that it counts whole."""
+        """Makes durable what came so far, unless the piece's hash says that it counts whole.
+
+        An upload that became whole meanwhile, unseen by who gave up waiting, stays so.
+        """
         with self._lock:
-            if self._sha256 is None and self._file >= 0:
+            still_open = self._upload.state == "open" and self._file >= 0
+            if still_open and self._sha256 is None:
                 self._keep()
             return self._upload
 

@@ -109,7 +109,7 @@ class Uploads:
         except msgspec.DecodeError as error:
             raise Corrupted(
                 f"what is known of upload {upload!r} cannot be read: {error}",
-                remedy="Delete it and send the file again.",
+                remedy=f"Remove HOME/uploads/{dataset}/{upload}, and send the file again.",
             ) from error
         if found.state != "received":
             return found
