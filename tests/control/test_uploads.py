@@ -30,6 +30,7 @@ from tidemill.data.uploads import Uploads
 from tidemill.foundation.errors import NotFound
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.instruments import Instruments
+from tidemill.foundation.locks import hold
 from tidemill.foundation.settings import Settings, UploadsSettings
 
 PATH = "/admin/v1/data/orders"
@@ -42,14 +43,14 @@ class Client:
     """Sends requests to the admin API of a home."""
 
     def __init__(self, home: Home, **headers: str) -> None:
-        self._app = admin_app(home, None, Instruments())  # type: ignore[arg-type]
+        self.app = admin_app(home, None, Instruments())  # type: ignore[arg-type]
         self._headers = headers
 
     def send(self, verb: str, path: str = PATH, **more: Any) -> httpx.Response:
         """Returns the answer."""
 
         async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self._app)
+            transport = httpx.ASGITransport(app=self.app)
             base = "http://127.0.0.1:8081"
             async with httpx.AsyncClient(transport=transport, base_url=base) as client:
                 return await client.request(verb, path, **more)
@@ -260,6 +261,7 @@ def test_a_file_that_cannot_be_read_fails(
         ({"create": "true"}, {"upload-offset": "-1"}, (400, "Upload-Offset is '-1'")),
         ({"create": "true"}, {"upload-offset": "7"}, (404, "no upload")),
         ({"create": "true"}, {"upload-offset": "9" * 20}, (413, "Upload-Offset")),
+        ({"create": "true"}, {"upload-complete": "?0"}, (400, "has no name", "upload=NAME")),
         ({"create": "true"}, {"upload-complete": "yes"}, (400, "Upload-Complete is 'yes'")),
         ({"create": "true"}, {"upload-length": str(1 << 40)}, (413, "uploads.max_bytes")),
         ({"create": "true"}, {"repr-digest": "md5=:AAAA:"}, (400, "Repr-Digest")),
@@ -332,6 +334,30 @@ def test_an_upload_is_removed_until_it_is_whole(home: Home, client: Client) -> N
     assert [(each["upload"], each["state"]) for each in listed] == [("jan", "done")]
     assert client.send("DELETE", params={"upload": "jan"}).status_code == 200
     assert client.send("GET").json() == {"uploads": []}
+
+
+def test_a_removal_is_done_before_the_next_piece(home: Home, client: Client) -> None:
+    """A piece that came while the folder is being removed would be acknowledged, and lost."""
+    params = {**NEW, "upload": "jan"}
+    client.put(CSV[:9], params=params, headers={"upload-complete": "?0"}).raise_for_status()
+
+    async def both() -> list[int]:
+        transport = httpx.ASGITransport(app=client.app)
+        base = "http://127.0.0.1:8081"
+        async with httpx.AsyncClient(transport=transport, base_url=base, timeout=60) as asking:
+            with hold(home.path / "uploads" / ".lock"):
+                removal = asyncio.create_task(asking.delete(PATH, params={"upload": "jan"}))
+                while not read_audit(home.store, subject="upload orders/jan"):
+                    await asyncio.sleep(0.01)  # then it waits for the lock
+                more = {"upload-offset": "9", "upload-complete": "?0"}
+                piece = asyncio.create_task(
+                    asking.put(PATH, content=CSV[9:], params=params, headers=more)
+                )
+                await asyncio.sleep(0.2)
+            return [each.status_code for each in await asyncio.gather(removal, piece)]
+
+    assert asyncio.run(both()) == [200, 404]
+    assert list(Uploads(home).scan()) == []
 
 
 def test_data_takes_its_own_scope(home: Home) -> None:

@@ -91,7 +91,7 @@ class DataHandlers:
             raise InvalidInput("no upload was named", remedy="Add ?upload=NAME.")
         dataset = request.path_params["name"]
         await asyncio.to_thread(self._desk.uploads.find, dataset, name)
-        async with self._desk.turn(dataset, name):
+        async with self._desk.turn(dataset, name, whole=True):
             return await asyncio.to_thread(
                 functools.partial(cancel, self._home, dataset, name, by=asked_by(request))
             )

@@ -49,10 +49,11 @@ class UploadDesk:
         self._news = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def turn(self, dataset: str, upload: str) -> AsyncIterator[None]:
+    async def turn(self, dataset: str, upload: str, *, whole: bool = False) -> AsyncIterator[None]:
         """Lets one request at a time write an upload: a newer one ends the one before.
 
-        Its sender's connection may be lost without anybody here knowing yet.
+        Its sender's connection may be lost without anybody here knowing yet. One that is done
+        ``whole`` is waited for instead: what it has begun in a thread, nobody can end.
 
         Raises:
             Conflict: a newer request for the same upload came.
@@ -61,7 +62,7 @@ class UploadDesk:
         while (before := self._turns.get(key)) is not None:
             before.end()
             await before.ended.wait()
-        mine = self._turns[key] = _Turn()
+        mine = self._turns[key] = _Turn(whole=whole)
         try:
             yield
         except asyncio.CancelledError:
@@ -155,15 +156,16 @@ class UploadDesk:
 class _Turn:
     """One request that writes an upload."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.task = task
         self.ended = asyncio.Event()
+        self.whole = whole
         self.taken = False
 
     def end(self) -> None:
-        """Ends the request, once."""
-        if not self.taken:
+        """Ends the request, once, unless it is short and must be done whole."""
+        if not (self.taken or self.whole):
             self.taken = True
             self.task.cancel()

@@ -100,6 +100,11 @@ def read_request(request: Request, *, by: str) -> UploadRequest:
     offset = _number(headers, "upload-offset") or 0
     length, size = _number(headers, "upload-length"), _number(headers, "content-length")
     last = _flag(headers, "upload-complete")
+    if not last and not query.get("upload"):
+        raise InvalidInput(
+            "Upload-Complete is ?0, and the upload has no name",
+            remedy="Add upload=NAME, by which its next piece can go on.",
+        )
     if last and length is None and size is not None:
         length = offset + size  # a body that is cut is not the whole then
     terms = UploadTerms(
