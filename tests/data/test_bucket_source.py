@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import http.server
 import json
@@ -216,6 +217,8 @@ def test_urls_that_name_no_bucket_are_refused(home: Home, lake: Lake) -> None:
     for url, words in (
         ("s3:///x.csv", "names no bucket"),
         ("s3://key:secret@lake/x.csv", "holds a user or a password"),
+        ("s3://key:a/secret@lake/x.csv", "holds a user or a password"),
+        ("s3://lake/x.csv?endpoint=http://key:secret@127.0.0.1:9", "holds a user or a password"),
         ("s3://lake/x.csv?acl=public", "'acl' of an s3:// URL is unknown"),
     ):
         with pytest.raises(InvalidInput, match=words) as caught:
@@ -293,6 +296,25 @@ def test_a_transfer_that_breaks_off_goes_on(
     with pytest.raises(Unavailable, match=r"broke off after [1-7],\d+,\d+ of 8,000,003 bytes"):
         ingest(home, "e", [url.replace("a.csv", "b.csv")])
     assert not [one for one in list_datasets(home) if one.name == "e"]
+
+
+def test_bytes_that_cannot_be_taken_are_not_handed_over_again(
+    breaking: http.server.ThreadingHTTPServer,
+) -> None:
+    """A full disk is the taker's error: a copy of it would have some bytes twice."""
+    bucket = Bucket(f"s3://lake/a.csv?endpoint=http://127.0.0.1:{breaking.server_port}")
+    found = bucket.look("a.csv")
+    assert found is not None
+    taken: list[int] = []
+
+    def take(piece: bytes) -> None:
+        taken.append(len(piece))
+        if len(taken) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        bucket.bring(found, take)
+    assert (len(taken), Breaking.asked) == (2, [None])
 
 
 def test_late_and_repeated_rows_count_as_elsewhere(home: Home, lake: Lake) -> None:

@@ -57,9 +57,10 @@ class Bucket:
         self._query = separator + query
         self._options = client_options(query)
         self._system: Any = None
-        if "@" in self.name:
+        endpoint = self._options["client_kwargs"].get("endpoint_url", "")
+        if "@" in self.name or ":" in self.name or "@" in endpoint:
             raise InvalidInput(
-                f"the URL of bucket {self.name.rpartition('@')[2]!r} holds a user or a password",
+                "an s3:// URL holds a user or a password",
                 remedy="Leave it away, and give credentials by the environment.",
             )
         if not self.name:
@@ -108,18 +109,9 @@ class Bucket:
         """
         done = 0
         for attempt in range(_ATTEMPTS):
-            last = attempt + 1 == _ATTEMPTS
-            try:
-                for piece in self._pieces(found, done):
-                    take(piece)
-                    done += len(piece)
-            except OSError as error:
-                if last:
-                    raise Unavailable(
-                        f"{self.url_of(found.key)} broke off after {done:,} of {found.bytes:,} "
-                        f"bytes: {error}",
-                        remedy="Try again.",
-                    ) from error
+            for piece in self._attempt(found, done, last=attempt + 1 == _ATTEMPTS):
+                take(piece)  # what it raises is its own: no piece is handed over twice
+                done += len(piece)
             if done >= found.bytes:
                 break
         if done != found.bytes:
@@ -134,6 +126,21 @@ class Bucket:
             f"{self.url_of(key)} was written to while it was read",
             remedy="Try again when its writer is done; write under another name.",
         )
+
+    def _attempt(self, found: BucketObject, start: int, *, last: bool) -> Iterator[bytes]:
+        """Yields pieces until the transfer ends or breaks off; the last one must not break off."""
+        done = start
+        try:
+            for piece in self._pieces(found, start):
+                done += len(piece)
+                yield piece
+        except OSError as error:
+            if last:
+                raise Unavailable(
+                    f"{self.url_of(found.key)} broke off after {done:,} of {found.bytes:,} "
+                    f"bytes: {error}",
+                    remedy="Try again.",
+                ) from error
 
     def _pieces(self, found: BucketObject, start: int) -> Iterator[bytes]:
         more = {"Range": f"bytes={start}-"} if start else {}
