@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -409,6 +410,41 @@ def test_memory_does_not_grow_with_the_rows(postgres_url: str, tmp_path: Path) -
     written, grown = map(int, done.stdout.split())
     assert written > 400e6
     assert grown < 150e6
+
+
+@pytest.mark.parametrize(
+    "value", ["jsonb_build_object('t', repeat('x', 1000))", "array_fill(i, array[1000])"]
+)
+def test_documents_and_lists_end_a_batch_as_texts_do(
+    home: Home, postgres_url: str, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """Memory is bounded by what they hold, not by how many rows they are."""
+    monkeypatch.setattr(sql_source, "BYTES", 10_000)
+    told: list[int] = []
+    query = f"select i as id, {value} as v from generate_series(1, 320) i"
+    source = SqlSource(url=postgres_url, query=query)
+    ingest(home, "d", [source], progress=lambda done, total: told.append(total))
+    assert told.count(0) > 10
+
+
+def test_bytes_end_a_batch_too(home: Home, tmp_path: Path) -> None:
+    """What is refused is not read by the thousand before."""
+    url = lite(tmp_path / "a.db", "create table t (x)")
+    numbers = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 200)"
+    source = SqlSource(url=url, query=f"{numbers} select zeroblob(1000000) as b from n")
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInput, match="'b' holds bytes"):
+            ingest(home, "d", [source])
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_password_among_the_parameters_is_not_shown() -> None:
+    """Drivers take it there, too, under names of their own."""
+    for more in ("odbc_connect=DRIVER%3Dx%3BPWD%3Dsecret", "driver=x&passwd=secret&pwd=secret"):
+        assert "secret" not in SqlSource(url=f"mssql+pyodbc://me@db/shop?{more}", table="t").name
 
 
 KILLED = """

@@ -153,6 +153,7 @@ def test_secrets_are_never_shown() -> None:
         ("x://a:b@c and y://d:e@f", "x://a:***@c and y://d:***@f"),
         ("x://a:p@ss@c", "x://a:***@c"),
         ("x://c/?token=abc&n=1", "x://c/?token=***&n=1"),
+        ("x://c/?passwd=abc&odbc_connect=PWD%3Dabc", "x://c/?passwd=***&odbc_connect=***"),
     ],
 )
 def test_masking(text: str, shown: str) -> None:

@@ -28,10 +28,12 @@ from tidemill.foundation.settings import mask_url
 
 ROWS = 1 << 14
 BYTES = 16 << 20
-"""A batch is full once it has so many rows, or so many characters."""
+"""A batch is full once it has so many rows, or so many characters and bytes."""
 _FIRST_ROWS = 32
 _CONNECT_S = 30
 _MAX_QUERY = 1 << 20
+_LONG = (str, bytes, bytearray, memoryview, dict, list, tuple)
+"""Classes of values that may be of any length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -205,7 +207,7 @@ def _batches(fetch: Callable[[int], Sequence[Any]]) -> Iterator[list[Any]]:
     rows: list[Any] = []
     size, step = 0, _FIRST_ROWS
     while some := fetch(min(step, ROWS - len(rows))):
-        more = sum(len(value) for row in some for value in row if isinstance(value, str))
+        more = sum(_length(value) for row in some for value in row if isinstance(value, _LONG))
         rows += some
         size += more
         step = max(1, min(ROWS, BYTES // 4 * len(some) // max(more, 1), 4 * step))
@@ -214,6 +216,15 @@ def _batches(fetch: Callable[[int], Sequence[Any]]) -> Iterator[list[Any]]:
             rows, size = [], 0
     if rows:
         yield rows
+
+
+def _length(value: Any) -> int:
+    """Returns about how many characters a value has; a document has those of all that is in it."""
+    if isinstance(value, dict):
+        return len(value) + sum(_length(each) for pair in value.items() for each in pair)
+    if isinstance(value, list | tuple):
+        return len(value) + sum(map(_length, value))
+    return len(value) if isinstance(value, _LONG) else 1
 
 
 # --- connecting ------------------------------------------------------------------------------

@@ -270,7 +270,8 @@ def mask_url(text: str) -> str:
 
 _USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@?#]*:)[^\s/?#]*@")
 _SECRET_PARAMETER = re.compile(
-    r"([?&](?:password|secret|secret_key|token|sslpassword)=)[^\s&#]*", re.IGNORECASE
+    r"([?&](?:password|passwd|pwd|odbc_connect|secret|secret_key|token|sslpassword)=)[^\s&#]*",
+    re.IGNORECASE,
 )
 
 
