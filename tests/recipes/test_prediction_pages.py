@@ -201,6 +201,31 @@ def test_a_page_is_bounded_in_bytes_and_time(
             assert [row[0] for row in rows_of(found)] == [float(i) for i in range(100)]
 
 
+def test_files_that_are_passed_over_take_time_too(
+    stored: tuple[Home, list[TableInfo]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page may end between two of them, and the next one goes on there."""
+    home, _ = stored
+    monkeypatch.setattr(prediction_pages, "WITHIN_S", -1.0)
+    found = pages(home, limit=1000, columns=("hour",), filters=(read_filter("hour:ge:22"),))
+    assert [page.rows.num_rows for page in found[:2]] == [0, 0]
+    assert [str(page.next)[16:] for page in found[:2]] == ["-1-0-0", "-2-0-0"]
+    assert [row[0] for row in rows_of(found)] == [22] * 4 + [23] * 4 + [24] * 4
+
+
+def test_columns_that_hold_nothing_count_as_well(
+    stored: tuple[Home, list[TableInfo]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A history has nulls for what it does not know: a page of many ends early."""
+    home, _ = stored
+    monkeypatch.setattr(prediction_pages, "_BATCH", 4)
+    monkeypatch.setattr(prediction_pages, "MAX_BYTES", 10_000)
+    columns = ("late", *(f"no{at}" for at in range(99)))
+    found = pages(home, history=True, limit=1000, columns=columns)
+    assert max(page.rows.num_rows for page in found) <= 16
+    assert len(rows_of(found)) == 130
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -209,6 +234,8 @@ def test_a_page_is_bounded_in_bytes_and_time(
         ({"limit": 65_537}, "limit is 65537"),
         ({"columns": ("late", "early")}, "column 'early' is not among"),
         ({"columns": (DIGEST,)}, "is not among"),
+        ({"columns": ("late", "late")}, "2 columns, 1 of them different"),
+        ({"columns": tuple(map(str, range(1001))), "history": True}, "1001 columns"),
         ({"filters": (read_filter("late:eq:1"),)}, "column 'late' is not in the key"),
         ({"filters": (read_filter("hour:eq:five"),)}, "no value of type int64"),
         ({"filters": (read_filter(f"hour:eq:{10**30}"),)}, "no value of type int64"),

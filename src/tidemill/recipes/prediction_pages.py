@@ -33,7 +33,7 @@ Op = Literal["eq", "lt", "le", "gt", "ge"]
 ROWS, MAX_ROWS = 1000, 65_536
 MAX_BYTES = 16 << 20
 WITHIN_S = 5.0
-MAX_FILTERS = 100
+MAX_FILTERS, MAX_COLUMNS = 100, 1000
 
 Places = npt.NDArray[np.intp]
 
@@ -143,6 +143,12 @@ def read_page(home: Home, asked: PageRequest) -> Page:
         raise InvalidInput(f"limit is {asked.limit}", remedy=f"Give 1 to {MAX_ROWS}.")
     if len(asked.filters) > MAX_FILTERS:
         raise InvalidInput(f"there are {len(asked.filters)} filters", remedy="Give fewer.")
+    columns = asked.columns or ()
+    if len(columns) > MAX_COLUMNS or len(set(columns)) < len(columns):
+        raise InvalidInput(
+            f"there are {len(columns)} columns, {len(set(columns))} of them different",
+            remedy=f"Name at most {MAX_COLUMNS}, each once.",
+        )
     tables = _tables(home, asked)
     info, parts = tables[0]
     page = _Reading(home, info, parts, asked).page()
@@ -200,6 +206,8 @@ class _Reading:
         """Reads until the page is full, its time is over, or the table is."""
         schema: pa.Schema | None = None
         for number in range(self._at.part, len(self._parts)):
+            if schema is not None and self._is_full():
+                return self._page(Cursor(table=self._info.id, part=number))
             path = self._home.files.fetch(self._parts[number].file_key)
             with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
@@ -235,7 +243,7 @@ class _Reading:
             if len(taken):
                 self._found.append(plan.shown(rows.take(pa.array(taken))))
                 self._left -= len(taken)
-                self._bytes += self._found[-1].nbytes
+                self._bytes += max(self._found[-1].nbytes, len(taken) * len(plan.columns) * 8)
             passed += rows.num_rows
             if passed <= begins:  # rows of the pages before
                 continue
@@ -262,8 +270,8 @@ class _Plan:
         self._origin = _origin(info)
         own = [name for name in schema.names if name != DIGEST]
         self._names = [*own, *(name for name in self._origin if name not in own)]
-        self._columns = list(asked.columns or self._names)
-        for name in self._columns:
+        self.columns = list(asked.columns or self._names)
+        for name in self.columns:
             if name not in self._names and not asked.history:
                 raise InvalidInput(
                     f"column {name[:100]!r} is not among the predictions",
@@ -280,7 +288,7 @@ class _Plan:
             )
         known = [each for each in asked.filters if each.column in key]
         self._filters = [_compared(each, schema.field(each.column).type) for each in known]
-        needed = {*self._columns, *(name for name, _, _ in self._filters)}
+        needed = {*self.columns, *(name for name, _, _ in self._filters)}
         self.read = [name for name in own if name in needed] or own[:1]
         self._empty = schema.empty_table().select(self.read)
 
@@ -318,8 +326,8 @@ class _Plan:
 
     def shown(self, rows: pa.Table) -> pa.Table:
         """Returns the rows with the columns that are shown."""
-        columns = [self._column(rows, name) for name in self._columns]
-        return pa.table(columns, names=self._columns)
+        columns = [self._column(rows, name) for name in self.columns]
+        return pa.table(columns, names=self.columns)
 
     def _column(self, rows: pa.Table, name: str) -> Any:
         if name in rows.column_names:
