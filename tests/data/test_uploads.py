@@ -107,6 +107,17 @@ def test_a_piece_that_was_cut_is_kept_as_far_as_it_came(home: Home) -> None:
     assert Uploads(home).find("orders", "jan").offset == 4
 
 
+def test_what_is_removed_meanwhile_is_not_acknowledged(home: Home) -> None:
+    """Its bytes are gone: neither they nor what is known of it come back."""
+    upload = Uploads(home).begin("orders", "jan", TERMS)
+    with Piece(Uploads(home), upload) as piece:
+        piece.write(b"id\n1\n")
+        Uploads(home).forget(upload)
+        with pytest.raises(NotFound, match="was removed while"):
+            piece.finish(last=True)
+    assert list(Uploads(home).scan()) == []
+
+
 def test_what_is_whole_stays_whole(home: Home) -> None:
     """Whoever gave up waiting for the last piece keeps what came, and opens nothing again."""
     upload = Uploads(home).begin("orders", "jan", TERMS)

@@ -21,6 +21,7 @@ from tidemill.foundation.errors import (
     Corrupted,
     DiskFull,
     InvalidInput,
+    NotFound,
     Unavailable,
 )
 
@@ -139,6 +140,7 @@ class Piece:
         Raises:
             InvalidInput: the piece is not what its hash says, or the upload is shorter than was
                 said; in the first case nothing of the piece is kept, in the second all is.
+            NotFound: the upload was removed meanwhile.
         """
         with self._lock:
             self._verify()
@@ -166,6 +168,11 @@ class Piece:
     def _keep(self, *, last: bool = False) -> None:
         with _told():
             os.fsync(self._file)
+            if not os.fstat(self._file).st_nlink:  # an acknowledgement would be of no byte
+                raise NotFound(
+                    f"upload {self._upload.upload!r} was removed while it was written to",
+                    remedy="Send the file again.",
+                )
             self._upload = self._uploads.changed(
                 self._upload, offset=self._end, state="received" if last else "open"
             )
