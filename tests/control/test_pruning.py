@@ -15,13 +15,17 @@ from tidemill.control.documents import read_document
 from tidemill.control.pruning import YOUNG_S, prune
 from tidemill.control.rollout import build_live_table
 from tidemill.foundation.clock import FakeClock
-from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.errors import Conflict, InvalidInput, NotFound
+from tidemill.foundation.files import put_content
+from tidemill.foundation.files_local import LocalFiles
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
 from tidemill.recipes.keyed_rows import rows_of_table
 from tidemill.recipes.push import push_model
+from tidemill.tables.catalog import TABLES as CATALOG
 from tidemill.tables.catalog import fetch_table, get_table, list_tables
 from tidemill.tables.lmdb import LmdbTable
+from tidemill.tables.predictions import PredictionPart, keep_parts, list_parts
 
 CLOCK = FakeClock(at=1e9)
 
@@ -118,6 +122,46 @@ def test_a_version_is_linked_without_the_table_that_is_gone(sums: Home) -> None:
     apply(sums, read_document(text.encode(), origin="a.toml"), by="t", reason="t")
     (version,) = get_deployment(sums, "sums").versions
     assert (version.version, version.table) == (2, None)
+
+
+class Looking(LocalFiles):
+    """Files that write to the store while somebody looks for them, and read it as they go."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(Path(home.files.url))
+        self._store = home.store
+        self.seen: list[set[str]] = []
+
+    def exists(self, key: str) -> bool:
+        with self._store.write(CATALOG):
+            return super().exists(key)
+
+    def delete(self, key: str) -> None:
+        self.seen.append({each.id for each in list_tables(self._store)})
+        super().delete(key)
+
+
+def test_others_may_write_while_files_are_looked_for(sums: Home, tmp_path: Path) -> None:
+    """In a bucket that takes long: no build keeps the store while it looks for all of its files."""
+    (tmp_path / "part").write_bytes(b"1")
+    parts = [PredictionPart(file_key=put_content(sums.files, tmp_path / "part",
+             folder="predictions", suffix="parquet"), rows=1)]  # fmt: skip
+    sums.files = Looking(sums)
+    keep_parts(sums, "0" * 16, parts)
+    sums.files.delete(parts[0].file_key)
+    with pytest.raises(Conflict, match="was removed while it was built"):
+        keep_parts(sums, "0" * 16, parts)
+    assert list_parts(sums, "0" * 16) == []
+
+
+def test_each_table_goes_in_a_turn_of_its_own(sums: Home) -> None:
+    """Others may write between: what is gone by the second one's turn is gone for everybody."""
+    tables = {build(sums, rows)[0] for rows in (3, 4, 5)}
+    CLOCK.advance(YOUNG_S + 1.0)
+    sums.files = files = Looking(sums)
+    removed = {each.id for each in prune(sums, "sums", by="t", keep=1).removed}
+    assert len(removed & tables) == 2
+    assert {len(seen & tables) for seen in files.seen} >= {3, 2}
 
 
 def test_what_cannot_be_pruned_is_told(sums: Home) -> None:

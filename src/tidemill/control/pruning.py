@@ -78,11 +78,9 @@ def prune(
         unused = [each for each in every if each.id not in named and each.built_at < before]
         gone = tuple(each for each in unused if each.id not in published)
         if gone and not dry_run:
-            _remove(home, conn, gone)
             _write_audit(home, conn, application, gone, by=by)
     if not dry_run:
-        for each in gone:  # whoever has one open keeps what it has
-            shutil.rmtree(catalog.folder_of(home, each.id), ignore_errors=True)
+        gone = tuple(each for each in gone if _removed(home, application, each, keep))
     return Pruned(
         application=application,
         removed=gone,
@@ -105,18 +103,23 @@ def _named(conn: sa.Connection, application: str, keep: int) -> set[str]:
     return named
 
 
-def _remove(home: Home, conn: sa.Connection, gone: tuple[TableInfo, ...]) -> None:
-    """Takes tables off the books, with the files that no other names.
+def _removed(home: Home, application: str, table: TableInfo, keep: int) -> bool:
+    """Takes a table off the books, with the files that no other names; says whether it did.
 
-    Writers take turns, and whoever makes a table known looks in its turn whether its files are
-    there: none is taken from a table that is just being built.
+    Writers take turns, and whoever makes a table known looks afterwards or in its turn whether its
+    files are there: none is taken from a table that is just being built. Each table is a turn of
+    its own: where files are in a bucket, all of them would keep others waiting for too long.
     """
-    keys: set[str] = set()
-    for each in gone:
-        keys |= {catalog.drop_table(conn, each.id), *predictions.drop_parts(conn, each.id)}
-    for key in sorted(keys):
-        if not catalog.names_file(conn, key) and not predictions.names_file(conn, key):
-            home.files.delete(key)
+    with home.store.write(*METADATA, predictions.PREDICTIONS) as conn:
+        if table.id in _named(conn, application, keep) or not catalog.has_table(conn, table.id):
+            return False  # by now
+        keys = {catalog.drop_table(conn, table.id), *predictions.drop_parts(conn, table.id)}
+        for key in sorted(keys):
+            if not catalog.names_file(conn, key) and not predictions.names_file(conn, key):
+                home.files.delete(key)
+    # Whoever has it open keeps what it has.
+    shutil.rmtree(catalog.folder_of(home, table.id), ignore_errors=True)
+    return True
 
 
 def _write_audit(

@@ -41,20 +41,23 @@ def keep_parts(home: Home, table: str, parts: Sequence[PredictionPart]) -> None:
     Raises:
         Conflict: it is no longer: a table with the same content was removed meanwhile.
     """
+    rows = [
+        {"table_id": table, "number": number, "file_key": each.file_key, "rows": each.rows}
+        for number, each in enumerate(parts)
+    ]
     with home.store.write(PREDICTIONS) as conn:
-        for each in parts:
-            if not home.files.exists(each.file_key):
-                raise Conflict(
-                    f"{each.file_key} of table {table} was removed while it was built",
-                    remedy="Build the table again.",
-                )
-        conn.execute(_part.delete().where(_part.c.table_id == table))
-        if parts:
-            rows = [
-                {"table_id": table, "number": number, "file_key": each.file_key, "rows": each.rows}
-                for number, each in enumerate(parts)
-            ]
+        drop_parts(conn, table)
+        if rows:
             conn.execute(_part.insert(), rows)
+    # What is named is not removed any more. In a bucket, looking takes long: others may write.
+    for each in parts:
+        if not home.files.exists(each.file_key):
+            with home.store.write(PREDICTIONS) as conn:
+                drop_parts(conn, table)
+            raise Conflict(
+                f"{each.file_key} of table {table} was removed while it was built",
+                remedy="Build the table again.",
+            )
 
 
 def drop_parts(conn: Connection, table: str) -> list[str]:
