@@ -146,11 +146,11 @@ def test_a_page_s_refusal_says_that_it_may_read_it() -> None:
     assert (routes.read, routes.gate.turned) == (2, 0)
 
 
-def asked(*, batch_s: float, doubtful: bool = False) -> Any:
+def asked(*, batch_s: float, doubtful: bool = False, closed_until: float = 0.0) -> Any:
     """An application with an SLO of 20 ms, whose batches of one take so long."""
     batcher = SimpleNamespace(
-        closed_until=0.0,
-        closed_for_s=0.0,
+        closed_until=closed_until,
+        closed_for_s=0.02,
         law=SimpleNamespace(predict=lambda _: batch_s),
         doubtful=lambda _: doubtful,
     )
@@ -169,6 +169,8 @@ def asked(*, batch_s: float, doubtful: bool = False) -> Any:
         (asked(batch_s=0.012), 0.004, False),  # the model's own time is not the loop's
         (asked(batch_s=0.018), 0.004, True),
         (asked(batch_s=0.018, doubtful=True), 0.004, False),  # nobody knows whether that is so
+        (asked(batch_s=0.001, closed_until=130.0), 0.0, True),
+        (asked(batch_s=0.001, closed_until=130.0, doubtful=True), 0.0, False),
     ],
 )
 def test_under_a_load_that_lasts_the_loop_gets_half_of_the_slo(

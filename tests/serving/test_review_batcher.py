@@ -167,6 +167,27 @@ def test_a_model_that_was_slow_for_a_moment_is_tried_again_soon() -> None:
     asyncio.run(main())
 
 
+def test_a_queue_is_closed_no_longer_than_its_law_is_believed() -> None:
+    """After a long stall, who finds out that it is over opens the queue for all others."""
+
+    async def main() -> None:
+        world = World(tens)
+        world.replica.takes_s = 30.0
+        world.ask(1, allowed_s=60.0)
+        await world.emptied()
+        world.replica.takes_s = 0.001
+        with pytest.raises(DeadlineExceeded):
+            world.ask(2, allowed_s=0.02)
+        assert world.batcher.closed_until > world.clock.monotonic() + 20.0
+        world.clock.advance(1.0)
+        found_out = world.ask(3, allowed_s=0.02)
+        assert world.batcher.closed_until < world.clock.monotonic()
+        await world.emptied()
+        assert found_out.error is None
+
+    asyncio.run(main())
+
+
 def test_a_query_that_was_let_in_is_not_given_up_unasked_for_ever() -> None:
     """A law that calls late what admission let in is doubted, too."""
 

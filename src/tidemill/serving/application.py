@@ -82,9 +82,9 @@ class Application:
         least_s, only = SLICE_S, self.only
         if only is not None and only.table is None and not only.keyed:
             batcher = only.batcher
-            if arrived < batcher.closed_until and self.slo_s <= batcher.closed_for_s:
-                return True
             if not batcher.doubtful(now):
+                if arrived < batcher.closed_until and self.slo_s <= batcher.closed_for_s:
+                    return True
                 least_s += batcher.law.predict(1)
         return now + least_s > arrived + self.slo_s
 

@@ -243,6 +243,7 @@ class Batcher:
         if self.law.weight == 0.0 or not self.doubtful(self._clock.monotonic()):
             return False
         self._know(ServiceTime())
+        self.closed_until = 0.0  # that it is closed was learned of this law, too
         return True
 
     def doubtful(self, now: float) -> bool:
