@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home, open_home
-from tidemill.foundation.settings import Settings
+from tidemill.foundation.settings import Settings, TablesSettings
 from tidemill.models.format import read_manifest, verify_model
 from tidemill.models.packagers.onnx import package_onnx
 from tidemill.models.registry import Registry
@@ -24,11 +24,16 @@ from tidemill.serving.live import (
     current_revision,
     deployment_history,
     live_deployments,
+    publish_tables,
     remove_deployment,
     write_deployment,
 )
 from tidemill.serving.placement import decide_placement
 from tidemill.serving.plan import Deployment, Live, ServingPlan
+from tidemill.tables.build import TableBuilder
+from tidemill.tables.catalog import store_table
+from tidemill.tables.redis import is_published
+from tidemill.tables.table import TableInfo
 
 
 @pytest.fixture
@@ -177,3 +182,30 @@ def test_a_file_is_a_source(tmp_path: Path) -> None:
     path.write_text(json.dumps({**content, "folder": {}}))
     with pytest.raises(InvalidInput, match="folder"):
         source.deployments()
+
+
+def test_a_table_that_cannot_be_published_keeps_no_other_from_it(
+    tmp_path: Path, redis_url: str
+) -> None:
+    """Its file is gone; the tables of the other applications are in Redis all the same."""
+    settings = Settings(home=tmp_path / "home", tables=TablesSettings(url=redis_url))
+    with open_home(settings) as home:
+        found = {}
+        for name in ("a", "b", "c"):
+            with TableBuilder(tmp_path / name) as builder:
+                builder.put([b"k"], [name.encode()])
+                key = (("k", "int64"),)
+                builder.commit(TableInfo(application=name, model="m", version=1, key=key))
+            info = store_table(home, tmp_path / name)
+            found[info.id] = info
+            made = Deployment(
+                application=name, revision=0, versions=(Live(model="m", version=1, table=info.id),)
+            )
+            with home.store.write(TABLES) as conn:
+                write_deployment(conn, made, by="t", reason="t", at=1.0)
+        bad = min(found)
+        (key_of_bad,) = (k for k in home.files.scan("tables/") if found[bad].sha256 in k)
+        home.files.delete(key_of_bad)
+        with pytest.raises(NotFound):
+            publish_tables(home)
+        assert {each for each in found if is_published(home, found[each])} == {*found} - {bad}

@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tidemill.foundation.errors import InvalidInput, NotFound, Unavailable
+from tidemill.foundation.errors import InvalidInput, NotFound, TidemillError, Unavailable
 from tidemill.foundation.home import Home
 from tidemill.foundation.logs import log
 from tidemill.foundation.names import check_name
@@ -227,12 +227,20 @@ def publish_tables(home: Home) -> None:
 
     Raises:
         Unavailable: Redis does not answer, or takes no more.
-        TidemillError: a table is not what was stored.
+        TidemillError: a table is not what was stored; all others are there then.
     """
     with home.store.read(TABLES) as conn:
         live = live_deployments(conn)
-    for table in _named(live):
-        publish_table(home, table)
+    failed: TidemillError | None = None
+    for table in sorted(_named(live)):
+        try:
+            publish_table(home, table)
+        except Unavailable:
+            raise
+        except TidemillError as error:
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 def remove_unused_tables(home: Home) -> int:
