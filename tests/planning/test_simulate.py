@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidemill.planning.costs import Costs
 from tidemill.planning.latency import LatencyLaw
-from tidemill.planning.simulate import Simulated, draw_queries, simulate
+from tidemill.planning.simulate import Simulated, draw_queries, serve
 
 FREE = {
     "turn_s": 0.0,
@@ -34,7 +34,8 @@ def run(costs: Costs, *, rate: float = 100.0, n: int = 4000, **more: float) -> S
         "max_batch": 64,
         "slo_s": 10.0,
     }
-    return simulate(queries, costs, rng=np.random.default_rng(4), **(given_ | more))  # type: ignore[arg-type]
+    served = serve(queries, costs, rng=np.random.default_rng(4), **(given_ | more))  # type: ignore[arg-type]
+    return served.simulated
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])

@@ -17,7 +17,7 @@ import numpy as np
 
 from tidemill.planning.costs import Costs
 from tidemill.planning.prices import Prices, per_million
-from tidemill.planning.simulate import Queries, Simulated, draw_queries, simulate
+from tidemill.planning.simulate import Queries, Simulated, draw_queries, serve
 from tidemill.planning.traffic import Popularity, Traffic
 
 Choice = Literal["static", "dynamic", "hybrid"]
@@ -332,7 +332,7 @@ class Study:
 
     def _simulated(self, shape: _Shape, peak: float) -> Simulated:
         """Simulates one of the gateways, with the replicas that are its own."""
-        return simulate(
+        return serve(
             self._drawn(self.traffic.rate_rps * peak / shape.gateways),
             self.costs,
             covered=shape.covered,
@@ -341,7 +341,7 @@ class Study:
             max_batch=shape.limit,
             slo_s=self.promise.slo_ms / 1e3,
             rng=np.random.default_rng(self._seed + 1),
-        )
+        ).simulated
 
     def _figures(self, shape: _Shape, usual: Simulated, peak: Simulated) -> Alternative:
         keys, entries, gateways = shape.keys, shape.entries, shape.gateways

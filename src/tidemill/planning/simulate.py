@@ -8,6 +8,7 @@ in one thing meet the same queries.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -83,11 +84,17 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What became of the queries, what that took, and each one's latency; (queries,), seconds."""
+    """What became of the queries.
+
+    Attributes:
+        simulated: in figures.
+        taken_s: each one's latency in seconds; (queries,).
+        tally: counts how often everything was done; most plans never ask.
+    """
 
     simulated: Simulated
-    tally: Tally
     taken_s: Array
+    tally: Callable[[], Tally]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +129,7 @@ def draw_queries(rng: np.random.Generator, n: int, *, rate_rps: float, cv2: floa
     return Queries(at_s=np.cumsum(gaps), fate=rng.random(n))
 
 
-def simulate(
+def serve(
     queries: Queries,
     costs: Costs,
     *,
@@ -132,7 +139,7 @@ def simulate(
     max_batch: int,
     slo_s: float,
     rng: np.random.Generator,
-) -> Simulated:
+) -> Served:
     """Serves the queries by one gateway and returns what became of them.
 
     Args:
@@ -145,30 +152,6 @@ def simulate(
         slo_s: how long an answer may take.
         rng: draws how batches and the machine stray.
     """
-    return serve(
-        queries,
-        costs,
-        covered=covered,
-        cached=cached,
-        replicas=replicas,
-        max_batch=max_batch,
-        slo_s=slo_s,
-        rng=rng,
-    ).simulated
-
-
-def serve(
-    queries: Queries,
-    costs: Costs,
-    *,
-    covered: float,
-    cached: float,
-    replicas: int,
-    max_batch: int,
-    slo_s: float,
-    rng: np.random.Generator,
-) -> Served:
-    """Does what ``simulate`` does, and tells more of it."""
     sources = queries.sources(covered, cached)
     n = len(sources)
     machine = spread(costs.transport_s, rng.random(n))
@@ -185,7 +168,7 @@ def serve(
     )
     run.serve()
     taken_s, simulated = _simulated(run, queries, machine, replicas=replicas, slo_s=slo_s)
-    return Served(simulated, run.tally(), taken_s)
+    return Served(simulated, taken_s, run.tally)
 
 
 def _simulated(

@@ -108,7 +108,7 @@ def _spent(costs: Costs, run: Run) -> _Spent:
         worker_s=run.used.worker_s / n,
         computed_s=computed_s if run.source == "model" else 0.0,
         simulated=simulated,
-        tally=served.tally,
+        tally=served.tally(),
     )
 
 
