@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.data.conservation import check_conserved
 from tests.data.corruption import (
     HEADER,
     ROW_FAULTS,
@@ -23,13 +24,11 @@ from tests.data.corruption import (
     written,
 )
 
-from tidemill.data.catalog import find_sources
-from tidemill.data.held_rows import list_held, show_held
+from tidemill.data.held_rows import show_held
 from tidemill.data.ingest import ingest
-from tidemill.data.records import Counts, DatasetOptions, IngestResult, Selection
-from tidemill.data.reviews import release
+from tidemill.data.records import DatasetOptions, IngestResult
 from tidemill.data.schema import Column, Schema
-from tidemill.data.snapshots import list_snapshots, read_snapshot
+from tidemill.data.snapshots import read_snapshot
 from tidemill.data.sources import Source
 from tidemill.data.sql_source import SqlSource
 from tidemill.foundation.errors import InvalidInput
@@ -175,14 +174,4 @@ def test_received_is_the_sum_of_the_rest(
                 continue
         if not received:
             return
-        for _ in range(2):
-            counts = sum((one.counts for one in find_sources(home, "x")), Counts())
-            assert counts.received == received
-            held = counts.quarantined + counts.duplicate + counts.late
-            assert counts.received == counts.accepted + held
-            assert sum(one.rows for one in list_held(home, "x")) == held
-            assert show_held(home, "x", limit=10_000).num_rows == held
-            assert sum(one.rows for one in list_snapshots(home, "x")) == counts.accepted
-            wide = Schema(columns=(Column(name="share", type="float64"),))
-            schema = wide if list_snapshots(home, "x") else None
-            release(home, "x", Selection(), by="ann", schema=schema)
+        check_conserved(home, "x", received)
