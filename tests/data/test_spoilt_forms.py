@@ -74,6 +74,22 @@ def test_a_cut_file_is_refused(
         assert find_sources(home, "x") == []
 
 
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_a_column_whose_name_is_no_text_breaks_the_file(
+    home: Home, tmp_path: Path, form: str
+) -> None:
+    """It is refused as a broken file, as one whose values are damaged."""
+    table, out = pa.table({"share_of_all": [1.0, 2.0]}), io.BytesIO()
+    if form == "parquet":
+        pq.write_table(table, out, store_schema=False)
+    else:
+        with pa.ipc.new_file(out, table.schema) as writer:
+            writer.write_table(table)
+    damaged = out.getvalue().replace(b"share_of_all", b"share_\xdb\xdb_all")
+    with pytest.raises(InvalidInput, match="broken"):
+        _ingest(home, tmp_path / f"x.{form}", damaged)
+
+
 def test_parquet_that_its_writer_would_not_know_is_refused(home: Home, tmp_path: Path) -> None:
     """A page that is not that of its checksum; texts that are none."""
     rows = typed_rows(random.Random(3), 40)

@@ -15,6 +15,9 @@ ROWS = 1 << 16
 MAGIC = {b"PAR1": "Parquet", b"ARRO": "Arrow", b"\xff\xff\xff\xff": "Arrow stream"}
 """What the first four bytes of such a file say."""
 
+_DAMAGED = (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError)
+"""What reading a damaged file ends with: the last where the name of a column is no UTF-8."""
+
 
 def read_parquet(file: SourceFile, progress: Progress) -> Iterator[Batch]:
     """Yields the rows of a Parquet file, at least one batch, each checked whole.
@@ -32,7 +35,7 @@ def read_parquet(file: SourceFile, progress: Progress) -> Iterator[Batch]:
                 yield typed_batch(pa.Table.from_batches([piece]), done)
                 done += piece.num_rows
                 progress(file.record.bytes * done // rows, file.record.bytes)
-    except (pa.ArrowInvalid, OSError) as error:
+    except _DAMAGED as error:
         raise _broken(file, "Parquet", error) from error
 
 
@@ -54,7 +57,7 @@ def read_arrow(file: SourceFile, kind: str, progress: Progress) -> Iterator[Batc
                     yield typed_batch(rows, done)
                     done += rows.num_rows
                 progress(min(raw.tell(), file.record.bytes), file.record.bytes)
-    except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
+    except _DAMAGED as error:
         raise _broken(file, kind, error) from error
 
 
