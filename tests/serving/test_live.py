@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,11 +196,7 @@ def test_a_table_that_cannot_be_published_keeps_no_other_from_it(
     with open_home(settings) as home:
         found = {}
         for name in ("a", "b", "c"):
-            with TableBuilder(tmp_path / name) as builder:
-                builder.put([b"k"], [name.encode()])
-                key = (("k", "int64"),)
-                builder.commit(TableInfo(application=name, model="m", version=1, key=key))
-            info = store_table(home, tmp_path / name)
+            info = stored(home, tmp_path, name)
             found[info.id] = info
             made = Deployment(
                 application=name, revision=0, versions=(Live(model="m", version=1, table=info.id),)
@@ -209,3 +209,30 @@ def test_a_table_that_cannot_be_published_keeps_no_other_from_it(
         with pytest.raises(NotFound):
             publish_tables(home)
         assert {each for each in found if is_published(home, found[each])} == {*found} - {bad}
+
+
+def stored(home: Home, folder: Path, application: str) -> TableInfo:
+    """Stores a table of one key for an application."""
+    with TableBuilder(folder / application) as builder:
+        builder.put([b"k"], [application.encode()])
+        key = (("k", "int64"),)
+        builder.commit(TableInfo(application=application, model="m", version=1, key=key))
+    return store_table(home, folder / application)
+
+
+def test_a_redis_that_hangs_is_waited_for_once_and_briefly(tmp_path: Path) -> None:
+    """It takes the connection and says nothing: all applications go live without their tables."""
+    with socket.socket(socket.AF_UNIX) as silent, contextlib.ExitStack() as stack:
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "socket"
+        silent.bind(str(path))
+        silent.listen(8)
+        settings = Settings(home=tmp_path / "home", tables=TablesSettings(url=f"unix://{path}"))
+        home = stack.enter_context(open_home(settings))
+        package_onnx(add_graph(tmp_path), "m", tmp_path / "packaged")
+        Registry(home).register(tmp_path / "packaged", "m")
+        source, began = StoreSource(home), time.monotonic()
+        for name in ("a", "b", "c"):
+            live = Live(model="m", version=1, table=stored(home, tmp_path, name).id)
+            resolved = source.resolve(live, deployed(name, 1))
+            assert str(resolved.table).startswith(f"unix://{path}#{live.table}")
+        assert time.monotonic() - began < 12.0

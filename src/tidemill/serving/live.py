@@ -46,6 +46,9 @@ _deployment = sa.Table(
 # make msgspec crash.
 _deployment_decoder = msgspec.json.Decoder(Deployment)
 
+_PASS_BY_S = 30.0
+"""A Redis that did not answer is not asked again for so long by who waits for it."""
+
 _ONE_WRITER = sa.text("select pg_advisory_xact_lock(8403258)")
 
 
@@ -187,6 +190,7 @@ class StoreSource:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._revision = Remembered(home.store, TABLES, current_revision)
+        self._passed_by_until = 0.0
 
     def revision(self) -> int:  # noqa: D102 - promised by DeploymentSource
         return self._revision.read()
@@ -209,16 +213,22 @@ class StoreSource:
         )
 
     def _table(self, table: str) -> tuple[Path | str, TableInfo | None]:
-        """Returns where a table is, or will be once Redis takes it: nobody waits for that."""
+        """Returns where a table is, or will be once Redis takes it: nobody waits for that.
+
+        A Redis that did not answer is not asked again for a while, however many tables there are.
+        """
         url = self._home.settings.tables.url
         if url is None:
             return fetch_table(self._home, table), None
         check_library()
         info = get_table(self._home.store, table)
-        try:
-            publish_table(self._home, table)
-        except Unavailable as error:
-            log("serving.live").warning("table.unpublished", table=table, reason=str(error))
+        clock = self._home.clock
+        if clock.monotonic() >= self._passed_by_until:
+            try:
+                publish_table(self._home, table, soon=True)
+            except Unavailable as error:
+                self._passed_by_until = clock.monotonic() + _PASS_BY_S
+                log("serving.live").warning("table.unpublished", table=table, reason=str(error))
         return place_of(url, info), info
 
 

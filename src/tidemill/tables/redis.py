@@ -40,6 +40,7 @@ _TABLES = "tidemill:tables"
 _SCHEMES = ("redis://", "rediss://", "unix://")
 _BLOCK = 5000
 _CONNECT_S, _ANSWER_S = 2.0, 30.0
+_SOON_S = 5.0
 _LOCK_S, _PATIENCE_S = 60.0, 900.0
 
 
@@ -196,10 +197,15 @@ def place_of(url: str, info: TableInfo) -> str:
     return f"{url}#{info.id}:{_digest(_record(info))}"
 
 
-def publish_table(home: Home, table: str) -> str:
+def publish_table(home: Home, table: str, *, soon: bool = False) -> str:
     """Has a stored table in Redis, and returns its place; one that is there already is left alone.
 
     Killed anywhere, or two at once: it counts once all of it is there.
+
+    Args:
+        home: the installation.
+        table: its id.
+        soon: somebody waits: a Redis that hangs is given up within seconds.
 
     Raises:
         NotFound: there is no such table.
@@ -211,7 +217,7 @@ def publish_table(home: Home, table: str) -> str:
         raise InvalidSettings("tables.url is not set", remedy="Give the URL of a Redis.")
     info = get_table(home.store, table)
     place = place_of(url, info)
-    with _connected(url) as client:
+    with _connected(url, soon=soon) as client:
         if _stands(client, info):
             return place
         folder = fetch_table(home, table)
@@ -407,9 +413,9 @@ def _got(values: list[bytes | None]) -> list[bytes | None]:
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[Any]:
+def _connected(url: str, *, soon: bool = False) -> Iterator[Any]:
     with _explained(url):
-        client = _client(url)
+        client = _client(url, soon=soon)
         try:
             yield client
         finally:
@@ -428,7 +434,7 @@ def _explained(url: str) -> Iterator[None]:
         ) from error
 
 
-def _client(url: str) -> Any:
+def _client(url: str, *, soon: bool = False) -> Any:
     redis = _library()
     from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
     from redis.retry import Retry  # noqa: PLC0415
@@ -436,8 +442,8 @@ def _client(url: str) -> Any:
     return redis.Redis.from_url(
         url,
         socket_connect_timeout=_CONNECT_S,
-        socket_timeout=_ANSWER_S,
-        retry=Retry(NoBackoff(), 1),  # whoever is told that it is down goes on without it
+        socket_timeout=_SOON_S if soon else _ANSWER_S,
+        retry=Retry(NoBackoff(), 0 if soon else 1),  # who is told that it is down goes on without
     )
 
 
