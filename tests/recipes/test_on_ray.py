@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from tidemill.foundation.errors import InvalidModel, Unavailable
 from tidemill.foundation.home import Home
 from tidemill.models.registry import Registry
 from tidemill.recipes.chunks import Asked
-from tidemill.recipes.on_ray import actors, connected
+from tidemill.recipes.on_ray import Actors, actors, connected
 from tidemill.recipes.pieces import CHUNK
 from tidemill.recipes.representatives import Representing
 from tidemill.recipes.table import build_table
@@ -78,6 +79,7 @@ def test_a_build_that_is_killed_goes_on_and_is_the_one_of_here(live: Home, sourc
         time.sleep(0.01)
     process.kill()
     process.communicate()
+    left = set(Path(tempfile.gettempdir()).glob("tm-ray-*"))
     assert {each.id for each in list_tables(live.store, "ratio")} == before
     kept = {path.name: path.stat().st_mtime_ns for path in builds.glob("*/scored-*.parquet")}
     assert kept
@@ -85,6 +87,8 @@ def test_a_build_that_is_killed_goes_on_and_is_the_one_of_here(live: Home, sourc
         command(live, source, "--json"), capture_output=True, check=False, timeout=100
     )
     assert done.returncode == 0, done.stderr
+    assert left
+    assert not any(each.exists() for each in left), "the next build removes what a killed one left"
     (info,) = (each for each in list_tables(live.store, "ratio") if each.id not in before)
     build = list_builds(live.store, info.id)[0]
     assert (info.rows, build.resumed, build.cpu_s > 0.0) == (ROWS, True, True)
@@ -161,6 +165,32 @@ def test_a_chunk_whose_process_dies_is_scored_by_another(
             assert at in kept
     assert sorted(kept) == list(todo)
     assert min(kept.values()) > 0
+
+
+@pytest.mark.timeout(240)
+def test_a_cluster_that_falls_silent_ends_the_build(
+    live: Home, cluster: None, source: Path, tmp_path: Path
+) -> None:
+    """Whatever was done stays; a process that stands still is told apart from a slow one."""
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(pq.read_table(source).rename_columns(["c0", "c1"]), rows)
+    pq.write_table(pq.read_table(rows), rows, row_group_size=CHUNK // 4)
+    folder, asked = Registry(live).fetch("ratio", 1), Asked(key=("id",))
+    stopped: list[psutil.Process] = []
+    kept: list[int] = []
+    pool = Actors(ray, folder, asked, 2, "this machine's", silence_s=2.0)
+    try:
+        with pytest.raises(Unavailable, match="has been silent for 4 s"):
+            for at in pool.scored(rows, range(13), lambda at, made: None):
+                kept.append(at)
+                if not stopped:
+                    stopped = [p for p in psutil.process_iter() if "Scorer" in p.name()]
+                    for each in stopped:
+                        each.suspend()
+    finally:
+        for each in stopped:
+            each.kill()
+    assert 0 < len(kept) < 13
 
 
 def test_a_cluster_that_is_not_there_is_named(live: Home, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +23,8 @@ import pyarrow.parquet as pq
 
 from tidemill import __version__
 from tidemill.foundation.environment import set_for_libraries
-from tidemill.foundation.errors import TidemillError, Unavailable, WorkerLost
+from tidemill.foundation.errors import Conflict, TidemillError, Unavailable, WorkerLost
+from tidemill.foundation.locks import hold
 from tidemill.foundation.logs import log
 from tidemill.foundation.settings import mask_url
 from tidemill.models.runtime import Runtime, open_runtime
@@ -37,6 +39,10 @@ MAX_ACTORS = 1024
 STARTS_WITHIN_S = 180.0
 """So long the cluster may take to have any processor for us."""
 
+SILENCE_S = 120.0
+"""Where no chunk has come back for so long, it is asked whether anything lives there still."""
+
+_FOLDER, _LOCK = "tm-ray-", "lock"
 _KNOCKS_S = 5.0
 _PIECE_BYTES = 16 << 20
 _TRIES_AGAIN = 3
@@ -45,7 +51,7 @@ _RELEASE = f"See that its hosts have tidemill {__version__} and the model's fram
 
 
 class Scorer:
-    """What scores on a host of the cluster; one call at a time.
+    """What scores on a host of the cluster: one chunk at a time, and says meanwhile that it lives.
 
     Args:
         files: the model's folder: each file's path, and the pieces of it in the object store.
@@ -60,6 +66,10 @@ class Scorer:
         self._asked = asked
         self._version = version
         self._runtime: Runtime | None = None
+        self._turn = threading.Lock()
+
+    def lives(self) -> None:
+        """Does nothing, beside whatever is scored."""
 
     def ready(self) -> None:
         """Opens the model.
@@ -68,13 +78,15 @@ class Scorer:
             Unavailable: another Tidemill is installed here.
             TidemillError: the model cannot be opened here.
         """
-        self._open()
+        with self._turn:
+            self._open()
 
     def score(self, rows: pa.Table) -> Chunk:
         """Returns the files of a chunk, and what it took of this host's processors."""
-        began = time.process_time()
-        made = score_chunk(self._open(), rows, self._asked)
-        return replace(made, cpu_s=time.process_time() - began)
+        with self._turn:
+            began = time.process_time()
+            made = score_chunk(self._open(), rows, self._asked)
+            return replace(made, cpu_s=time.process_time() - began)
 
     def _open(self) -> Runtime:
         """Returns the model; an actor that was started again opens it again."""
@@ -102,14 +114,25 @@ class Actors:
         asked: of the whole build.
         workers: actors at most; 0 for one on each processor of the cluster.
         address: of the cluster, as it is told to people.
+        silence_s: so long nothing may come back, and then so long nothing may say that it lives.
     """
 
-    def __init__(self, ray: Any, folder: Path, asked: Asked, workers: int, address: str) -> None:
+    def __init__(
+        self,
+        ray: Any,
+        folder: Path,
+        asked: Asked,
+        workers: int,
+        address: str,
+        *,
+        silence_s: float = SILENCE_S,
+    ) -> None:
         self._ray = ray
         self._folder = folder
         self._asked = asked
         self._workers = workers
         self._address = address
+        self._silence_s = silence_s
         self._told = False
         self._shipped: list[tuple[str, list[Any]]] = []  # held: who starts again asks for it again
         self.cpu_s = 0.0
@@ -148,24 +171,45 @@ class Actors:
             cores = int(self._ray.cluster_resources().get("CPU", 1))
             count = max(1, min(self._workers or cores, chunks, MAX_ACTORS))
             kind = self._ray.remote(
-                num_cpus=1, max_restarts=_TRIES_AGAIN, max_task_retries=_TRIES_AGAIN
+                num_cpus=1,
+                max_restarts=_TRIES_AGAIN,
+                max_task_retries=_TRIES_AGAIN,
+                max_concurrency=AHEAD + 1,  # for who asks whether it lives
             )(Scorer)
             self._shipped = _shipped(self._ray, self._folder)
             return [kind.remote(self._shipped, self._asked, __version__) for _ in range(count)]
 
     def _next(self, waiting: dict[Any, tuple[Any, int | None]]) -> Any:
-        """Returns what is done; once anything has been, whatever its time, it is waited for."""
-        within = None if self._told else STARTS_WITHIN_S
-        with self._explained():
-            done, _ = self._ray.wait([*waiting], num_returns=1, timeout=within)
-        if not done:
+        """Returns what is done; a chunk may take its time where the actor that has it lives.
+
+        Raises:
+            Unavailable: nothing has begun in time, or nothing lives there any more.
+        """
+        refs = [*waiting]
+        done = self._first(refs, self._silence_s if self._told else STARTS_WITHIN_S)
+        if done is None and not self._told:
             raise Unavailable(
                 f"the Ray cluster ({self._address}) has not begun within {STARTS_WITHIN_S:g} s: "
                 f"{_FREE}",
                 remedy="Wait until it is less busy; the same command goes on where this one ended.",
             )
+        while done is None:
+            signs = [actor.lives.remote() for actor, _ in waiting.values()]
+            if self._first(signs, self._silence_s) is None:
+                raise Unavailable(
+                    f"the Ray cluster ({self._address}) has been silent for "
+                    f"{2 * self._silence_s:g} s",
+                    remedy="See its hosts; the same command goes on where this one ended.",
+                )
+            done = self._first(refs, self._silence_s)
         self._told = True
-        return done[0]
+        return done
+
+    def _first(self, refs: list[Any], within_s: float) -> Any:
+        """Returns what is done first of these, None if nothing is within the time."""
+        with self._explained():
+            done, _ = self._ray.wait(refs, num_returns=1, timeout=within_s)
+        return done[0] if done else None
 
     def _result(self, ref: Any) -> Any:
         with self._explained():
@@ -229,8 +273,7 @@ def _connect(ray: Any, address: str | None, workers: int, stack: ExitStack) -> N
     if address is None:
         # Sockets lie in it, and their paths must be short. Ray lets everybody into its folder, so
         # it is one in a folder that only its owner can enter.
-        folder = tempfile.mkdtemp(prefix="tm-ray-")
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = stack.enter_context(_own_folder())
         cores = workers or os.cpu_count() or 1
         told |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
         told["_temp_dir"] = f"{folder}/r"
@@ -246,6 +289,28 @@ def _connect(ray: Any, address: str | None, workers: int, stack: ExitStack) -> N
             remedy="See whether it runs, and that its release of Ray is this one's: "
             f"{ray.__version__}.",
         ) from error
+
+
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """Gives a folder for a cluster; those of builds that were killed are removed.
+
+    Whoever has one holds the lock in it, from before it has its name; it goes with the process.
+    """
+    place = Path(tempfile.gettempdir())
+    for left in place.glob(f"{_FOLDER}*"):
+        with suppress(OSError, Conflict):  # it is somebody else's, or in use
+            if left.lstat().st_uid == os.getuid() and (left / _LOCK).is_file():
+                with hold(left / _LOCK, busy=Conflict(f"{left} is in use")):
+                    shutil.rmtree(left)
+    made = Path(tempfile.mkdtemp(prefix="tm-new-"))
+    folder = made.with_name(made.name.replace("tm-new-", _FOLDER))
+    try:
+        with hold(made / _LOCK):
+            made.rename(folder)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _knock(address: str) -> None:
