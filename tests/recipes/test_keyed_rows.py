@@ -17,10 +17,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from tidemill.data.ingest import ingest
+from tidemill.data.ledger import LedgerWriter, PredictionRecord
 from tidemill.data.schema_files import read_schema
+from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
-from tidemill.foundation.home import Home
+from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.locks import hold
+from tidemill.foundation.settings import Settings
 from tidemill.models.packagers.onnx import package_onnx
 from tidemill.models.registry import Registry
 from tidemill.models.runtimes.onnx import OnnxRuntime
@@ -35,6 +38,7 @@ from tidemill.recipes.representatives import Representing
 from tidemill.recipes.table import build_table
 from tidemill.recipes.warehouse import export_sql, rows_of_sql, run_sql
 from tidemill.tables.answer import decode_answer
+from tidemill.tables.builds import list_builds
 from tidemill.tables.catalog import fetch_table, list_tables
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
@@ -195,6 +199,64 @@ def test_the_ledger_gives_what_was_asked_the_most_frequent_first(
     assert all_rows(rows_of_ledger(home, "app", ("a", "b"), head=2)) == rows[:2]
     with pytest.raises(InvalidInput, match="holds none"):
         rows_of_ledger(home, "app", ("a", "b"), head=0)
+
+
+def asked(home: Home, first: int, last: int) -> None:
+    """Writes to the ledger that the application was asked for these numbers."""
+    with LedgerWriter(home.ledger_path, f"gateway-{first}") as ledger:
+        ledger.append_predictions(
+            [
+                PredictionRecord(
+                    request_id=f"a-{number}",
+                    time=home.clock.now(),
+                    application="app",
+                    version=1,
+                    source="model",
+                    inputs={
+                        "a": np.array([number], np.float32),
+                        "b": np.array([1.0], np.float32),
+                    },
+                    outputs={"y": np.array([number], np.float32)},
+                    n=1,
+                )
+                for number in range(first, last)
+            ]
+        )
+
+
+def test_a_build_of_what_was_asked_goes_on_with_what_it_had_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a day, though more was asked meanwhile; after that it reads the ledger again."""
+    clock = FakeClock(at=1e9)
+
+    def built(home: Home) -> tuple[int, bool]:
+        source = rows_of_ledger(home, "app", ("a", "b"))
+        info = build_table(
+            home, application="app", model="sums", version=1, key=("a",), source=source,
+            source_name=source.name,
+        )  # fmt: skip
+        return info.rows, list_builds(home.store, info.id)[0].resumed
+
+    def cut_off(home: Home) -> None:
+        def full(*_: Any) -> Any:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as failing, pytest.raises(Unavailable, match="No space"):
+            failing.setattr(OnnxRuntime, "predict", full)
+            built(home)
+
+    with open_home(Settings(home=tmp_path / "home"), clock=clock) as home:
+        register(home, tmp_path, "sums", helper.make_node("Add", ["a", "b"], ["y"]))
+        asked(home, 0, 3)
+        cut_off(home)
+        asked(home, 3, 6)
+        clock.advance(80_000.0)
+        assert built(home) == (3, True)
+        cut_off(home)
+        asked(home, 6, 9)
+        clock.advance(90_000.0)
+        assert built(home) == (9, False)
 
 
 def test_a_build_that_failed_goes_on(

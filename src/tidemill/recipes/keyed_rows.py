@@ -36,6 +36,7 @@ MAX_DOMAIN_ROWS = 20_000_000
 _BATCH = 1 << 16
 _MEMORY = "500MB"
 _CSV_BLOCK = 16 << 20
+_LEDGER_LASTS_S = 86_400.0
 _ROW_BYTES = 60  # of a stored answer with its key, as a first guess
 
 
@@ -50,6 +51,8 @@ class KeyedRows:
             can say that.
         times: the column that says how often a row counts; None where each counts once.
         representatives: whether rows stand for others that are not there.
+        lasting_s: where the same source has other rows later on: for so long, a build that was
+            cut off goes on with those that it had read.
     """
 
     name: str
@@ -57,6 +60,7 @@ class KeyedRows:
     identity: str | None = None
     times: str | None = None
     representatives: bool = False
+    lasting_s: float | None = None
 
 
 def rows_of_table(rows: pa.Table, name: str) -> KeyedRows:
@@ -122,7 +126,8 @@ def rows_of_ledger(
 ) -> KeyedRows:
     """Returns what an application was asked, each distinct question once, the most frequent first.
 
-    Questions by key alone are left out: they hold no other input.
+    Questions by key alone are left out: they hold no other input. A build that is cut off once it
+    has read them goes on with them, for a day.
 
     Args:
         home: the installation.
@@ -161,7 +166,12 @@ def rows_of_ledger(
                     return
 
     of = "" if head is None else f"the {head} most frequent of "
-    return KeyedRows(name=f"{of}what {application} was asked", batches=batches)
+    return KeyedRows(
+        name=f"{of}what {application} was asked",
+        batches=batches,
+        identity=repr(("ledger", application, tuple(inputs), head)),
+        lasting_s=_LEDGER_LASTS_S,
+    )
 
 
 def rows_of_domain(home: Home, dataset: str, inputs: Mapping[str, str]) -> KeyedRows:

@@ -55,6 +55,9 @@ Progress = Callable[[int, int], None]
 _ABANDONED_S = 7 * 86_400.0
 """A build that nobody went on with for so long is removed."""
 
+_BEGAN = "began"
+"""What the file is called that says since when a build is under way."""
+
 _CONCURRENT = frozenset({"onnx"})
 """Runtimes that answer several calls at once; the others get one call, with all the threads."""
 
@@ -121,8 +124,9 @@ def build_table(
         _pool(home, folder, manifest, asked, on=on, threads=threads) as pool,
     ):
         taken = _base(home, base, manifest, info, keep=keep)
-        identity = repr((application, model, version, key, rows.identity, base, keep, *folds))
-        with _work(home, identity if rows.identity is not None else None) as work:
+        what = (application, model, version, key, rows.identity, base, keep, *folds)
+        identity = None if rows.identity is None else repr(what)
+        with _work(home, identity, lasting_s=rows.lasting_s) as work:
             resumed = any(work.iterdir())
             info = msgspec.structs.replace(info, as_of=_as_of(home, work, base if keep else None))
             split = _split(rows, signature.inputs, asked, work, base=taken, keep=keep)
@@ -246,8 +250,11 @@ def _base(
 
 
 @contextmanager
-def _work(home: Home, identity: str | None) -> Iterator[Path]:
-    """Gives the folder of a build, with what one before it left; it is gone once all is done."""
+def _work(home: Home, identity: str | None, *, lasting_s: float | None) -> Iterator[Path]:
+    """Gives the folder of a build, with what one before it left; it is gone once all is done.
+
+    What began longer ago than ``lasting_s`` is begun anew, if that is given.
+    """
     if identity is None:
         with home.scratch("table") as folder:
             yield folder
@@ -260,6 +267,9 @@ def _work(home: Home, identity: str | None) -> Iterator[Path]:
         "the same table is being built by another process", remedy="Wait until it has ended."
     )
     with hold(builds / f"{folder.name}.lock", busy=busy):
+        now = home.clock.now()
+        if lasting_s is not None and _began(folder, now) < now - lasting_s:
+            shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
@@ -270,11 +280,16 @@ def _as_of(home: Home, work: Path, kept: str | None) -> float:
 
     Keys of another table that are kept though the source lacks them are as old as that table's.
     """
-    path = work / "began"
-    if not path.exists():
-        write_atomic(path, repr(home.clock.now()).encode())
-    began = float(path.read_bytes())
+    began = _began(work, now := home.clock.now())
+    if began == now:
+        write_atomic(work / _BEGAN, repr(now).encode())
     return began if kept is None else min(began, born_at(get_table(home.store, kept)))
+
+
+def _began(work: Path, now: float) -> float:
+    """Returns when the first build in a folder began: now, if there was none."""
+    path = work / _BEGAN
+    return float(path.read_bytes()) if path.exists() else now
 
 
 def _remove_abandoned(builds: Path, *, before: float) -> None:
