@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 
 from tidemill.control.applications import apply, link, unlink
 from tidemill.control.audit import read_audit
 from tidemill.control.deployments import deploy, get_deployment, promote, rollback
 from tidemill.control.documents import read_document
+from tidemill.control.orphans import AT_ONCE
 from tidemill.control.pruning import YOUNG_S, prune
 from tidemill.control.rollout import build_live_table
 from tidemill.foundation.clock import FakeClock
@@ -20,6 +25,7 @@ from tidemill.foundation.files import put_content
 from tidemill.foundation.files_local import LocalFiles
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
+from tidemill.foundation.store import Store
 from tidemill.recipes.keyed_rows import rows_of_table
 from tidemill.recipes.push import push_model
 from tidemill.tables.catalog import TABLES as CATALOG
@@ -155,13 +161,90 @@ def test_others_may_write_while_files_are_looked_for(sums: Home, tmp_path: Path)
 
 
 def test_each_table_goes_in_a_turn_of_its_own(sums: Home) -> None:
-    """Others may write between: what is gone by the second one's turn is gone for everybody."""
+    """Others may write between: a table whose files go is off the books for everybody."""
     tables = {build(sums, rows)[0] for rows in (3, 4, 5)}
     CLOCK.advance(YOUNG_S + 1.0)
     sums.files = files = Looking(sums)
     removed = {each.id for each in prune(sums, "sums", by="t", keep=1).removed}
     assert len(removed & tables) == 2
-    assert {len(seen & tables) for seen in files.seen} >= {3, 2}
+    assert {len(seen & tables) for seen in files.seen} == {2, 1}
+
+
+def test_many_files_go_in_several_turns(sums: Home, tmp_path: Path) -> None:
+    """In a bucket each takes a while: others write to the store in between."""
+    table, _ = build(sums, 3)
+    build(sums, 5)
+    parts = []
+    for number in range(3 * AT_ONCE):
+        (tmp_path / "part").write_bytes(b"%d" % number)
+        key = put_content(sums.files, tmp_path / "part", folder="predictions", suffix="parquet")
+        parts.append(PredictionPart(file_key=key, rows=1))
+    keep_parts(sums, table, parts)
+    CLOCK.advance(YOUNG_S + 1.0)
+    with Turns(sums) as store:
+        sums.store = store
+        sums.files = counting = Counting(store, Path(sums.files.url))
+        prune(sums, "sums", by="t", keep=0)
+    assert not {each.file_key for each in parts} & set(counting.scan("predictions/"))
+    assert len(counting.turns) > 3 * AT_ONCE
+    assert max(Counter(counting.turns).values()) <= AT_ONCE
+
+
+class Turns(Store):
+    """The store of a home, which counts the turns of its writers."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(f"sqlite:///{home.path / 'store.db'}")
+        self.turns = 0
+
+    @contextmanager
+    def write(self, *tables: sa.MetaData) -> Iterator[sa.Connection]:
+        self.turns += 1
+        with super().write(*tables) as conn:
+            yield conn
+
+
+class Counting(LocalFiles):
+    """Files that note in which turn of the store's writers each of them went."""
+
+    def __init__(self, store: Turns, root: Path) -> None:
+        super().__init__(root)
+        self._turns = store
+        self.turns: list[int] = []
+
+    def delete(self, key: str) -> None:
+        self.turns.append(self._turns.turns)
+        super().delete(key)
+
+
+def left_behind(home: Home, folder: Path, days: float) -> set[str]:
+    """Files of a build that was killed so long ago: some were known already, some not yet."""
+    keys = []
+    for number, place in enumerate(("predictions", "predictions", "tables", "features")):
+        (folder / "part").write_bytes(b"%g %d" % (days, number))
+        keys.append(put_content(home.files, folder / "part", folder=place, suffix="parquet"))
+        at = home.clock.now() - days * 86_400.0
+        os.utime(home.files.fetch(keys[-1]), (at, at))
+    keep_parts(home, f"{int(days):016x}", [PredictionPart(file_key=keys[0], rows=1)])
+    return set(keys)
+
+
+def test_what_a_killed_build_left_goes_when_it_is_old(sums: Home, tmp_path: Path) -> None:
+    """Its known parts, too; what is younger than a week may be of a build that goes on."""
+    build(sums, 3)
+    for key in files(sums):
+        os.utime(sums.files.fetch(key), (1.0, 1.0))
+    named = files(sums)
+    young, old = left_behind(sums, tmp_path, 6.9), left_behind(sums, tmp_path, 7.1)
+    assert prune(sums, "sums", by="t", dry_run=True).abandoned == 4
+    assert files(sums) == named | young | old
+    assert prune(sums, "sums", by="t").abandoned == 4
+    assert files(sums) == named | young
+    assert list_parts(sums, f"{7:016x}") == []
+    assert len(list_parts(sums, f"{6:016x}")) == 1
+    CLOCK.advance(86_400.0)
+    assert prune(sums, "another", by="t").abandoned == 4, "whose they were is not known"
+    assert files(sums) == named
 
 
 def test_what_cannot_be_pruned_is_told(sums: Home) -> None:

@@ -111,6 +111,16 @@ def test_a_key_is_replaced_whole(files: Files) -> None:
     assert files.get_bytes("a/b.json") == b"two"
 
 
+def test_when_a_key_was_written_is_known(files: Files) -> None:
+    """Within the second, and by the clock of whoever stores it."""
+    before = time.time()
+    files.put_bytes("a/b.json", b"one")
+    assert before - 2.0 <= files.written_at("a/b.json") <= time.time() + 2.0
+    for absent in ("a", "a/c.json"):
+        with pytest.raises(NotFound, match=f"'{absent}' is not in"):
+            files.written_at(absent)
+
+
 def test_what_is_not_there_is_said_so(files: Files) -> None:
     """An absent key is not found, by name; a folder of keys is not a key."""
     files.put_bytes("a/b", b"x")

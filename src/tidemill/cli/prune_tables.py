@@ -39,5 +39,7 @@ def _print(out: Console, done: Pruned) -> None:
         out.print(f"{kind} {each.id}: {each.rows:,} keys, {each.bytes:,} bytes", markup=False)
     would = "would be removed" if done.dry_run else "removed"
     out.print(f"{len(done.removed)} {would}, {done.bytes:,} bytes; {done.kept} kept")
+    if done.abandoned:
+        out.print(f"{done.abandoned} files of builds that were given up {would}")
     if done.published:
         out.print(f"in Redis yet, to be removed later: {', '.join(done.published)}", markup=False)

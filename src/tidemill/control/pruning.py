@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from tidemill.control import audit
 from tidemill.control.changes import METADATA
+from tidemill.control.orphans import delete_unnamed, remove_orphans
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home
 from tidemill.foundation.names import check_name
@@ -32,6 +33,8 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
         kept: how many are there still.
         published: those that Redis holds yet: they go once it has removed them.
         bytes: that the files took which are gone, by the tables' records.
+        abandoned: files beside them which no table names any more, whosever they were: builds that
+            were killed a week ago or more, and never went on.
         dry_run: nothing was done.
     """
 
@@ -40,6 +43,7 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     kept: int
     published: tuple[str, ...]
     bytes: int
+    abandoned: int
     dry_run: bool
 
 
@@ -49,7 +53,8 @@ def prune(
     """Removes an application's tables and features that nothing names any more.
 
     What any application answers with now stays, and what the newest deployments of this one named.
-    Files that another table shares stay. Killed anywhere, the same call finishes.
+    Files that another table shares stay. Killed anywhere, the same call finishes; files of a table
+    that is off the books by then go once they are old enough to be nobody's.
 
     Args:
         home: the installation.
@@ -69,16 +74,17 @@ def prune(
     published = redis.published(home)
     with home.store.write(*METADATA, predictions.PREDICTIONS) as conn:
         every = catalog.tables_of(conn, application)
-        if not every:
-            raise NotFound(
-                f"application {application!r} has no tables", remedy="See tidemill table list."
-            )
         named = _named(conn, application, keep)
         before = home.clock.now() - YOUNG_S
         unused = [each for each in every if each.id not in named and each.built_at < before]
         gone = tuple(each for each in unused if each.id not in published)
         if gone and not dry_run:
             _write_audit(home, conn, application, gone, by=by)
+    abandoned = remove_orphans(home, dry_run=dry_run)
+    if not every and not abandoned:
+        raise NotFound(
+            f"application {application!r} has no tables", remedy="See tidemill table list."
+        )
     if not dry_run:
         gone = tuple(each for each in gone if _removed(home, application, each, keep))
     return Pruned(
@@ -87,6 +93,7 @@ def prune(
         kept=len(every) - len(gone),
         published=tuple(each.id for each in unused if each.id in published),
         bytes=sum(each.bytes for each in gone),
+        abandoned=abandoned,
         dry_run=dry_run,
     )
 
@@ -106,17 +113,14 @@ def _named(conn: sa.Connection, application: str, keep: int) -> set[str]:
 def _removed(home: Home, application: str, table: TableInfo, keep: int) -> bool:
     """Takes a table off the books, with the files that no other names; says whether it did.
 
-    Writers take turns, and whoever makes a table known looks afterwards or in its turn whether its
-    files are there: none is taken from a table that is just being built. Each table is a turn of
-    its own: where files are in a bucket, all of them would keep others waiting for too long.
+    Each table is a turn of the store's writers of its own, and so are a few files: in a bucket all
+    of them would keep others waiting for too long.
     """
     with home.store.write(*METADATA, predictions.PREDICTIONS) as conn:
         if table.id in _named(conn, application, keep) or not catalog.has_table(conn, table.id):
             return False  # by now
         keys = {catalog.drop_table(conn, table.id), *predictions.drop_parts(conn, table.id)}
-        for key in sorted(keys):
-            if not catalog.names_file(conn, key) and not predictions.names_file(conn, key):
-                home.files.delete(key)
+    delete_unnamed(home, keys)
     # Whoever has it open keeps what it has.
     shutil.rmtree(catalog.folder_of(home, table.id), ignore_errors=True)
     return True

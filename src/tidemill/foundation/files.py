@@ -60,6 +60,13 @@ class Files(Protocol):
     def exists(self, key: str) -> bool:
         """Tells whether the key is there."""
 
+    def written_at(self, key: str) -> float:
+        """Returns when the key was written, in seconds since the epoch.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+
     def scan(self, prefix: str = "") -> Iterator[str]:
         """Yields, in order, the keys that start with the prefix."""
 

@@ -68,6 +68,10 @@ class LocalFiles:
         """Tells whether the file is there."""
         return self._path(key).is_file()
 
+    def written_at(self, key: str) -> float:
+        """Returns when the file was written, in seconds since the epoch."""
+        return self.fetch(key).stat().st_mtime
+
     def scan(self, prefix: str = "") -> Iterator[str]:
         """Yields, in order, the keys that start with the prefix."""
         folder = self._root / check_prefix(prefix).rpartition("/")[0]

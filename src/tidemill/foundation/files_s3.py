@@ -93,6 +93,15 @@ class S3Files:
         with self._using(key) as system:
             return bool(system.isfile(remote))
 
+    def written_at(self, key: str) -> float:
+        """Returns when the object was written, in seconds since the epoch."""
+        remote = self._remote(key)
+        with self._using(key) as system:
+            found = system.info(remote)
+        if found["type"] != "file":
+            raise missing(self._url, key)
+        return float(found["LastModified"].timestamp())
+
     def scan(self, prefix: str = "") -> Iterator[str]:
         """Yields, in order, the keys that start with the prefix."""
         folder, _, start = check_prefix(prefix).rpartition("/")

@@ -24,7 +24,7 @@ from tidemill.tables.catalog import get_table, place_table, store_table
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
 from tidemill.tables.packing import Packed
-from tidemill.tables.predictions import PredictionPart, keep_parts, list_parts
+from tidemill.tables.predictions import PredictionPart, check_parts, keep_parts, list_parts
 from tidemill.tables.represented import keys_of, standing_for
 from tidemill.tables.table import TableInfo
 from tidemill.training.examples import feature_batch
@@ -82,6 +82,7 @@ def store_features(
     rows_kept = pq.read_metadata(distinct).num_rows
     keep_parts(home, complete.id, [PredictionPart(file_key=part_key, rows=rows_kept)])
     stored = store_table(home, folder)
+    check_parts(home, stored.id, 1)
     place_table(home, stored, folder)
     return stored.id
 

@@ -45,7 +45,7 @@ from tidemill.tables.build import TableBuilder
 from tidemill.tables.builds import Build, keep_build
 from tidemill.tables.catalog import get_table, place_table, store_table
 from tidemill.tables.freshness import born_at
-from tidemill.tables.predictions import PredictionPart, keep_parts
+from tidemill.tables.predictions import PredictionPart, check_parts, keep_parts
 from tidemill.tables.redis import check_library, publish_table
 from tidemill.tables.represented import Keys, keys_of
 from tidemill.tables.table import TableInfo
@@ -441,6 +441,7 @@ def _store(
             complete = builder.commit(info)
             keep_parts(home, complete.id, parts.result())
     stored = store_table(home, folder)
+    check_parts(home, stored.id, len(files))
     if home.settings.tables.url is None:
         place_table(home, stored, folder)
     else:

@@ -170,6 +170,11 @@ def names_file(conn: Connection, key: str) -> bool:
     return conn.execute(sa.select(_table.c.id).where(_table.c.file_key == key)).first() is not None
 
 
+def named_files(conn: Connection) -> set[str]:
+    """Returns the keys of all tables' data."""
+    return set(conn.execute(sa.select(_table.c.file_key)).scalars())
+
+
 def has_table(conn: Connection, table: str) -> bool:
     """Says whether there is such a table."""
     return conn.execute(sa.select(_table.c.id).where(_table.c.id == table)).first() is not None

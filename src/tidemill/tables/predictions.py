@@ -73,6 +73,29 @@ def drop_parts(conn: Connection, table: str) -> list[str]:
     return found
 
 
+def check_parts(home: Home, table: str, count: int) -> None:
+    """Does nothing where all files of a table that has just become known are known still.
+
+    Raises:
+        Conflict: some are not: a pruning took them for those of a build that was given up.
+    """
+    if len(list_parts(home, table)) != count:
+        raise Conflict(
+            f"the files of table {table} were removed while it was built",
+            remedy="Build the table again.",
+        )
+
+
+def tables_with_parts(conn: Connection) -> list[str]:
+    """Returns the ids of all tables, known or not, that files were kept for."""
+    return list(conn.execute(sa.select(_part.c.table_id).distinct()).scalars())
+
+
+def named_files(conn: Connection) -> set[str]:
+    """Returns the keys of all files of all builds."""
+    return set(conn.execute(sa.select(_part.c.file_key).distinct()).scalars())
+
+
 def names_file(conn: Connection, key: str) -> bool:
     """Says whether a build has this file."""
     found = conn.execute(sa.select(_part.c.number).where(_part.c.file_key == key).limit(1))
