@@ -125,8 +125,7 @@ def build_table(
     ):
         taken = _base(home, base, manifest, info, keep=keep)
         what = (application, model, version, key, rows.identity, base, keep, *folds)
-        identity = None if rows.identity is None else repr(what)
-        with _work(home, identity, lasting_s=rows.lasting_s) as work:
+        with _work(home, rows, repr(what)) as work:
             resumed = any(work.iterdir())
             info = msgspec.structs.replace(info, as_of=_as_of(home, work, base if keep else None))
             split = _split(rows, signature.inputs, asked, work, base=taken, keep=keep)
@@ -250,12 +249,12 @@ def _base(
 
 
 @contextmanager
-def _work(home: Home, identity: str | None, *, lasting_s: float | None) -> Iterator[Path]:
+def _work(home: Home, rows: KeyedRows, identity: str) -> Iterator[Path]:
     """Gives the folder of a build, with what one before it left; it is gone once all is done.
 
-    What began longer ago than ``lasting_s`` is begun anew, if that is given.
+    Nothing is left of rows without an identity, nor of what began longer ago than rows last.
     """
-    if identity is None:
+    if rows.identity is None:
         with home.scratch("table") as folder:
             yield folder
         return
@@ -268,7 +267,7 @@ def _work(home: Home, identity: str | None, *, lasting_s: float | None) -> Itera
     )
     with hold(builds / f"{folder.name}.lock", busy=busy):
         now = home.clock.now()
-        if lasting_s is not None and _began(folder, now) < now - lasting_s:
+        if rows.lasting_s is not None and _began(folder, now) < now - rows.lasting_s:
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         yield folder
