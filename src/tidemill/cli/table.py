@@ -265,15 +265,13 @@ def _print_built(out: Console, done: rollout.LiveTable) -> None:
 
 
 def _print(out: Console, found: list[TableInfo]) -> None:
-    rows = table(
-        "Tables", "id", "application", "model", "version", "keys", "bytes", "built", "from"
-    )
+    rows = table("Tables", "id", "application", "scored by", "keys", "bytes", "built", "from")
+    rows.columns[0].no_wrap = True  # it is copied
     for each in found:
         rows.add_row(
             each.id,
             each.application,
-            each.model,
-            str(each.version),
+            f"{each.model}:{each.version}",
             f"{each.rows:,}",
             f"{each.bytes:,}",
             iso(each.built_at),
