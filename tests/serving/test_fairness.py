@@ -142,8 +142,7 @@ def test_an_overloaded_application_does_not_starve_another(
         f"p99 {_ms(calm.answered_s, 0.99)}; busy's refusals p50 {_ms(busy.refused_s, 0.5)}"
     )
     assert not calm.unsent, told
-    # Of so few questions, one is no more than a percent can be told by.
-    assert len(calm.refused_s) <= max(1.0, 0.01 * CALM_RPS * SECONDS), told
+    assert len(calm.refused_s) <= 0.01 * CALM_RPS * SECONDS, told
     assert np.quantile(calm.answered_s, 0.99) <= CALM_SLO_MS / 1000, told
     # The other one is overloaded indeed, and is told so; what it can do, it does.
     assert len(busy.refused_s) > 3 * len(busy.answered_s), told

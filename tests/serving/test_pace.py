@@ -106,6 +106,28 @@ def test_requests_of_a_busy_loop_arrived_before_they_were_read() -> None:
     asyncio.run(main())
 
 
+def test_who_comes_after_work_that_nobody_waited_for_has_not_waited_as_long_as_that() -> None:
+    """A loop that computed for a second, and was asked nothing, was asked just now.
+
+    It asked the kernel between one batch and the next, and there was nothing.
+    """
+
+    async def main() -> None:
+        clock = FakeClock(at=100.0)
+        pace = Pace(clock)
+        pace.arrival()
+        await asyncio.sleep(0)
+        for _ in range(50):
+            clock.advance(0.020)
+            pace.computed()
+            await asyncio.sleep(0)
+        clock.advance(0.020)
+        pace.computed()
+        assert clock.monotonic() - pace.arrival() <= 0.020
+
+    asyncio.run(main())
+
+
 def test_a_long_reading_is_cut() -> None:
     """After a slice, what was read is answered, and the next slice is as long as that took."""
 

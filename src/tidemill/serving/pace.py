@@ -34,6 +34,7 @@ class Pace:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._reading = False
+        self._looks = False
         self._left = 0
         self._all_read_at = 0.0
         self._slice_ends = 0.0
@@ -63,6 +64,16 @@ class Pace:
         """Says that the loop was busy until now."""
         self.worked_until = self._clock.monotonic()
 
+    def computed(self) -> None:
+        """Says that something was computed until now; what came meanwhile is read after that.
+
+        Where nothing is read, nothing had come: whoever is read later has come later, too.
+        """
+        self.worked()
+        if not self._looks:
+            self._looks = True
+            asyncio.get_running_loop().call_soon(self._looked)
+
     def answers_in_s(self, now: float) -> float:
         """Returns in what time it comes to answer what is read now, by what that took of late."""
         return max(0.0, self._slice_ends - now) + self._took_s(now)
@@ -87,7 +98,7 @@ class Pace:
 
     def _begin(self, now: float) -> None:
         if self._left >= 0:  # it was told of all that there was, and not just of so many
-            self._all_read_at = self.began
+            self._all_read_at = max(self._all_read_at, self.began)
         self.waited_s = unseen_wait_s(
             now=now,
             read_at=self._all_read_at,
@@ -99,6 +110,12 @@ class Pace:
             self._slice_ends = now + SLICE_S
             self._reading, self.late = True, False
             asyncio.get_running_loop().call_soon(self._end)
+
+    def _looked(self) -> None:
+        """Notes that the loop has asked the kernel, where that had nothing to tell."""
+        self._looks = False
+        if not self._reading:
+            self._all_read_at = self._clock.monotonic()
 
     def _end(self) -> None:
         self._reading = False

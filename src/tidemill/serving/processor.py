@@ -437,7 +437,7 @@ class Processor:
         self._ended.append(query)
         if not self._flushing:
             self._flushing = True
-            self._pace.worked()  # on what was computed; more is read before the flush
+            self._pace.computed()  # more is read before the flush
             self._due = asyncio.get_running_loop().call_soon(self._flush)
 
     def _default(self, query: Query) -> None:
