@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import msgspec
 import uvicorn
@@ -15,6 +17,7 @@ from starlette.applications import Starlette
 from tidemill.control.admin import admin_app
 from tidemill.control.chores import do_chore
 from tidemill.control.local import local_listener
+from tidemill.control.loops import Loops
 from tidemill.control.repository import StoreModels
 from tidemill.control.scoring import Scorer
 from tidemill.control.upload_desk import UploadDesk
@@ -115,7 +118,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         admin.serve(sockets=[listener]),
         local.serve(sockets=[door.enter_context(local_listener(home.run_path))]),
     )
-    chores = asyncio.gather(scorer.run(), desk.run(), _follow(certificate), _keep_house(home))
+    chores = asyncio.gather(*_beside(home, instruments, scorer, desk, certificate))
     try:
         await supervisor.run(up, stop)
     finally:
@@ -127,6 +130,26 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         listener.close()
         door.close()
         log("control.server").info("stopped")
+
+
+def _beside(
+    home: Home,
+    instruments: Instruments,
+    scorer: Scorer,
+    desk: UploadDesk,
+    certificate: Certificate | None,
+) -> list[Coroutine[Any, Any, NoReturn]]:
+    """Returns what is done beside the queries until it is cancelled, whatever surprises it."""
+    loops = Loops(home.clock, instruments)
+    works: dict[str, Callable[[], Awaitable[None]]] = {
+        "scores": scorer.run,
+        "uploads": desk.run,
+        "certificate": partial(_follow, certificate),
+        "compaction": partial(_compact, home),
+        "removed_tables": partial(_remove_tables, home),
+        "published_tables": partial(_publish_tables, home),
+    }
+    return [loops.keep(name, work) for name, work in works.items()]
 
 
 def _sealed(ledger_path: Path) -> bool:
@@ -163,11 +186,6 @@ async def _compact(home: Home) -> None:
         else:
             if segments:
                 log("control.server").info("ledger.compacted", segments=segments)
-
-
-async def _keep_house(home: Home) -> None:
-    """Does what an installation needs again and again, until it is cancelled."""
-    await asyncio.gather(_compact(home), _remove_tables(home), _publish_tables(home))
 
 
 async def _publish_tables(home: Home) -> None:
