@@ -24,6 +24,7 @@ from tidemill.control.admin import admin_app
 from tidemill.control.audit import read_audit
 from tidemill.control.uploads import MAX_DEATHS, note_death, settle
 from tidemill.data.catalog import list_datasets
+from tidemill.data.held_rows import show_held
 from tidemill.data.ingest import ingest
 from tidemill.data.snapshots import list_snapshots, read_snapshot
 from tidemill.data.uploads import Uploads
@@ -216,7 +217,8 @@ def test_hashes_are_verified(home: Home, client: Client) -> None:
         "InvalidInput",
         True,
     )
-    assert read_audit(home.store, subject="upload orders/feb") == []
+    (row,) = read_audit(home.store, subject="upload orders/feb")
+    assert row.verb == "upload-fail"
 
 
 @pytest.mark.parametrize(
@@ -238,6 +240,8 @@ def test_a_file_that_cannot_be_read_fails(
     assert bad.problem is not None
     assert said in bad.problem.what
     assert str(home.path) not in bad.problem.what
+    (row,) = read_audit(home.store, subject="upload orders/jan")
+    assert (row.verb, row.detail["problem"]["what"]) == ("upload-fail", bad.problem.what)
     assert list_datasets(home) == []
     assert not Uploads(home).data_path(bad).exists()
 
@@ -317,8 +321,8 @@ def test_a_recipes_dataset_needs_no_word(tmp_path: Path) -> None:
         assert (result.accepted, result.duplicate) == (60, 1)
 
 
-def test_an_upload_is_removed_until_it_is_whole(home: Home, client: Client) -> None:
-    """Then its rows are on their way in; whoever removes one is in the audit."""
+def test_an_upload_is_removed_until_its_rows_are_in(home: Home, client: Client) -> None:
+    """Also one that waits for its ingest; whoever removes one is in the audit."""
     params = {**NEW, "upload": "jan"}
     client.put(CSV[:9], params=params, headers={"upload-complete": "?0"}).raise_for_status()
     assert client.send("DELETE", params={"upload": "jan"}).json()["offset"] == 9
@@ -326,9 +330,14 @@ def test_an_upload_is_removed_until_it_is_whole(home: Home, client: Client) -> N
     failed(client.send("DELETE", params={"upload": "jan"}), 404, "no upload 'jan'")
     failed(client.send("DELETE"), 400, "no upload was named")
     (row,) = read_audit(home.store, subject="upload orders/jan")
-    assert (row.verb, row.detail["bytes"]) == ("upload-cancel", 9)
+    assert (row.verb, row.detail["bytes"], row.detail["state"]) == ("upload-cancel", 9, "open")
     client.put(CSV, params=params).raise_for_status()
-    failed(client.send("DELETE", params={"upload": "jan"}), 409, "is being ingested")
+    with Uploads(home).at_work(Uploads(home).find("orders", "jan")):
+        failed(client.send("DELETE", params={"upload": "jan"}), 409, "is being ingested")
+        assert settle(home, "orders", "jan").state == "received"  # that, too, is left alone
+    assert client.send("DELETE", params={"upload": "jan"}).json()["state"] == "received"
+    assert list(Uploads(home).scan()) == []
+    client.put(CSV, params=params).raise_for_status()
     settle(home, "orders", "jan")
     listed = client.send("GET").json()["uploads"]
     assert [(each["upload"], each["state"]) for each in listed] == [("jan", "done")]
@@ -423,6 +432,59 @@ def test_killed_anywhere_it_is_ingested_once(home: Home, client: Client, where: 
     (snapshot,) = list_snapshots(home, "orders")
     assert read_snapshot(home, snapshot).num_rows == 60
     assert len(read_audit(home.store, subject="upload orders/jan")) == 1
+
+
+def test_what_a_killed_ingest_brought_in_is_not_removed(home: Home, client: Client) -> None:
+    """Its rows are there, though nobody was told so yet: the audit would never have them."""
+    params = {**NEW, "upload": "jan"}
+    client.put(CSV, params=params).raise_for_status()
+    command = [sys.executable, "-c", CHILD, str(home.path), "_write_audit"]
+    assert subprocess.run(command, timeout=60, check=False).returncode == -9
+    failed(client.send("DELETE", params={"upload": "jan"}), 409, "are in dataset 'orders'")
+    assert settle(home, "orders", "jan").state == "done"
+    assert client.send("DELETE", params={"upload": "jan"}).status_code == 200
+    (row,) = read_audit(home.store, subject="upload orders/jan")
+    assert row.verb == "upload"
+
+
+def test_what_never_passes_is_given_up(tmp_path: Path) -> None:
+    """After uploads.max_tries, with the reason, its bytes in place; the audit has it once."""
+    settings = Settings(home=tmp_path / "home", uploads=UploadsSettings(max_tries=3))
+    with open_home(settings) as home:
+        client = Client(home)
+        client.put(CSV, params={**NEW, "upload": "jan"}).raise_for_status()
+        (home.cache_path / "ingest").write_bytes(b"")  # no folder can be made there
+        for tries in (1, 2):
+            waiting = settle(home, "orders", "jan")
+            assert (waiting.state, waiting.tries) == ("received", tries)
+        settle(home, "orders", "jan")
+        found = client.send("GET", params={"upload": "jan"}).json()
+        assert (found["state"], found["tries"]) == ("failed", 3)
+        assert "tried 3 times" in found["problem"]["what"]
+        assert settle(home, "orders", "jan").tries == 3
+        (row,) = read_audit(home.store, subject="upload orders/jan")
+        assert (row.verb, row.by, row.detail["tries"]) == ("upload-fail", "admin API", 3)
+        kept = Uploads(home).find("orders", "jan")
+        assert Uploads(home).data_path(kept).read_bytes() == CSV
+        assert client.send("DELETE", params={"upload": "jan"}).status_code == 200
+        assert list(Uploads(home).scan()) == []
+
+
+def test_nothing_names_a_place_of_the_server(home: Home, client: Client) -> None:
+    """Records, held rows and notes have the dataset, the upload and the file."""
+    params = {**NEW, "upload": "jan", "file": "january.csv"}
+    client.put(CSV + b"bad\n", params=params).raise_for_status()
+    settle(home, "orders", "jan")
+    again = {**NEW, "upload": "feb", "file": "january.csv"}
+    client.put(CSV + b"bad\n", params=again).raise_for_status()
+    settle(home, "orders", "feb")
+    told = client.send("GET").text
+    assert str(home.path) not in told
+    (first, second) = json.loads(told)["uploads"]
+    name = "upload:orders/jan/january.csv"
+    assert [each["path"] for each in first["result"]["sources"]] == [name]
+    assert second["result"]["repeated"]
+    assert show_held(home, "orders").column("source").to_pylist() == [name]
 
 
 def test_what_may_pass_is_tried_again(home: Home, client: Client) -> None:

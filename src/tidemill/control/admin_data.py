@@ -2,7 +2,7 @@
 
     PUT     takes a piece; with the last one the ingest begins
     GET     tells how far an upload is, and what became of it; HEAD, in the headers alone
-    DELETE  removes one that is not whole
+    DELETE  removes one whose rows are not in, unless it is being ingested
 
 Bytes go to the disk as they come; a few hundred KiB of each request are in memory.
 """
@@ -92,9 +92,11 @@ class DataHandlers:
         dataset = request.path_params["name"]
         await asyncio.to_thread(self._desk.uploads.find, dataset, name)
         async with self._desk.turn(dataset, name, whole=True):
-            return await asyncio.to_thread(
+            gone = await asyncio.to_thread(
                 functools.partial(cancel, self._home, dataset, name, by=asked_by(request))
             )
+        self._desk.tell()
+        return gone
 
     # --- one piece ---------------------------------------------------------------------------
 
@@ -228,7 +230,7 @@ def data_operations(handlers: DataHandlers) -> tuple[AdminOperation, ...]:
             method="DELETE",
             path=path,
             serve=handlers.delete,
-            summary="Remove an upload that is not whole",
+            summary="Remove an upload whose rows are not in, and is not being ingested",
             parameters=(upload,),
             gives=Upload,
             scope="data",

@@ -97,44 +97,58 @@ class UploadDesk:
 
     async def run(self) -> None:
         """Ingests what is whole, and forgets what is over, until it is cancelled."""
-        late_s = RETRY_AFTER_S
         await asyncio.to_thread(self.uploads.forget_nameless, before=self._home.clock.now())
         while True:
             self._work.clear()
             try:
-                settled = await self._round()
+                wait_s = await self._round()
             except (TidemillError, OSError) as error:
                 log("control.uploads").warning("uploads.failed", error=str(error))
-                settled = False
-            wait_s = SWEEP_EVERY_S if settled else late_s
-            late_s = RETRY_AFTER_S if settled else min(2.0 * late_s, SWEEP_EVERY_S)
+                wait_s = RETRY_AFTER_S
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._work.wait(), wait_s)
 
-    async def _round(self) -> bool:
-        """Does all there is to do now; tells whether nothing is left for later."""
+    async def _round(self) -> float:
+        """Does all there is to do now; returns when there may be more, in seconds."""
         await asyncio.to_thread(self.uploads.sweep)
-        settled = [await self._settle(each) for each in await asyncio.to_thread(self._received)]
-        return all(settled)
+        for each in await asyncio.to_thread(self._received):
+            if self._rests_s(each) <= 0:
+                await self._settle(each)
+        left = await asyncio.to_thread(self._received)
+        waits_s = [wait_s for each in left if (wait_s := self._rests_s(each)) > 0]
+        if len(waits_s) < len(left):  # another process has it, or it has just come
+            waits_s.append(RETRY_AFTER_S)
+        return min([SWEEP_EVERY_S, *waits_s])
 
     def _received(self) -> list[Upload]:
         return [each for each in self.uploads.scan() if each.state == "received"]
 
-    async def _settle(self, upload: Upload) -> bool:
-        """Ingests one; tells whether it is finished."""
+    def _rests_s(self, upload: Upload) -> float:
+        """Returns for how long an upload is left alone after an ingest that could not be done."""
+        failures = upload.tries + upload.deaths
+        if not failures:
+            return 0.0
+        wait_s = min(RETRY_AFTER_S * 2.0 ** min(failures - 1, 10), SWEEP_EVERY_S)
+        since_s = self._home.clock.now() - upload.changed_at
+        return wait_s - since_s if since_s >= 0 else 0.0
+
+    async def _settle(self, upload: Upload) -> None:
+        """Has one ingested, and tells what became of it."""
         about = (upload.dataset, upload.upload)
         try:
-            await do_chore(self._home, "settle", *about, within_s=INGEST_WITHIN_S)
-        except (TidemillError, TimeoutError) as error:
-            log("control.uploads").warning("upload.died", upload=upload.upload, error=str(error))
-            await asyncio.to_thread(functools.partial(note_death, self._home, *about))
-        try:
+            try:
+                await do_chore(self._home, "settle", *about, within_s=INGEST_WITHIN_S)
+            except (TidemillError, TimeoutError) as error:
+                said = {"dataset": upload.dataset, "upload": upload.upload, "error": str(error)}
+                log("control.uploads").warning("upload.died", **said)
+                await asyncio.to_thread(functools.partial(note_death, self._home, *about))
             found = await self._find(upload)
-        except NotFound:
-            return True
-        self._tell(found)
+        except NotFound:  # it was removed meanwhile
+            self.tell()
+            return
+        self._log(found)
         self._count(found)
-        return found.finished
+        self.tell()
 
     def _count(self, upload: Upload) -> None:
         if upload.finished:
@@ -143,12 +157,15 @@ class UploadDesk:
             for outcome in ("accepted", "quarantined", "duplicate", "late"):
                 self._rows.of(outcome).value += getattr(upload.result, outcome)
 
-    def _tell(self, upload: Upload) -> None:
+    def _log(self, upload: Upload) -> None:
         said = {"dataset": upload.dataset, "upload": upload.upload, "state": upload.state}
         if upload.problem is not None:
             log("control.uploads").warning("upload.problem", **said, error=upload.problem.what)
         else:
             log("control.uploads").info("upload.settled", **said)
+
+    def tell(self) -> None:
+        """Has everybody look again who waits for what becomes of an upload."""
         self._news.set()
         self._news = asyncio.Event()
 

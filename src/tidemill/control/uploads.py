@@ -2,17 +2,18 @@
 
 The ingest is ``tidemill ingest``'s own, which finds by its content a file that it took before. So
 a process that dies anywhere in between costs nothing but the time to do it again; the audit has
-one row for each upload whose rows came in.
+one row for each upload whose rows came in, that failed, or that was removed before.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import msgspec
 
 from tidemill.control import audit
-from tidemill.data.catalog import find_dataset, list_datasets
+from tidemill.data.catalog import find_dataset, find_sources, list_datasets
 from tidemill.data.records import IngestResult
 from tidemill.data.upload_records import Problem, Upload
 from tidemill.data.uploads import Uploads
@@ -55,29 +56,29 @@ def settle(home: Home, dataset: str, name: str) -> Upload:
     """Ingests an upload that is whole, and keeps what became of it.
 
     Returns:
-        The upload; not finished if the ingest could not be done now and may be later.
+        The upload; not finished if the ingest could not be done now and may be later, or if
+        another process does it.
 
     Raises:
         NotFound: there is no such upload.
     """
     uploads = Uploads(home)
-    upload = uploads.find(dataset, name)
-    if upload.state != "received":
+    if (upload := uploads.find(dataset, name)).state != "received":
         return upload
-    try:
-        result = _ingest(home, uploads, upload)
-        _write_audit(home, upload, result)
-    except _MAY_PASS as error:
-        return uploads.changed(upload, problem=Problem.of(error))
-    except OSError as error:
-        failed = Unavailable(f"the ingest failed: {error.strerror or error}")
-        return uploads.changed(upload, problem=Problem.of(failed))
-    except TidemillError as error:
-        return _failed(uploads, upload, error)
-    state = "refused" if result.refused else "done"
-    done = uploads.changed(upload, state=state, result=result, problem=None)
-    uploads.remove_data(done)
-    return done
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(uploads.at_work(upload))
+        except Conflict:
+            return upload
+        if (upload := uploads.find(dataset, name)).state != "received":
+            return upload
+        try:
+            return _settled(home, uploads, upload)
+        except _MAY_PASS as error:
+            return _put_off(home, uploads, upload, error)
+        except OSError as error:
+            failed = Unavailable(f"the ingest failed: {error.strerror or error}")
+            return _put_off(home, uploads, upload, failed)
 
 
 def note_death(home: Home, dataset: str, name: str) -> Upload:
@@ -94,37 +95,105 @@ def note_death(home: Home, dataset: str, name: str) -> Upload:
         f"{upload.deaths + 1} times",
         remedy="See the log of the server, and its memory; then send the file in smaller ones.",
     )
-    given_up = upload.deaths + 1 >= MAX_DEATHS
-    return uploads.changed(
-        upload,
-        deaths=upload.deaths + 1,
-        problem=Problem.of(lost),
-        state="failed" if given_up else "received",
-    )
+    if upload.deaths + 1 >= MAX_DEATHS:
+        return _give_up(home, uploads, upload, Problem.of(lost), deaths=upload.deaths + 1)
+    return uploads.changed(upload, deaths=upload.deaths + 1, problem=Problem.of(lost))
 
 
 def cancel(home: Home, dataset: str, name: str, *, by: str) -> Upload:
-    """Removes an upload that is not being ingested, and returns what it was.
+    """Removes an upload of which no row has come in, or what is known of one that is over.
+
+    Returns:
+        What it was.
 
     Raises:
         NotFound: there is none of that name.
-        Conflict: all of it is here, and its rows are on their way in.
+        Conflict: it is being ingested at this moment, or its rows are in.
     """
     uploads = Uploads(home)
     upload = uploads.find(dataset, name)
-    if upload.state == "received":
-        raise Conflict(
-            f"upload {name!r} is whole, and is being ingested",
-            remedy="Ask what became of it; held rows are discarded by tidemill quarantine discard.",
-        )
+    if upload.state != "received":
+        return _removed(home, uploads, upload, by=by)
+    with uploads.at_work(upload):
+        upload = uploads.find(dataset, name)
+        if upload.state == "received":
+            _check_not_in(home, uploads, upload)
+        return _removed(home, uploads, upload, by=by)
+
+
+def _removed(home: Home, uploads: Uploads, upload: Upload, *, by: str) -> Upload:
     if not upload.finished:
-        _audit(home, upload, "upload-cancel", by=by, detail={"bytes": upload.offset})
+        detail: dict[str, object] = {"bytes": upload.offset, "state": upload.state}
+        detail["tries"] = upload.tries
+        _audit(home, upload, "upload-cancel", by=by, detail=detail)
     uploads.forget(upload)
     return upload
 
 
+def _check_not_in(home: Home, uploads: Uploads, upload: Upload) -> None:
+    """Checks that no process that was killed has brought the rows in, and just not said so."""
+    path = uploads.data_path(upload)
+    if path.exists() and find_sources(home, upload.dataset, [sha256_file(path)]):
+        raise Conflict(
+            f"the rows of upload {upload.upload!r} are in dataset {upload.dataset!r}",
+            remedy="Ask what became of it in a moment.",
+        )
+
+
+def _settled(home: Home, uploads: Uploads, upload: Upload) -> Upload:
+    try:
+        result = _ingest(home, uploads, upload)
+    except _MAY_PASS:
+        raise
+    except TidemillError as error:
+        failed = _give_up(home, uploads, upload, _problem(home, uploads, upload, error))
+        uploads.remove_data(failed)
+        return failed
+    _write_audit(home, upload, result)
+    state = "refused" if result.refused else "done"
+    done = uploads.changed(upload, state=state, result=result, problem=None)
+    uploads.remove_data(done)
+    return done
+
+
+def _put_off(home: Home, uploads: Uploads, upload: Upload, error: TidemillError) -> Upload:
+    """Keeps why an ingest could not be done; the last time, it is given up, its bytes in place."""
+    tries, most = upload.tries + 1, uploads.settings.max_tries
+    problem = _problem(home, uploads, upload, error)
+    if tries >= most:
+        what = f"{problem.what.rstrip('.')} (tried {tries} times, as uploads.max_tries allows)"
+        problem = msgspec.structs.replace(problem, what=what)
+        with contextlib.suppress(*_MAY_PASS):  # what cannot be in the audit has not happened
+            return _give_up(home, uploads, upload, problem, tries=tries)
+    return uploads.changed(upload, tries=tries, problem=problem)
+
+
+def _give_up(
+    home: Home, uploads: Uploads, upload: Upload, problem: Problem, **fields: int
+) -> Upload:
+    detail = {"file": upload.terms.file, "bytes": upload.offset, "problem": problem, **fields}
+    _audit(home, upload, "upload-fail", by=upload.terms.by, detail=detail)
+    return uploads.changed(upload, state="failed", problem=problem, **fields)
+
+
+def _problem(home: Home, uploads: Uploads, upload: Upload, error: TidemillError) -> Problem:
+    """Returns an error without places of this machine, which are no business of who sent it."""
+    places = {f"{uploads.folder(upload)}/": "", str(home.path): "HOME"}
+
+    def without(text: str) -> str:
+        for place, name in places.items():
+            text = text.replace(place, name)
+        return text
+
+    problem = Problem.of(error)
+    return msgspec.structs.replace(
+        problem, what=without(problem.what), remedy=without(problem.remedy)
+    )
+
+
 def _ingest(home: Home, uploads: Uploads, upload: Upload) -> IngestResult:
-    from tidemill.recipes.intake import IngestOptions, take  # noqa: PLC0415 - brings Arrow with it
+    from tidemill.data.sources import NamedFile  # noqa: PLC0415 - it and the next bring Arrow
+    from tidemill.recipes.intake import IngestOptions, take  # noqa: PLC0415
 
     path, terms = uploads.data_path(upload), upload.terms
     if not path.exists():
@@ -136,7 +205,8 @@ def _ingest(home: Home, uploads: Uploads, upload: Upload) -> IngestResult:
         )
     options = IngestOptions(key=terms.key, time=terms.time, lateness_s=terms.lateness_s)
     progress = _telling(home, uploads, upload)
-    return take(home, upload.dataset, [path], options, progress=progress)
+    named = NamedFile(path=path, name=f"upload:{upload.dataset}/{upload.upload}/{terms.file}")
+    return take(home, upload.dataset, [named], options, progress=progress)
 
 
 def _telling(home: Home, uploads: Uploads, upload: Upload) -> Callable[[int, int], None]:
@@ -149,18 +219,6 @@ def _telling(home: Home, uploads: Uploads, upload: Upload) -> Callable[[int, int
             uploads.note_progress(upload, done)
 
     return progress
-
-
-def _failed(uploads: Uploads, upload: Upload, error: TidemillError) -> Upload:
-    folder = f"{uploads.folder(upload)}/"  # where it lies is no business of who sent it
-    problem = Problem(
-        kind=type(error).__name__,
-        what=error.what.replace(folder, ""),
-        remedy=error.remedy.replace(folder, ""),
-    )
-    failed = uploads.changed(upload, state="failed", problem=problem)
-    uploads.remove_data(failed)
-    return failed
 
 
 def _write_audit(home: Home, upload: Upload, result: IngestResult) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.data.arrow_source import MAGIC, read_arrow, read_parquet
@@ -37,7 +38,20 @@ _NAMED = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".arrow
 _NAMED[".avro"] = "Avro"
 
 
-Source = Path | str | SqlSource
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedFile:
+    """A file that is known by a name, because where it lies is nobody's business.
+
+    Attributes:
+        path: where it lies; its ending says its form where its first bytes do not.
+        name: what stands in records, messages and beside held rows.
+    """
+
+    path: Path
+    name: str
+
+
+Source = Path | str | SqlSource | NamedFile
 """A file, a folder, a pattern of spans, an ``s3://`` URL of such, or a query of a database."""
 
 
@@ -131,6 +145,8 @@ def named_sources(
 def _files(
     source: Source, elsewhere: Elsewhere | None, notes: list[Anomaly]
 ) -> Iterable[SourceFile]:
+    if isinstance(source, NamedFile):
+        return [_look(source.path, source.name)]
     text = str(source)
     if not isinstance(source, SqlSource) and "://" not in text:
         return map(_look, _expand(source, notes))
@@ -177,17 +193,18 @@ def _newest(text: str, notes: list[Anomaly]) -> list[Path]:
     return [path for one in found.paths for path in _expand(one, notes)]
 
 
-def _look(path: Path) -> SourceFile:
+def _look(path: Path, known_as: str | None = None) -> SourceFile:
+    name = known_as or storable(path)
     try:
         stamp = _stamp(path)
         if not path.is_file():
-            raise InvalidInput(f"{path} is not a file", remedy="Give a file or a folder.")
-        record = SourceRecord(path=storable(path), sha256=sha256_file(path), bytes=stamp[0])
+            raise InvalidInput(f"{name} is not a file", remedy="Give a file or a folder.")
+        record = SourceRecord(path=name, sha256=sha256_file(path), bytes=stamp[0])
     except FileNotFoundError as error:
-        raise NotFound(f"{path} does not exist", remedy="Check the path.") from error
+        raise NotFound(f"{name} does not exist", remedy="Check the path.") from error
     except OSError as error:
         raise InvalidInput(
-            f"{path} cannot be read: {error.strerror}", remedy="Check its permissions."
+            f"{name} cannot be read: {error.strerror}", remedy="Check its permissions."
         ) from error
     return SourceFile(path=path, record=record, stamp=stamp)
 

@@ -70,6 +70,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
         offset: how many bytes are durable: the next piece begins there.
         created_at: seconds since the epoch, as is the other.
         changed_at: when a byte or a state was last added.
+        tries: how often its ingest could not be done for a reason that may pass.
         deaths: how often the process that ingested it ended before it was done.
         ingested_bytes: how far the ingest that is under way has read.
         result: what became of every row.
@@ -83,6 +84,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     offset: int = 0
     created_at: float
     changed_at: float
+    tries: int = 0
     deaths: int = 0
     ingested_bytes: int = 0
     result: IngestResult | None = None

@@ -157,6 +157,27 @@ class Uploads:
         for path in (self.data_path(upload), self.folder(upload) / _PROGRESS):
             path.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def at_work(self, upload: Upload) -> Iterator[None]:
+        """Keeps an upload that is whole from everybody else: it is ingested, or removed.
+
+        Raises:
+            Conflict: somebody else does either.
+            NotFound: it is removed.
+        """
+        busy = Conflict(
+            f"upload {upload.upload!r} is whole, and is being ingested",
+            remedy="Ask what became of it; held rows are discarded by tidemill quarantine discard.",
+        )
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(hold(self.folder(upload) / ".at_work", busy=busy))
+            except FileNotFoundError as error:
+                raise NotFound(
+                    f"upload {upload.upload!r} was removed", remedy="Send the file again."
+                ) from error
+            yield
+
     def forget(self, upload: Upload) -> None:
         """Removes an upload whole: what is known of it first."""
         folder = self.folder(upload)

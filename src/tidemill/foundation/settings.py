@@ -121,12 +121,14 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class UploadsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How large an upload may be, how many are under way, how long one may rest, what stays free.
 
-    ``keep_s`` is also how long it is known what became of one.
+    ``keep_s`` is also how long it is known what became of one. ``max_tries`` is how often an
+    ingest is tried that fails for a reason which may pass, such as a full disk.
     """
 
     max_bytes: Positive = 16 << 30
     max_open: Positive = 32
     keep_s: Annotated[float, msgspec.Meta(gt=0)] = 86_400.0
+    max_tries: Positive = 100
     min_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 256 << 20
 
 
