@@ -21,17 +21,17 @@ from tidemill.planning.workload.sketch import SAMPLED_REQUESTS, Workload
 from tidemill.planning.workload.sources import read_access_log, read_trace
 
 
-def hit_rate(keys: list[int], entries: int) -> float:
-    """What a cache of the keys used last really answers."""
+def hit_rate(keys: list[int], entries: int, since: int = 0) -> float:
+    """What a cache of the keys used last really answers, from a request on."""
     cache: OrderedDict[int, None] = OrderedDict()
     hits = 0
-    for key in keys:
-        hits += key in cache
+    for at, key in enumerate(keys):
+        hits += at >= since and key in cache
         cache[key] = None
         cache.move_to_end(key)
         if len(cache) > entries:
             cache.popitem(last=False)
-    return hits / len(keys)
+    return hits / (len(keys) - since)
 
 
 def taken(times: Any, keys: Any, *, batch: int = 50_000) -> Workload:
@@ -118,9 +118,33 @@ def test_many_keys_are_estimated_within_what_is_stated(exponent: float) -> None:
         assert found.zipf_exponent == pytest.approx(exponent, abs=0.05)
     assert found.cv2 == pytest.approx(1.0, abs=0.05)
     assert len(seen._sample) <= SAMPLED_REQUESTS
+    for entries, hits in found.cache_later:
+        if entries < 100:  # of so few, chance says what is in the sample
+            continue
+        assert hits == pytest.approx(hit_rate(listed, entries, since=250_000), abs=0.02), entries
+    known = np.unique(keys[:250_000], return_counts=True)
+    falling = known[0][np.argsort(-known[1], kind="stable")]
+    for k, share in found.head_later:
+        if str(k) not in found.top_share:
+            continue
+        assert share == pytest.approx(np.isin(keys[250_000:], falling[:k]).mean(), abs=0.02), k
+    assert found.traffic().cardinality == found.cardinality
+
+
+def test_a_plan_is_told_what_the_past_is_good_for_later() -> None:
+    """Which of equal keys came most often was chance; a cache that was empty has been filled."""
+    times, keys = zipf(4000, 1000, 0.0)
+    found = taken(times, keys).result()
     traffic = found.traffic()
-    assert traffic.top == found.head
-    assert traffic.cardinality == found.cardinality
+    ahead = dict(traffic.top)[100]
+    assert dict(found.head)[100] > 0.16
+    assert ahead == pytest.approx(0.1, abs=0.02)
+    late = keys[2000:]
+    best = np.argsort(-np.bincount(keys[:2000], minlength=1000), kind="stable")
+    assert ahead == pytest.approx(np.isin(late, best[:100]).mean(), abs=0.02)
+    filled = hit_rate(keys.tolist(), 1000, since=2000)
+    assert dict(traffic.reuse)[1000] == pytest.approx(filled, abs=1e-6)
+    assert filled > dict(found.cache)[1000] + 0.1
 
 
 def test_bursts_show() -> None:

@@ -37,6 +37,9 @@ class WorkloadProfile(msgspec.Struct, frozen=True, kw_only=True):
             have answered.
         head: (k, share of the k most frequent keys), k rising to the cardinality.
         cache: (entries, hit rate), entries rising.
+        head_later: (k, share of the later half's requests that a table of the k most frequent keys
+            of the earlier half answers), k rising to the earlier half's keys.
+        cache_later: (entries, hit rate in the later half), as caches are that have been filled.
         heavy: the most frequent keys.
         exact: shares, Gini and reuse were counted; else those beyond the head are estimated from a
             sample of the keys.
@@ -59,6 +62,8 @@ class WorkloadProfile(msgspec.Struct, frozen=True, kw_only=True):
     reuse: dict[str, float]
     head: tuple[tuple[int, float], ...]
     cache: tuple[tuple[int, float], ...]
+    head_later: tuple[tuple[int, float], ...] = ()
+    cache_later: tuple[tuple[int, float], ...] = ()
     heavy: tuple[HeavyKey, ...] = ()
     exact: bool = True
     sampled: float = 1.0
@@ -66,13 +71,17 @@ class WorkloadProfile(msgspec.Struct, frozen=True, kw_only=True):
     reordered: int = 0
 
     def traffic(self) -> Traffic:
-        """Returns what a plan must know of it."""
+        """Returns what a plan must know of it: what tables and caches of the past answer later.
+
+        Which keys were the most frequent is partly chance, so that those that were carry less
+        afterwards; and a cache that is new hits less than one that has been filled.
+        """
         return Traffic(
             rate_rps=self.rate_rps,
             cv2=self.cv2,
             peak_to_mean=max(1.0, self.peak_to_mean),
             cardinality=max(1, self.cardinality),
-            top=self.head,
-            reuse=self.cache,
+            top=self.head_later or self.head,
+            reuse=self.cache_later or self.cache,
             new_keys=self.new_key_rate,
         )

@@ -14,7 +14,7 @@ Three sketches, all mergeable, and vectorised over the rows of a batch:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from tidemill.data.cardinality import HyperLogLog
 from tidemill.data.keys import Hashes
 from tidemill.data.mixing import mix
 from tidemill.foundation.errors import DataRefused, InvalidInput
+from tidemill.planning.workload.heads import carried, carries, ranked
 from tidemill.planning.workload.profile import HeavyKey, WorkloadProfile
 from tidemill.planning.workload.reuse import distances, previous
 
@@ -46,6 +47,7 @@ _WHOLE = 1 << 64
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
+Curve: TypeAlias = tuple[tuple[int, float], ...]
 
 
 class Workload:
@@ -156,7 +158,7 @@ class Workload:
         sums, ranks = np.cumsum(counts * weights), np.cumsum(weights)
         cardinality = len(self._keys) if self.exact else self._distinct.estimate()
         head = _curve(ranks, sums / self._requests, cardinality)
-        cache = self._reuse(cardinality)
+        cache, cache_later = self._reuse(cardinality)
         duration_s = self._last - self._first
         mean = self._gaps[0] / (self._requests - 1)
         cv2 = max(0.0, self._gaps[1] / (self._requests - 1) - mean * mean) / (mean * mean)
@@ -176,6 +178,8 @@ class Workload:
             reuse={str(size): _hits(cache, size) for size in CACHES},
             head=head,
             cache=cache,
+            head_later=self._head_later(ranks, sums / self._requests),
+            cache_later=cache_later,
             heavy=self.heavy(),
             exact=self.exact and self._bound == _WHOLE,
             sampled=self._bound / _WHOLE,
@@ -301,21 +305,50 @@ class Workload:
         lacks = times[at >= 0] - counts[at[at >= 0]]
         return keys, counts + (float(np.mean(lacks)) if len(lacks) else self._lost / 2.0)
 
-    def _reuse(self, cardinality: int) -> tuple[tuple[int, float], ...]:
-        """Returns the hit rates of caches of the keys used last, by their entries.
+    def _reuse(self, cardinality: int) -> tuple[Curve, Curve]:
+        """Returns the hit rates of caches of the keys used last: of all requests, and later.
 
         Whether a heavy key is in the sample is chance, and it carries much. The keys are therefore
         taken in groups of like counts, and each group has the weight of all its requests.
         """
-        found = distances(self._sample)
-        weights = self._weights()
-        order = np.argsort(found, kind="stable")
-        order = order[found[order] >= 0]
-        rate = self._bound / _WHOLE
-        again, summed = found[order] / rate, np.append(0.0, np.cumsum(weights[order]))
+        found, weights = distances(self._sample), self._weights()
+        again, rate = found >= 0, self._bound / _WHOLE
+        later = self._later
         sizes = sorted({*CACHES, *_grid(cardinality)})
-        hits = summed[np.searchsorted(again, np.array(sizes), side="left")] / self._requests
-        return tuple((size, round(float(h), 6)) for size, h in zip(sizes, hits, strict=True))
+
+        def curve(some: npt.NDArray[np.bool_], requests: float) -> Curve:
+            order = np.flatnonzero(some & again)
+            order = order[np.argsort(found[order], kind="stable")]
+            summed = np.append(0.0, np.cumsum(weights[order]))
+            places = np.searchsorted(found[order] / rate, np.array(sizes), side="left")
+            hits = summed[places] / max(requests, 1.0)
+            return tuple((size, round(float(h), 6)) for size, h in zip(sizes, hits, strict=True))
+
+        return curve(np.ones_like(again), self._requests), curve(later, weights[later].sum())
+
+    @property
+    def _later(self) -> npt.NDArray[np.bool_]:
+        """Which of the sampled requests are of the later half."""
+        return self._places >= self._requests // 2
+
+    def _head_later(self, ranks: Floats, shares: Floats) -> Curve:
+        """Returns what the most frequent keys of the earlier half carry in the later half.
+
+        Of a sample, it is known by how much less that is than what the most frequent keys carry.
+        """
+        later, rate = self._later, self._bound / _WHOLE
+        if later.all() or not later.any():
+            return ()
+        known = ranked(self._sample[~later])
+        ahead = carried(known, self._sample[later])
+        whole = carried(ranked(self._sample), self._sample)
+        found = []
+        for k in sorted({*_grid(round(len(known) / rate)), round(len(known) / rate)}):
+            # Of a few keys, none may be in the sample: what the first ones lose is known of it.
+            at = max(1.0, k * rate)
+            keeps = min(1.0, carries(ahead, at) / carries(whole, at))
+            found.append((k, round(keeps * _at(ranks, shares, k), 6)))
+        return tuple(found)
 
     def _weights(self) -> Floats:
         """Returns how many requests each sampled one stands for."""
@@ -336,8 +369,7 @@ class Workload:
         return each[groups]
 
     def _new_keys(self) -> float:
-        later = self._places >= self._requests // 2
-        new = float(((previous(self._sample) < 0) & later).sum()) / (self._bound / _WHOLE)
+        new = float(((previous(self._sample) < 0) & self._later).sum()) / (self._bound / _WHOLE)
         return round(min(1.0, new / (self._requests - self._requests // 2)), 6)
 
     def heavy(self) -> tuple[HeavyKey, ...]:
@@ -374,7 +406,7 @@ def _grid(cardinality: int) -> list[int]:
     return [step for step in steps if step <= cardinality]
 
 
-def _curve(ranks: Floats, sums: Floats, cardinality: int) -> tuple[tuple[int, float], ...]:
+def _curve(ranks: Floats, sums: Floats, cardinality: int) -> Curve:
     sizes = sorted({*_grid(cardinality), cardinality})
     return tuple((k, round(_at(ranks, sums, k), 6)) for k in sizes)
 
@@ -384,7 +416,7 @@ def _at(ranks: Floats, sums: Floats, k: float) -> float:
     return float(np.interp(k, np.append(0.0, ranks), np.append(0.0, sums)))
 
 
-def _hits(cache: tuple[tuple[int, float], ...], size: int) -> float:
+def _hits(cache: Curve, size: int) -> float:
     return next(share for entries, share in cache if entries == size)
 
 
