@@ -184,7 +184,7 @@ def test_ties_are_simple() -> None:
     }
     level = {name: msgspec.structs.replace(e, cost_month=100.0) for name, e in some.items()}
     level["cached"] = msgspec.structs.replace(level["dynamic"], cache_entries=100)
-    for name in ("dynamic", "static", "cached", "hybrid"):
+    for name in ("dynamic", "static", "hybrid", "cached"):
         assert pick([*level.values()], aim="cost", noise=0.05) == level.pop(name)
 
 

@@ -144,11 +144,15 @@ def settings_of(plan: Plan) -> dict[str, int | float]:
     return settings
 
 
-def _complexity(alternative: Alternative) -> tuple[int, int, int, int]:
-    """Returns what makes one simpler than another: the lower, the simpler."""
-    kind = {"dynamic": 2 if alternative.cache_entries else 0, "static": 1, "hybrid": 3}
+def _complexity(alternative: Alternative) -> tuple[bool, int, int, int, int]:
+    """Returns what makes one simpler than another: the lower, the simpler.
+
+    A cache that has been filled answers what a table does; but it is empty after each start and
+    each change, and the model must bear that. So a table is taken where both cost the same.
+    """
+    kind = {"dynamic": 0, "static": 1, "hybrid": 2}
     size = (alternative.head_keys, alternative.cache_entries, alternative.replicas)
-    return kind[alternative.choice], *size
+    return bool(alternative.cache_entries), kind[alternative.choice], *size
 
 
 def figure(alternative: Alternative, aim: Aim) -> float:
