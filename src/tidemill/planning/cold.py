@@ -1,7 +1,8 @@
 """What a rest costs: a loop that has slept finds caches cold and its core asleep.
 
 A server that is asked seldom takes several times the CPU for each query of one that is asked all
-the time. How much more grows with the rest before, steeply at first, and is measured.
+the time. What a rest adds grows with its length, and is measured. It is added and not multiplied:
+after the same rest, a query that is much work pays about as much more as one that is little.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import numpy as np
 from tidemill.models.signature import Array
 
 RESTS_S = (1e-4, 4e-4, 1.6e-3, 6.4e-3, 25.6e-3, 102.4e-3)
-"""Rests at which the stretch of work is told; between them it is linear in the rest's logarithm."""
+"""Rests after which what they cost is told; between them it is linear in the rest's logarithm."""
 
 _FACTOR = RESTS_S[1] / RESTS_S[0]
+_SHORTEST_S = 1e-5
+_USUAL_S = 1e-3
 
 
 def ramps(rests_s: Array) -> Array:
@@ -39,42 +42,42 @@ def ramps(rests_s: Array) -> Array:
     return np.column_stack([np.clip(rests_s / RESTS_S[0], 0.0, 1.0), later])
 
 
-class Stretch:
-    """By what work is stretched after a rest.
+class Cold:
+    """How cold something is that works and rests in turns, and what that costs.
+
+    One piece of work warms it half: of its rests, the geometric mean of the last one and of what
+    counted before is what counts now. So who is asked seldom is cold also where two queries happen
+    to follow each other.
 
     Args:
-        cold: the stretch at each of ``RESTS_S``, 1 or more and rising; empty for none.
+        cold_s: what work takes more after each of ``RESTS_S``, rising; empty for nothing.
     """
 
-    def __init__(self, cold: Sequence[float]) -> None:
-        self._cold = (1.0, *cold)
-        self._last = len(cold)
+    def __init__(self, cold_s: Sequence[float]) -> None:
+        self._cold_s = (0.0, *cold_s)
+        self._last = len(cold_s)
+        self._counts_s = _USUAL_S
+        self.rests_s: list[float] = []
+        """Those that counted, in seconds, one for each piece of work."""
 
     def after(self, rest_s: float) -> float:
-        """Returns the stretch; 1 after no rest.
+        """Returns the seconds that work takes more that begins now, after a rest.
 
         Example:
-            >>> stretch = Stretch((3.0, 4.0, 5.0, 6.0, 7.0, 8.0))
-            >>> [round(stretch.after(rest_s), 3) for rest_s in (0.0, 5e-5, 2e-4, 9.0)]
-            [1.0, 2.0, 3.5, 8.0]
+            >>> cold = Cold((2.0, 3.0, 4.0, 5.0, 6.0, 7.0))
+            >>> [round(cold.after(rest_s), 2) for rest_s in (1e-3, 1e-3, 16e-3, 16e-3, 0.0)]
+            [3.66, 3.66, 4.66, 5.16, 2.75]
         """
-        cold, shortest_s = self._cold, RESTS_S[0]
-        if not self._last or rest_s <= 0.0:
-            return 1.0
+        self._counts_s = math.sqrt(self._counts_s * max(rest_s, _SHORTEST_S))
+        self.rests_s.append(self._counts_s)
+        return self._added_s(self._counts_s) if self._last else 0.0
+
+    def _added_s(self, rest_s: float) -> float:
+        cold_s, shortest_s = self._cold_s, RESTS_S[0]
         if rest_s <= shortest_s:
-            return 1.0 + (cold[1] - 1.0) * rest_s / shortest_s
+            return cold_s[1] * rest_s / shortest_s
         steps = math.log(rest_s / shortest_s, _FACTOR)
         at = int(steps) + 1
         if at >= self._last:
-            return cold[-1]
-        return cold[at] + (cold[at + 1] - cold[at]) * (steps - at + 1)
-
-    def share(self, rest_s: float) -> float:
-        """Returns how cold it is after a rest: 0 after none, 1 after the longest that was measured.
-
-        Example:
-            >>> Stretch((3.0, 4.0, 5.0, 6.0, 7.0, 9.0)).share(5e-5)
-            0.125
-        """
-        most = self._cold[-1] - 1.0
-        return (self.after(rest_s) - 1.0) / most if most > 0.0 else 0.0
+            return cold_s[-1]
+        return cold_s[at] + (cold_s[at + 1] - cold_s[at]) * (steps - at + 1)

@@ -34,9 +34,11 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         model_s: CPU in the gateway of a query that the model answers, the model apart.
         hop_s: CPU in the gateway for each batch that goes to a worker.
         worker_s: CPU in the worker for each batch, the model apart.
-        cold: by what the work of a turn and of its first query is stretched after the loop has
-            rested, at each of ``cold.RESTS_S``; empty if that makes no difference.
-        worker_cold_s: what a batch takes more in a worker that has rested for long.
+        cold_s: what a turn takes more after the loop has rested, at each of ``cold.RESTS_S``; empty
+            if that makes no difference.
+        model_cold_s: what a query that goes to the model takes more in the gateway, by how long no
+            other did, at the same rests.
+        worker_cold_s: what a batch takes more in a worker that has rested, at the same.
         hop_wait_s: what a batch waits on its way to a worker and back, beside all CPU, less the
             work that comes after its answer; as quantiles at even steps from 0 to 1.
         standing_cores: what the processes use when nobody asks, in cores.
@@ -57,8 +59,9 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     model_s: Seconds = 24e-6
     hop_s: Seconds = 30e-6
     worker_s: Seconds = 60e-6
-    cold: tuple[float, ...] = ()
-    worker_cold_s: Seconds = 0.0
+    cold_s: tuple[float, ...] = ()
+    model_cold_s: tuple[float, ...] = ()
+    worker_cold_s: tuple[float, ...] = ()
     hop_wait_s: tuple[float, ...] = (0.0,)
     standing_cores: Seconds = 0.01
     transport_s: tuple[float, ...] = (50e-6, 80e-6, 100e-6, 150e-6, 400e-6)

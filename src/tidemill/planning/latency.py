@@ -63,7 +63,8 @@ def fit_law(rows: Sequence[int], seconds: Sequence[float]) -> LatencyLaw:
     """Fits the law to measured batches.
 
     The line goes through the medians of each size, weighted so that each counts by how far it is
-    off relative to itself: a microsecond at one row counts as a hundred at a hundred rows.
+    off relative to itself: a microsecond at one row counts as a hundred at a hundred rows. A batch
+    strays from the median of its size.
 
     Args:
         rows: of each batch.
@@ -84,7 +85,8 @@ def fit_law(rows: Sequence[int], seconds: Sequence[float]) -> LatencyLaw:
     distinct = np.unique(sizes)
     medians = np.array([np.median(times[sizes == size]) for size in distinct])
     a_s, b_s = _line(distinct, medians)
-    ratios = times / (a_s + b_s * sizes)
+    # Beside batches of its own size: where the line is off, all of them are.
+    ratios = times / medians[np.searchsorted(distinct, sizes)]
     strays = np.quantile(ratios, np.linspace(0.0, 1.0, QUANTILES))
     return LatencyLaw(a_s=a_s, b_s=b_s, strays=tuple(float(each) for each in strays))
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from tidemill.models.signature import Array
-from tidemill.planning.cold import Stretch, ramps
+from tidemill.planning.cold import Cold, ramps
 from tidemill.planning.costs import Costs
 from tidemill.planning.latency import spread
 from tidemill.serving.batching import (
@@ -38,18 +38,17 @@ _SOONEST_S = 1e-6
 class Tally:
     """How often what is paid for was done, for each query, and after which rests.
 
-    Each is an array: all of them, then those after a rest, as ``cold.ramps`` counts each.
+    Each is an array: all of them, then those after a rest, as ``cold.ramps`` counts each; rests are
+    those that count, see ``cold.Cold``.
 
     Attributes:
         turns: of the gateway's loop.
-        firsts: queries that were the first of their turn.
-        sends: batches that left in a turn, the first of each turn.
+        asked: queries that go to the model, by how long no other did.
         worker: batches, by how long the worker had rested.
     """
 
     turns: Array
-    firsts: Array
-    sends: Array
+    asked: Array
     worker: Array
 
 
@@ -216,9 +215,10 @@ class _Run:
         self._arrivals = arrivals
         self._sources = sources
         self._costs = costs
-        self._stretch = Stretch(costs.cold)
-        self._used_at = [arrivals[0]] * 3
-        self._stretched = 1.0
+        self._loop = Cold(costs.cold_s)
+        self._way = Cold(costs.model_cold_s)
+        self._workers = [Cold(costs.worker_cold_s) for _ in range(replicas)]
+        self._asked_at = arrivals[0]
         self._law = costs.law.service_time()
         self._slo_s = slo_s
         self._strays = strays
@@ -229,8 +229,6 @@ class _Run:
         on_loop = costs.on_loop
         self._most = most_rows(self._law, max_batch) if on_loop else max_batch
         self._free_at = [0.0] * replicas
-        self._rested: list[tuple[float, bool, bool]] = []
-        self._worker_rests: list[float] = []
         self._out: list[list[tuple[float, list[int]]]] = [[] for _ in range(replicas)]
         self._queue: list[int] = []
         self._pace = Arrivals()
@@ -255,30 +253,29 @@ class _Run:
                 break
             woken, self._wake_at = self._wake_at <= begin, infinity
             rest_s = begin - now
-            now = begin + self._costs.turn_s * self._stretch.after(rest_s)
+            now = begin + self._costs.turn_s + self._loop.after(rest_s)
             now = self._land(begin, now)
             stop = at
             while stop < count and stop - at < _AT_ONCE and arrivals[stop] <= begin:
                 stop += 1
-            now, first = self._read(at, stop, begin, now), stop > at
-            at, sent = stop, self.batches
+            now = self._read(at, stop, begin, now)
+            at = stop
             self.busy_s += now - begin
             now = self._turn(now, may_hold=not woken)
-            self._rested.append((rest_s, first, self.batches > sent))
         self.ended = now
 
     def tally(self) -> Tally:
         """Returns how often everything was done."""
         n = len(self._arrivals)
-        rests_s, firsts, sends = (np.array(each) for each in zip(*self._rested, strict=True))
-        up = np.column_stack([np.ones(len(rests_s)), ramps(rests_s)])
-        worker = np.array(self._worker_rests)
-        up_worker = np.column_stack([np.ones(len(worker)), ramps(worker)])
+
+        def counted(rests_s: list[float]) -> Array:
+            found: Array = np.append(float(len(rests_s)), ramps(np.array(rests_s)).sum(axis=0)) / n
+            return found
+
         return Tally(
-            turns=up.sum(axis=0) / n,
-            firsts=up[firsts].sum(axis=0) / n,
-            sends=up[sends].sum(axis=0) / n,
-            worker=up_worker.sum(axis=0) / n,
+            turns=counted(self._loop.rests_s),
+            asked=counted(self._way.rests_s),
+            worker=counted([rest_s for each in self._workers for rest_s in each.rests_s]),
         )
 
     def _land(self, begin: float, now: float) -> float:
@@ -312,21 +309,19 @@ class _Run:
 
     def _read(self, start: int, stop: int, begin: float, now: float) -> float:
         """Reads queries; those that need no model are answered at the end of it."""
-        costs, sources, used_at = self._costs, self._sources, self._used_at
-        known = []
+        costs, known = self._costs, []
         for each in range(start, stop):
-            source = sources[each]
-            # What others ask for meanwhile keeps the loop warm, but not the way to this source.
-            stretched = self._stretch.after(begin - used_at[source])
-            used_at[source] = now
-            if source == MODEL:
-                self._stretched = max(stretched, self._stretched)
-                now += costs.model_s * stretched
-                if not self._follows(each):
-                    self._queue.append(each)
-            else:
-                now += (costs.table_s if source == TABLE else costs.cache_s) * stretched
+            source = self._sources[each]
+            if source != MODEL:
+                now += costs.table_s if source == TABLE else costs.cache_s
                 known.append(each)
+                continue
+            # What others ask for meanwhile keeps the loop warm, but not the way to the model.
+            rest_s = max(0.0, begin - self._asked_at)
+            now += costs.model_s + self._way.after(rest_s)
+            self._asked_at = now
+            if not self._follows(each):
+                self._queue.append(each)
         for each in known:
             self.answered[each] = now
         return now
@@ -387,21 +382,18 @@ class _Run:
         self._pace.update(rows, min(now - self._sent_at, 4.0 * self._law.a_s))
         self._sent_at = now
         took_s = costs.law.expect(rows) * self._strays[self.batches % len(self._strays)]
-        stretched, self._stretched = self._stretched, 1.0
         self.batches += 1
         self.rows += rows
         if costs.on_loop:
-            took_s += costs.law.expect(1) * (stretched - 1.0)
             self.busy_s += took_s
             now += took_s
             for each in batch:
                 self._answer(each, now)
             return now
-        self.busy_s += costs.hop_s * stretched
-        now += costs.hop_s * stretched
+        self.busy_s += costs.hop_s
+        now += costs.hop_s
         rest_s = max(0.0, now - self._free_at[replica])
-        self._worker_rests.append(rest_s)
-        took_s += costs.worker_s + costs.worker_cold_s * self._stretch.share(rest_s)
+        took_s += costs.worker_s + self._workers[replica].after(rest_s)
         self.computed_s += took_s
         self._free_at[replica] = max(self._free_at[replica], now) + took_s
         wait_s = self._waits[self.batches % len(self._waits)]

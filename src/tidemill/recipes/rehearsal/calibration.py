@@ -6,7 +6,9 @@ at a fast one queries share turns that follow each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 
 import msgspec
 import numpy as np
@@ -27,14 +29,16 @@ from tidemill.serving.replicas.address import RUNTIME
 Told = Callable[[int, int], None]
 
 SECONDS = 2.0
-"""Each source is asked so long at each pace."""
+"""Each source is asked so long at each pace, in all passes together."""
+
+PASSES = 3
+"""Each pass asks all sources at all paces; what else a machine does comes and goes between them."""
 
 PACES_RPS = (20.0, 75.0, 300.0, 1200.0, 4000.0)
-"""Queries a second, where the model keeps up."""
+"""Queries a second. A model that does not keep up is asked at as many slower ones."""
 
 _BUSY = 0.4
-_FEWEST = 40
-_PASSES = 2
+_FEWEST = 24
 _WARM_RPS = 500.0
 _KEYS = 512
 _SIZES = (1, 4, 16, 64)
@@ -67,9 +71,19 @@ def calibrate(
         ModelFailed: the server did not answer some of the queries.
         InvalidInput: the questions do not fit the model or its key.
     """
-    manifest = subject.manifest
-    local = on_loop(manifest)
-    assumed = Costs(law=_law(subject), on_loop=local)
+    with calibrating(subject, seconds=seconds, seed=seed) as calibration:
+        done = count(1)
+        for _ in range(PASSES):
+            calibration.measure(lambda: told(next(done), PASSES * calibration.runs_each))
+        return calibration.costs()
+
+
+@contextmanager
+def calibrating(
+    subject: Subject, *, seconds: float = SECONDS, seed: int = 0
+) -> Iterator[Calibration]:
+    """Serves a model in all ways that are measured while the block runs; see ``calibrate``."""
+    assumed = Costs(law=_law(subject), on_loop=on_loop(subject.manifest))
     keys = min(_KEYS, len(subject.ranked))
     arrangements = [
         Arrangement(head_keys=keys, slo_ms=SLO_MS),
@@ -80,58 +94,75 @@ def calibrate(
         asked = subject.ranked[:keys]
         for number in range(len(_SOURCES)):  # the cache fills, everything is imported
             _checked(stage.ask(number, np.resize(asked, max(_WARM, keys)), _even(keys))[0])
-        standing = stage.rest(seconds / 2.0)
-        runs = _runs(
-            stage,
-            asked,
-            most_rps=_fast(assumed),
-            seconds=seconds,
-            rng=np.random.default_rng(seed),
-            told=told,
+        yield Calibration(stage, assumed, asked, seconds=seconds / PASSES, seed=seed)
+
+
+class Calibration:
+    """Costs under measurement, in as many passes as one wants; made by ``calibrating``.
+
+    Args:
+        stage: serves a table, a cache and the model.
+        assumed: the model's law, and where it computes.
+        asked: questions that table and cache know.
+        seconds: that each source is asked at each pace, in each pass.
+        seed: of the arrivals.
+    """
+
+    def __init__(
+        self, stage: Stage, assumed: Costs, asked: Array, *, seconds: float, seed: int
+    ) -> None:
+        self._stage = stage
+        self._assumed = assumed
+        self._asked = asked
+        self._seconds = seconds
+        self._rng = np.random.default_rng(seed)
+        self._runs: list[Run] = []
+        self._rests: list[float] = []
+        most_rps = _fast(assumed)
+        slower = np.geomspace(min(PACES_RPS[0], most_rps), most_rps, len(PACES_RPS)).tolist()
+        paces = dict.fromkeys(_SOURCES, PACES_RPS)
+        if most_rps < PACES_RPS[-1]:
+            paces["model"] = tuple(slower)
+        self._paces = [
+            (number, name, paces[name][at])
+            for at in range(len(PACES_RPS))
+            for number, name in enumerate(_SOURCES)
+        ]
+
+    @property
+    def runs_each(self) -> int:
+        """How many runs a pass has."""
+        return len(self._paces)
+
+    def measure(self, told: Callable[[], None] = lambda: None) -> None:
+        """Asks each source at each pace once more.
+
+        Args:
+            told: called after each run.
+
+        Raises:
+            ModelFailed: the server did not answer some of the queries.
+        """
+        self._rests.append(self._stage.rest(self._seconds))
+        for number, source, pace in self._paces:
+            queries = max(_FEWEST, int(pace * self._seconds))
+            due_s = np.cumsum(self._rng.exponential(1.0 / pace, queries))
+            at = self._rng.choice(self._asked, queries)
+            offered, used = self._stage.ask(number, at, due_s)
+            _checked(offered)
+            self._runs.append(Run(source, pace, due_s, offered, used))
+            told()
+
+    def costs(self) -> Costs:
+        """Returns the costs by what was measured so far, in one pass at least."""
+        measured = msgspec.structs.replace(
+            self._assumed,
+            standing_cores=float(np.median(self._rests)),
+            key_bytes=self._stage.key_bytes,
+            value_bytes=self._stage.value_bytes,
+            transport_s=(0.0,),
         )
-    measured = msgspec.structs.replace(
-        assumed,
-        standing_cores=standing,
-        key_bytes=stage.key_bytes,
-        value_bytes=stage.value_bytes,
-        transport_s=(0.0,),
-    )
-    return fit_costs(measured, runs)
-
-
-def _runs(
-    stage: Stage,
-    asked: Array,
-    *,
-    most_rps: float,
-    seconds: float,
-    rng: np.random.Generator,
-    told: Told,
-) -> list[Run]:
-    """Asks each source at each pace, twice, and returns the less disturbed run of each."""
-    paces = [
-        (number, min(pace, most_rps) if source == "model" else pace)
-        for pace in PACES_RPS
-        for number, source in enumerate(_SOURCES)
-    ]
-    runs: dict[int, Run] = {}
-    for done in range(_PASSES * len(paces)):
-        at = done % len(paces)
-        number, pace = paces[at]
-        count = max(_FEWEST, int(pace * seconds / _PASSES))
-        due_s = np.cumsum(rng.exponential(1.0 / pace, count))
-        offered, used = stage.ask(number, rng.choice(asked, count), due_s)
-        _checked(offered)
-        runs[at] = _undisturbed(Run(_SOURCES[number], due_s, offered, used), runs.get(at))
-        told(done + 1, _PASSES * len(paces))
-    return list(runs.values())
-
-
-def _undisturbed(run: Run, before: Run | None) -> Run:
-    """Returns which of two equal runs took less CPU: what else a machine does only adds."""
-    if before is None or run.each_s < before.each_s:
-        return run
-    return before
+        return fit_costs(measured, self._runs)
 
 
 def registered_law(manifest: ModelManifest) -> LatencyLaw | None:

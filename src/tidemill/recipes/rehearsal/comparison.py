@@ -9,8 +9,9 @@ import numpy as np
 
 from tidemill.foundation.errors import InvalidInput
 from tidemill.models.signature import Array
-from tidemill.planning.alternatives import Alternative, Choice
+from tidemill.planning.alternatives import Alternative, Choice, Promise, Study
 from tidemill.planning.costs import Costs
+from tidemill.planning.prices import Prices
 from tidemill.planning.simulate import draw_queries
 from tidemill.planning.traffic import Traffic
 from tidemill.recipes.rehearsal.stage import Arrangement, Stage, Subject, set_up
@@ -52,7 +53,11 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rehearsed(msgspec.Struct, frozen=True, kw_only=True):
-    """One alternative: what the plan says of it, and what each repeat came to."""
+    """One alternative: what the plan says of it, and what each repeat came to.
+
+    Args:
+        table_rows: keys that its table held: those of the past, as far as there were so many.
+    """
 
     choice: Choice
     head_keys: int
@@ -61,6 +66,7 @@ class Rehearsed(msgspec.Struct, frozen=True, kw_only=True):
     batch_limit: int
     predicted: Figures
     measured: tuple[Figures, ...]
+    table_rows: int = 0
 
     def median(self, figure: str) -> float:
         """Returns the median of a figure over the repeats."""
@@ -89,6 +95,7 @@ def rehearse(
     repeats: int = 1,
     seed: int = 0,
     told: Told = lambda _done, _all: None,
+    before: Callable[[int], None] = lambda _repeat: None,
 ) -> tuple[Rehearsed, ...]:
     """Serves alternatives side by side and asks each what the trace asked, at the planned rate.
 
@@ -104,6 +111,7 @@ def rehearse(
         repeats: how often.
         seed: of the arrivals.
         told: how many runs are done, and of how many.
+        before: called before each repeat, with its number from 0.
 
     Raises:
         InvalidInput: an alternative needs several gateways: one machine's client is no match.
@@ -126,18 +134,21 @@ def rehearse(
         )
         for each in alternatives
     ]
+    study = Study(traffic, costs, Prices(), Promise(slo_ms=slo_ms))
     count = max(_FEWEST, int(traffic.rate_rps * seconds))
     measured: list[list[Figures]] = [[] for _ in alternatives]
     with set_up(subject, arrangements, entry_bytes=costs.entry_bytes) as stage:
         for number, each in enumerate(alternatives):
             _warm(stage, number, each, traffic)
         for repeat in range(repeats):
+            before(repeat)
             rng = np.random.default_rng([seed, repeat])
             drawn = draw_queries(rng, count, rate_rps=traffic.rate_rps, cv2=traffic.cv2)
             at = _window(subject, count, repeat)
             for number in range(len(alternatives)):
                 measured[number].append(_asked(stage, number, at, drawn.at_s))
                 told(repeat * len(alternatives) + number + 1, repeats * len(alternatives))
+    rows = [0 if table is None else table.rows for table in stage.tables]
     return tuple(
         Rehearsed(
             choice=each.choice,
@@ -145,21 +156,31 @@ def rehearse(
             cache_entries=each.cache_entries,
             replicas=each.replicas,
             batch_limit=each.batch_limit,
-            predicted=predicted(each, costs, 0 if table is None else table.rows),
+            predicted=predicted(each, study, keys),
             measured=tuple(figures),
+            table_rows=keys,
         )
-        for each, table, figures in zip(alternatives, stage.tables, measured, strict=True)
+        for each, keys, figures in zip(alternatives, rows, measured, strict=True)
     )
 
 
-def predicted(alternative: Alternative, costs: Costs, keys: int) -> Figures:
+def predicted(alternative: Alternative, study: Study, keys: int) -> Figures:
     """Returns what a plan says of an alternative, as far as a rehearsal can measure it.
 
     Args:
         alternative: of the plan.
-        costs: that the plan was made with.
-        keys: that the rehearsed table holds: fewer than planned where the past had fewer.
+        study: of the traffic and the costs that the plan was made with.
+        keys: that the rehearsed table holds: fewer than planned where the past had fewer, so that
+            it is looked at again.
     """
+    costs = study.costs
+    if keys != alternative.head_keys:
+        alternative = study.alternative(
+            keys,
+            alternative.cache_entries,
+            replicas=alternative.replicas,
+            batch_limit=alternative.batch_limit,
+        )
     return Figures(
         cpu_us=alternative.cpu_us_per_query - alternative.refresh_us_per_query,
         mean_ms=alternative.mean_ms,

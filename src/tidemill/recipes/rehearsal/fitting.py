@@ -26,6 +26,8 @@ _ROUNDS = 6
 _SWEEPS = 300
 _MOVES = 4
 _PRIOR = 0.02
+_ALIKE = 0.1
+_SMOOTH = 0.1
 _QUEUES_FROM_RPS = 900.0
 _UNKNOWN = ("turn_s", "table_s", "cache_s", "model_s", "hop_s")
 _TYPICAL = Costs(law=LatencyLaw(a_s=0.0, b_s=0.0))
@@ -33,9 +35,13 @@ _TYPICAL = Costs(law=LatencyLaw(a_s=0.0, b_s=0.0))
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one source (``table``, ``cache``, ``model``) took at one pace; due when it was asked."""
+    """What one source (``table``, ``cache``, ``model``) took at one pace; due when it was asked.
+
+    Runs of one source at one pace are passes of the same.
+    """
 
     source: str
+    pace_rps: float
     due_s: Array
     offered: Offered
     used: Used
@@ -51,13 +57,14 @@ def fit_costs(assumed: Costs, runs: list[Run]) -> Costs:
 
     Args:
         assumed: the model's law, where it computes, bytes, and what the server takes at rest.
-        runs: at least one of each source, at several paces.
+        runs: at least one of each source, at several paces. Of passes, the one that took the median
+            of the CPU counts, and the median of their latencies.
 
     Example:
         >>> due_s = np.arange(1, 201) / 100.0
         >>> offered = Offered(np.full(200, 5e-4), seconds=2.0)
         >>> runs = [
-        ...     Run(source, due_s, offered, Used(200 * 3e-4, 0.0))
+        ...     Run(source, 100.0, due_s, offered, Used(200 * 3e-4, 0.0))
         ...     for source in ("table", "cache", "model")
         ... ]
         >>> costs = Costs(law=LatencyLaw(a_s=1e-4, b_s=0.0), on_loop=True, standing_cores=0.0)
@@ -65,10 +72,18 @@ def fit_costs(assumed: Costs, runs: list[Run]) -> Costs:
         >>> round(1e3 * _simulated(fitted, runs[0]).simulated.p50_ms)
         500
     """
-    costs = assumed
+    passes: dict[tuple[str, float], list[Run]] = {}
+    for run in runs:
+        passes.setdefault((run.source, run.pace_rps), []).append(run)
+    costs, usual = assumed, [_usual(some) for some in passes.values()]
     for _ in range(_ROUNDS):
-        costs = _fitted(costs, runs)
-    return _timed(costs, runs)
+        costs = _fitted(costs, usual)
+    return _timed(costs, list(passes.values()))
+
+
+def _usual(passes: list[Run]) -> Run:
+    """Returns the pass that took the median of the CPU: what else a machine does comes and goes."""
+    return sorted(passes, key=lambda each: each.each_s)[(len(passes) - 1) // 2]
 
 
 def _simulated(costs: Costs, run: Run) -> Served:
@@ -113,77 +128,90 @@ def _spent(costs: Costs, run: Run) -> _Spent:
 
 
 def _fitted(costs: Costs, runs: list[Run]) -> Costs:
-    """Divides the measured CPU among turns and sources, by least squares of relative errors.
+    """Divides the measured CPU among turns, sources and rests, by least squares of relative errors.
 
-    What the runs do not tell apart stays near what was assumed. Warm costs and the stretch after a
-    rest multiply each other, so each is fitted in turn, the other as it was.
+    What the runs do not tell apart stays near what is typical.
     """
     spent = [_spent(costs, run) for run in runs]
-    costs = _warm(costs, spent)
-    costs = _cold(costs, spent)
+    costs = _loop(costs, spent)
     return costs if costs.on_loop else _worker(costs, spent)
 
 
-def _warm(costs: Costs, spent: list[_Spent]) -> Costs:
-    """Fits what everything takes in a busy loop; the stretch after a rest is taken as known."""
-    up = np.diff([1.0, *(costs.cold or [1.0] * len(RESTS_S))], prepend=0.0)
+def _loop(costs: Costs, spent: list[_Spent]) -> Costs:
+    """Fits what everything takes in the gateway's loop, and what rests add."""
+    rests, known = len(RESTS_S), len(_UNKNOWN)
     rows = []
     for each in spent:
         row = dict.fromkeys(_UNKNOWN, 0.0)
-        first = float(each.tally.firsts @ up - each.tally.firsts[0])
-        row["turn_s"], row[f"{each.source}_s"] = float(each.tally.turns @ up), 1.0 + first
-        took_s = each.gateway_s
-        if each.source == "model" and costs.on_loop:
-            took_s -= each.computed_s + costs.law.expect(1) * first
-        elif each.source == "model":
-            sends = float(each.tally.sends @ up - each.tally.sends[0])
-            row["hop_s"] = each.simulated.batches + sends
-        rows.append((*(row[name] / each.gateway_s for name in _UNKNOWN), took_s / each.gateway_s))
-    for at, name in enumerate(_UNKNOWN):
-        prior = [0.0] * len(_UNKNOWN)
-        prior[at] = _PRIOR / getattr(_TYPICAL, name)
-        rows.append((*prior, _PRIOR))
-    matrix = np.array(rows)
+        row["turn_s"], row[f"{each.source}_s"] = each.tally.turns[0], 1.0
+        if each.source == "model" and not costs.on_loop:
+            row["hop_s"] = each.simulated.batches
+        took_s = each.gateway_s - (each.computed_s if costs.on_loop else 0.0)
+        colder = (*each.tally.turns[1:], *each.tally.asked[1:])
+        rows.append(np.array([*row.values(), *colder, took_s]) / each.gateway_s)
+    smooth = _smooth(float(np.mean([each.gateway_s for each in spent])))
+    typical = np.diag([_PRIOR / getattr(_TYPICAL, name) for name in _UNKNOWN])
+    matrix = np.vstack(
+        [
+            *rows,
+            np.column_stack([typical, np.zeros((known, 2 * rests)), np.full(known, _PRIOR)]),
+            np.pad(smooth, ((0, 0), (known, rests + 1))),
+            np.pad(smooth, ((0, 0), (known + rests, 1))),
+            _alike(known + 2 * rests + 1),
+        ]
+    )
     found = not_negative(matrix[:, :-1], matrix[:, -1])
-    fields = {name: float(each) for name, each in zip(_UNKNOWN, found, strict=True)}
-    return msgspec.structs.replace(costs, **fields)
-
-
-def _cold(costs: Costs, spent: list[_Spent]) -> Costs:
-    """Fits by what a rest stretches the work of the loop; what it takes warm is taken as known."""
-    rows = []
-    for each in spent:
-        source_s = getattr(costs, f"{each.source}_s")
-        hop_s = 0.0
-        if each.source == "model" and costs.on_loop:
-            source_s += costs.law.expect(1)
-        elif each.source == "model":
-            hop_s = costs.hop_s
-        tally = each.tally
-        stretches = costs.turn_s * tally.turns + source_s * tally.firsts + hop_s * tally.sends
-        on_loop_s = each.computed_s if costs.on_loop else 0.0
-        warm_s = costs.turn_s * tally.turns[0] + getattr(costs, f"{each.source}_s") + on_loop_s
-        warm_s += hop_s * each.simulated.batches
-        rows.append((*(stretches[1:] / each.gateway_s), 1.0 - warm_s / each.gateway_s))
-    matrix = np.array(rows)
+    fields = {name: float(each) for name, each in zip(_UNKNOWN, found, strict=False)}
+    cold_s, model_cold_s = np.cumsum(found[known:].reshape(2, rests), axis=1).tolist()
     return msgspec.structs.replace(
-        costs, cold=tuple((1.0 + np.cumsum(not_negative(matrix[:, :-1], matrix[:, -1]))).tolist())
+        costs, **fields, cold_s=tuple(cold_s), model_cold_s=tuple(model_cold_s)
     )
 
 
+def _alike(width: int) -> Array:
+    """Returns the equation by which table and cache take about the same.
+
+    A look-up is all that tells them apart, and is less than what the runs stray.
+    """
+    row = np.zeros((1, width))
+    row[0, _UNKNOWN.index("table_s")] = _ALIKE / _TYPICAL.table_s
+    row[0, _UNKNOWN.index("cache_s")] = -_ALIKE / _TYPICAL.table_s
+    return row
+
+
+def _smooth(usual_s: float) -> Array:
+    """Returns equations by which rests that follow each other add about as much, (5, rests).
+
+    The longest ones are seldom met in a run, and would else be what the errors of the others are.
+    """
+    return np.diff(np.eye(len(RESTS_S)), axis=0) * _SMOOTH / usual_s
+
+
 def _worker(costs: Costs, spent: list[_Spent]) -> Costs:
-    """Fits what a batch takes in the worker beside the model, and more after a rest."""
-    up = np.diff([1.0, *costs.cold])
-    most = costs.cold[-1] - 1.0
-    rows = []
-    for each in spent:
-        if each.source == "model":
-            share = float(each.tally.worker[1:] @ up) / most if most > 0.0 else 0.0
-            beyond_s = each.worker_s - each.computed_s
-            rows.append((each.simulated.batches, share, beyond_s, each.worker_s))
-    matrix = np.array([np.array(row[:3]) / row[3] for row in rows])
-    worker_s, cold_s = not_negative(matrix[:, :2], matrix[:, 2])
-    return msgspec.structs.replace(costs, worker_s=float(worker_s), worker_cold_s=float(cold_s))
+    """Fits what a batch takes in the worker beside the model, and more after a rest.
+
+    What the model takes was measured elsewhere, in a loop of its own; where all of a batch takes
+    the worker less than that, it is the model that takes less there.
+    """
+    asked = [each for each in spent if each.source == "model"]
+    took_s = np.array([each.worker_s for each in asked])
+    computed_s = np.array([each.computed_s for each in asked])
+    colder = np.array([each.tally.worker[1:] for each in asked])
+    smooth = np.pad(_smooth(float(took_s.mean())), ((0, 0), (1, 1)))
+
+    def solved(warm: Array, wanted_s: Array) -> tuple[float, tuple[float, ...]]:
+        rows = np.column_stack([warm, colder, wanted_s]) / took_s[:, None]
+        matrix = np.vstack([rows, smooth])
+        first, *steps = not_negative(matrix[:, :-1], matrix[:, -1]).tolist()
+        return first, tuple(np.cumsum(steps).tolist())
+
+    batches = np.array([each.simulated.batches for each in asked])
+    beside_s, cold_s = solved(batches, took_s - computed_s)
+    law = costs.law
+    if beside_s == 0.0:
+        scale, cold_s = solved(computed_s, took_s)
+        law = msgspec.structs.replace(law, a_s=law.a_s * scale, b_s=law.b_s * scale)
+    return msgspec.structs.replace(costs, law=law, worker_s=beside_s, worker_cold_s=cold_s)
 
 
 def not_negative(matrix: Array, wanted: Array) -> Array:
@@ -209,31 +237,39 @@ def not_negative(matrix: Array, wanted: Array) -> Array:
     return found
 
 
-def _timed(costs: Costs, runs: list[Run]) -> Costs:
+def _timed(costs: Costs, passes: list[list[Run]]) -> Costs:
     """Adds what latency there is beside CPU: of the machine, and of the way to a worker.
 
     Both are such that the simulation sees what clients saw at the paces at which nobody queues.
     """
-    beside = [run for run in runs if len(run.due_s) / run.due_s[-1] < _QUEUES_FROM_RPS]
+    beside = [some for some in passes if some[0].pace_rps < _QUEUES_FROM_RPS]
     costs = msgspec.structs.replace(costs, transport_s=(0.0,), hop_wait_s=(0.0,))
-    costs = _waiting(costs, [run for run in beside if run.source == "table"], "transport_s")
+    stored = [some for some in beside if some[0].source != "model"]
+    costs = _waiting(costs, stored, "transport_s")
     if costs.on_loop:
         return costs
-    return _waiting(costs, [run for run in beside if run.source == "model"], "hop_wait_s")
+    return _waiting(costs, [some for some in beside if some[0].source == "model"], "hop_wait_s")
 
 
-def _waiting(costs: Costs, runs: list[Run], name: str) -> Costs:
+def _waiting(costs: Costs, passes: list[list[Run]], name: str) -> Costs:
     """Fits the quantiles of one wait: each is moved by what the simulation lacks, some times.
 
     Where an answer leaves before the work for it is done, the wait is less than nothing.
     """
-    shares = np.linspace(0.0, 1.0, QUANTILES)
     wait_s = np.zeros(QUANTILES)
-    weights = [len(run.due_s) for run in runs]
-    seen_s = [np.quantile(run.offered.taken_s, shares) for run in runs]
+    weights = [sum(len(run.due_s) for run in some) for some in passes]
+    seen_s = [_median_quantiles([run.offered.taken_s for run in some]) for some in passes]
     for _ in range(_MOVES):
-        known_s = [np.quantile(_simulated(costs, run).taken_s, shares) for run in runs]
-        wait_s = wait_s + np.average(np.subtract(seen_s, known_s), axis=0, weights=weights)
-        wait_s = np.sort(wait_s)
+        known_s = [
+            _median_quantiles([_simulated(costs, run).taken_s for run in some]) for some in passes
+        ]
+        lacks_s = np.average(np.subtract(seen_s, known_s), axis=0, weights=weights)
+        wait_s = np.sort(wait_s + lacks_s)
         costs = msgspec.structs.replace(costs, **{name: tuple(wait_s.tolist())})
     return costs
+
+
+def _median_quantiles(passes: list[Array]) -> Array:
+    shares = np.linspace(0.0, 1.0, QUANTILES)
+    found: Array = np.median([np.quantile(taken_s, shares) for taken_s in passes], axis=0)
+    return found

@@ -197,9 +197,11 @@ class Stage:
             What became of them, and the CPU that the server used meanwhile.
         """
         requests = self._requests(f"stage-{arrangement}", at)
-        before = self.used()
-        offered = offer(self._server.port, requests, due_s)
-        return offered, self.used() - before
+        before: list[Used] = []
+        offered = offer(
+            self._server.port, requests, due_s, begins=lambda: before.append(self.used())
+        )
+        return offered, self.used() - (before[0] if before else self.used())
 
     def rest(self, seconds: float) -> float:
         """Leaves the server alone; returns the cores that it uses meanwhile."""
