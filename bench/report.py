@@ -4,8 +4,8 @@
 
 In ``docs/benchmarks.md`` a table stands between ``<!-- results: NAME -->`` and
 ``<!-- end of results -->``; whatever is there is replaced by what ``bench/results`` holds. A
-benchmark without results here is left as it is. Workloads that were served in several runs are put
-together, each in its newest run.
+benchmark without results here is left as it is. Workloads that were served in several runs, and
+plans that were measured in several, are put together, each in its newest run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import msgspec
 from bench.cases.tables import case_table, rehearsed_table
 from bench.lookup.claims import servers_table, turns_table
 from bench.openloop.sweep import sweep_table
+from bench.planning.claims import planning_claims
 from bench.results import BUSY, all_results, claims_table, say
 from bench.servers import ROOT
 from bench.serving.merge import merge
@@ -155,11 +156,21 @@ def described(runs: list[dict[str, Any]]) -> str:
 
 
 def planned(runs: list[dict[str, Any]]) -> str:
-    """Returns how true plans are: what was predicted beside what was measured."""
-    results = _newest(runs)
-    said = f"The median of {results['repeats']} repeats, in brackets the least and the greatest."
-    parts = [f"{measured_on(results)} {said}", claims_table(results["claims"])]
-    for each in results["questions"]:
+    """Returns how true plans are: predicted beside measured, each question in its newest run."""
+    newest: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    for run in sorted(runs, key=lambda each: each["finished"]):  # the newest of those last
+        newest |= {each["question"]: (run, each) for each in run["questions"]}
+    spoken: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for name, (run, _) in newest.items():
+        spoken.setdefault(run["at"], (run, []))[1].append(name)
+    parts = []
+    for run, names in spoken.values():
+        of = f"{'; '.join(names).capitalize()}: m" if len(spoken) > 1 else "M"
+        said = f"The median of {run['repeats']} repeats, in brackets the least and the greatest."
+        parts.append(f"{of}{measured_on(run)[1:]} {said}")
+    questions = [question for _, question in newest.values()]
+    parts.append(claims_table(planning_claims(questions)))
+    for each in questions:
         found = msgspec.convert(each["found"], tuple[Rehearsed, ...])
         title = each["question"].capitalize()
         parts.append(f"### {title}\n\n{rehearsed_table(found)}")

@@ -1,15 +1,19 @@
 """Measures whether ``tidemill plan`` is true: what it predicts beside what a running server does.
 
-    python -m bench.planning [--smoke | --quick | --brief] [--repeats N]
+    python -m bench.planning [--smoke | --quick | --brief] [--repeats N] [QUESTION …]
 
 Three questions, each a model and a minute of traffic made from a seed. For each, this machine is
 measured as ``plan --calibrate`` does, everything is planned, and five alternatives are served side
 by side: no table with and without a cache, tables of a few, of many and of all keys. Each is asked
-the same queries at the same moments, in an open loop, in every repeat.
+the same queries at the same moments, in an open loop, in every repeat. How fast a machine is that
+others share changes within minutes, so that costs are measured in passes between the repeats.
+
+A question is named by a part of its name; in a run of its own it takes three to four minutes.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,26 +25,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from bench.cases.tables import rehearsed_table
-from bench.effort import parse_effort
-from bench.results import Record, claim, claims_table, say
+from bench.effort import add_effort_options, chosen_effort
+from bench.planning.claims import planning_claims
+from bench.results import Record, claims_table, say
 from sklearn.ensemble import RandomForestRegressor
 
 from tidemill.foundation.home import open_home
 from tidemill.foundation.settings import Settings
 from tidemill.models.registry import Registry
-from tidemill.planning.alternatives import Alternative, Promise
+from tidemill.planning.alternatives import Alternative, Promise, Study
 from tidemill.planning.choose import Plan, choose
+from tidemill.planning.costs import Costs
+from tidemill.planning.prices import Prices
 from tidemill.planning.workload.sources import read_trace
 from tidemill.recipes.push import push_model
-from tidemill.recipes.rehearsal.calibration import calibrate
-from tidemill.recipes.rehearsal.comparison import Rehearsed, rehearse
+from tidemill.recipes.rehearsal.calibration import PASSES, calibrating
+from tidemill.recipes.rehearsal.comparison import Rehearsed, predicted, rehearse
 from tidemill.recipes.rehearsal.questions import questions_of_trace
 from tidemill.recipes.rehearsal.stage import Subject
 
 SECONDS = {"smoke": 0.5, "quick": 3.0, "brief": 5.0, "full": 10.0}
 REPEATS = {"smoke": 1, "quick": 3, "brief": 5, "full": 5}
 TRACE_S = 60.0
-NEAR, ENOUGH = 0.15, 0.10
+SLO_MS = 500.0
+PASS_EVERY = 2
+"""Costs are measured before every so manieth repeat, so that both see the same machine."""
 _COMPILED, _AS_IT_IS = True, False
 
 
@@ -75,25 +84,37 @@ QUESTIONS = (
 
 def main() -> None:
     """Runs the benchmark, prints tables and claims, and says where the figures are."""
-    effort, _ = parse_effort("bench.planning", __doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.planning",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_effort_options(parser)
+    parser.add_argument("questions", nargs="*", metavar="QUESTION", help="only these")
+    options = parser.parse_args()
+    effort = chosen_effort(options)
     repeats = max(effort.repeats, REPEATS[effort.name])
     record = Record(
         "planning", effort=effort.name, repeats=repeats, questions=[], claims=[], finished=False
     )
     for number, asked in enumerate(QUESTIONS):
+        if options.questions and not any(part in asked.name for part in options.questions):
+            continue
         with tempfile.TemporaryDirectory(prefix="bench-") as made:
-            plan, found = _measured(asked, Path(made), number, SECONDS[effort.name], repeats)
+            costs, months, found = _measured(
+                asked, Path(made), number, SECONDS[effort.name], repeats
+            )
         record.values["questions"].append(
             {
                 "question": asked.name,
-                "costs": msgspec.to_builtins(plan.costs),
-                "costs_month": [each.cost_month for each in _some(plan)],
+                "costs": msgspec.to_builtins(costs),
+                "costs_month": months,
                 "found": msgspec.to_builtins(found),
             }
         )
         record.write()
         print(f"\n{asked.name}\n\n{rehearsed_table(found)}")
-    claims = _claims(record.values["questions"])
+    claims = planning_claims(record.values["questions"])
     record.write(claims=claims, finished=True)
     print(f"\n{claims_table(claims)}")
     say(f"written to {record.path}")
@@ -101,7 +122,50 @@ def main() -> None:
 
 def _measured(
     asked: Asked, folder: Path, seed: int, seconds: float, repeats: int
-) -> tuple[Plan, tuple[Rehearsed, ...]]:
+) -> tuple[Costs, list[float], tuple[Rehearsed, ...]]:
+    subject, trace = _subject(asked, folder, seed)
+    say(f"{asked.name}: measuring this machine")
+    with calibrating(subject, seconds=PASSES * min(1.0, seconds)) as calibration:
+        calibration.measure()
+        traffic = read_trace(trace, subject.key).result().traffic()
+        plan = choose(traffic, calibration.costs(), promise=Promise(slo_ms=SLO_MS))
+
+        def measure_again(repeat: int) -> None:
+            if repeat and not repeat % PASS_EVERY:
+                calibration.measure()
+
+        say(f"{asked.name}: measuring alternatives")
+        found = rehearse(
+            subject,
+            _some(plan),
+            traffic=traffic,
+            costs=plan.costs,
+            slo_ms=SLO_MS,
+            seconds=seconds,
+            repeats=repeats,
+            told=lambda done, of: say(f"  {done} of {of}"),
+            before=measure_again,
+        )
+        costs = calibration.costs()
+    study = Study(traffic, costs, Prices(), Promise(slo_ms=SLO_MS))
+    planned = [
+        study.alternative(
+            each.head_keys,
+            each.cache_entries,
+            replicas=each.replicas,
+            batch_limit=each.batch_limit,
+        )
+        for each in found
+    ]
+    again = tuple(
+        msgspec.structs.replace(each, predicted=predicted(alternative, study, each.table_rows))
+        for each, alternative in zip(found, planned, strict=True)
+    )
+    return costs, [each.cost_month for each in planned], again
+
+
+def _subject(asked: Asked, folder: Path, seed: int) -> tuple[Subject, Path]:
+    """Makes model and trace; returns what is asked, and where the trace is."""
     rng = np.random.default_rng(seed)
     trace = folder / "trace.parquet"
     pq.write_table(_trace(asked, rng), trace)
@@ -114,25 +178,8 @@ def _measured(
         )
         path = Registry(home).fetch("m", pushed.version)
     signature = Subject(folder=path, rows={}, key=()).manifest.signature
-    subject = Subject(
-        folder=path, rows=questions_of_trace(trace, signature), key=("one", "two", "three")
-    )
-    say(f"{asked.name}: measuring this machine")
-    costs = calibrate(subject, seconds=min(3.0, seconds))
-    traffic = read_trace(trace, subject.key).result().traffic()
-    plan = choose(traffic, costs, promise=Promise(slo_ms=500.0))
-    say(f"{asked.name}: measuring alternatives")
-    found = rehearse(
-        subject,
-        _some(plan),
-        traffic=traffic,
-        costs=costs,
-        slo_ms=500.0,
-        seconds=seconds,
-        repeats=repeats,
-        told=lambda done, of: say(f"  {done} of {of}"),
-    )
-    return plan, found
+    rows_asked = questions_of_trace(trace, signature)
+    return Subject(folder=path, rows=rows_asked, key=("one", "two", "three")), trace
 
 
 def _some(plan: Plan) -> list[Alternative]:
@@ -161,56 +208,6 @@ def _trace(asked: Asked, rng: np.random.Generator) -> pa.Table:
 
 def _rows(ids: np.ndarray[Any, Any]) -> pa.Table:
     return pa.table({"one": ids, "two": ids % 13, "three": ids % 101})
-
-
-def _claims(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = [
-        msgspec.convert(each, Rehearsed) for question in questions for each in question["found"]
-    ]
-    near = {
-        name: sum(abs(each.off(name)) <= NEAR for each in found) / len(found)
-        for name in ("cpu_us", "table_bytes")
-    }
-    inside = {
-        name: sum(_inside(each, name) for each in found) / len(found)
-        for name in ("p50_ms", "p99_ms")
-    }
-    pairs = [_pairs(question) for question in questions]
-    return [
-        claim("configurations", len(found), ">=", 12, ""),
-        claim("CPU within 15%, share of them", near["cpu_us"], ">=", 1.0, ""),
-        claim("bytes within 15%, share of them", near["table_bytes"], ">=", 1.0, ""),
-        claim("p50 inside the repeats' spread, share", inside["p50_ms"], ">=", 1.0, ""),
-        claim("p99 inside the repeats' spread, share", inside["p99_ms"], ">=", 1.0, ""),
-        claim("pairs ranked by CPU as measured, share", float(np.mean(pairs)), ">=", 1.0, ""),
-        claim("worst chosen over cheapest measured", max(map(_chosen, questions)), "<=", 1.1),
-        claim("queries that failed", sum(r.failed for e in found for r in e.measured), "<=", 0, ""),
-    ]
-
-
-def _inside(each: Rehearsed, name: str) -> bool:
-    low, high = each.spread(name)
-    return low <= getattr(each.predicted, name) <= high
-
-
-def _pairs(question: dict[str, Any]) -> float:
-    """Returns the share of pairs that differ by over 10% as measured and are ranked so, too."""
-    found = [msgspec.convert(each, Rehearsed) for each in question["found"]]
-    right = [
-        (one.predicted.cpu_us < other.predicted.cpu_us)
-        == (one.median("cpu_us") < other.median("cpu_us"))
-        for at, one in enumerate(found)
-        for other in found[:at]
-        if abs(one.median("cpu_us") / other.median("cpu_us") - 1.0) > ENOUGH
-    ]
-    return float(np.mean(right)) if right else 1.0
-
-
-def _chosen(question: dict[str, Any]) -> float:
-    """Returns what the cheapest as predicted takes, over what the cheapest as measured takes."""
-    found = [msgspec.convert(each, Rehearsed) for each in question["found"]]
-    best = min(zip(question["costs_month"], found, strict=True), key=lambda each: each[0])[1]
-    return best.median("cpu_us") / min(each.median("cpu_us") for each in found)
 
 
 if __name__ == "__main__":

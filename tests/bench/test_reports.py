@@ -94,7 +94,10 @@ def test_questions_that_were_never_answered_are_the_slowest() -> None:
 
 
 def test_predicted_stands_beside_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan and a case are told with each figure's prediction, median and spread."""
+    """A plan and a case are told with each figure's prediction, median and spread.
+
+    Plans that were measured in several runs are told together, each by its newest.
+    """
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     figures = {"cpu_us": 100.0, "mean_ms": 1.0, "p50_ms": 0.5, "p99_ms": 2.0, "table_bytes": 8192}
     shares = {"covered": 1.0, "cached": 0.0}
@@ -119,11 +122,20 @@ def test_predicted_stands_beside_measured(tmp_path: Path, monkeypatch: pytest.Mo
         "flips": [flip],
     }
     results.Record("cases", effort="brief", cases=[case], claims=[], finished=True).write()
-    questions = [{"question": "few keys", "found": [rehearsed]}]
-    results.Record(
-        "planning", effort="brief", repeats=3, questions=questions, claims=[], finished=True
-    ).write()
+    for at, names in (("1", ["few keys", "many keys"]), ("2", ["many keys"])):
+        questions = [
+            {"question": name, "costs_month": [1.0], "found": [rehearsed]} for name in names
+        ]
+        record = results.Record(
+            "planning", effort="brief", repeats=3, questions=questions, claims=[], finished=True
+        )
+        record.values["at"] = f"2026-11-0{at}T00:00:00Z"
+        record.path = tmp_path / f"planning-{at}.json"
+        record.write()
     page = filled("".join(f"<!-- results: {name} -->\n<!-- end of results -->\n" for name in TOLD))
-    assert page.count(line) == 2
+    assert page.count(line) == 3
+    assert "Few keys: measured 2026-11-01" in page
+    assert "Many keys: measured 2026-11-02" in page
+    assert "| configurations | ≥ 12  | 2  | **not met** |" in page
     assert "### `divisions`: static, as theory says\n\nBecause." in page
     assert "- memory is dear: static, where theory says dynamic" in page
