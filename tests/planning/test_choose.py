@@ -154,6 +154,18 @@ def test_nothing_that_keeps_the_promise_is_said() -> None:
     assert plan.reasons[1].startswith("Nothing keeps the promise")
 
 
+def test_what_costs_nothing_is_compared_all_the_same() -> None:
+    """A CPU, a memory, or everything for nothing: the choice is made, and said without a rate."""
+    traffic = zipf_traffic(50.0, 1_000, 1.0)
+    for free in ({"cpu_hour": 0.0}, {"memory_gb_month": 0.0, "disk_gb_month": 0.0}):
+        plan = choose(traffic, SLOW, prices=Prices(**free), queries=FEW)
+        assert len(plan.reasons) == 2
+    nothing = Prices(cpu_hour=0.0, memory_gb_month=0.0, disk_gb_month=0.0)
+    plan = choose(traffic, SLOW, prices=nothing, queries=FEW)
+    assert (plan.chosen.choice, plan.chosen.cost_month) == ("dynamic", 0.0)
+    assert "would cost as much (0 a million)" in plan.reasons[1]
+
+
 def test_the_lowest_latency_within_a_budget() -> None:
     """More money never buys a longer latency; too little is an error that says how much."""
     traffic = zipf_traffic(100.0, 10**5, 0.8)

@@ -162,6 +162,10 @@ def test_what_is_no_workload_is_told() -> None:
     for times in ([], [1.0], [1.0, 1.0]):
         with pytest.raises(DataRefused, match="make no workload"):
             taken(times, [1] * len(times)).result()
+    blind = Workload()
+    blind.skipped = 7
+    with pytest.raises(DataRefused, match=r"make no workload \(7 rows had no time"):
+        blind.result()
     early, late = taken([1.0, 2.0], [1, 2]), taken([3.0, 4.0], [1, 2])
     with pytest.raises(InvalidInput, match="cannot follow"):
         late.merge(early)
@@ -199,6 +203,7 @@ def test_a_wrong_trace_is_told_why(tmp_path: Path) -> None:
         ("time,k\n1,2\n", ["x"], "no column 'x'"),
         ("time\n1\n2\n", None, "no column but 'time'"),
         ("time,k\nsoon,1\nlater,2\n", None, "holds no times"),
+        ("time,k\n1795727133357,1\n1795727133358,2\n", None, "are no seconds .*milliseconds"),
         ("", None, "cannot be read"),
     ):
         (tmp_path / "bad.csv").write_text(text)

@@ -108,17 +108,19 @@ def _against(chosen: Alternative, group: Sequence[Alternative], name: str, aim: 
         return f"{name} does not keep the promise ({' and '.join(nearest.broken)})"
     if aim == "latency":
         best = min(kept, key=lambda each: each.mean_ms)
+        inside = ", inside the noise" if best.mean_ms < chosen.mean_ms else ""
         return (
             f"{name} would answer in {best.mean_ms:.3g} ms on average instead of "
-            f"{chosen.mean_ms:.3g}"
+            f"{chosen.mean_ms:.3g}{inside}"
         )
     best = min(kept, key=lambda each: each.cost_month)
-    change = best.cost_month / chosen.cost_month - 1.0
-    than = f"{percent(abs(change))} {'more' if change > 0 else 'less'}"
-    if abs(change) <= 0.005:
-        than = "as much"
-    inside = ", which is inside the noise," if change < 0 else ""
-    return f"{name} would cost {than}{inside} ({best.cost_per_million:.3g} a million)"
+    change = best.cost_month - chosen.cost_month
+    share = abs(change) / chosen.cost_month if chosen.cost_month > 0.0 else 0.0
+    than = f"{percent(share)} {'more' if change > 0 else 'less'}"
+    if share <= 0.005:
+        than = "as much" if chosen.cost_month > 0.0 or change == 0.0 else "something"
+    inside = ", inside the noise" if change < 0 else ""
+    return f"{name} would cost {than} ({best.cost_per_million:.3g} a million{inside})"
 
 
 def percent(share: float) -> str:

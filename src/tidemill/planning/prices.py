@@ -12,7 +12,7 @@ GB = 1 << 30
 MONTH_S = 730 * 3600.0
 """A month as it is billed: 730 hours."""
 
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -150,8 +150,10 @@ class Workload:
             DataRefused: there were fewer than two requests, or all came at one moment.
         """
         if self._requests < 2 or not self._last - self._first >= _MOMENT_S:
+            left = f" ({self.skipped:,} rows had no time, or were no request)"
             raise DataRefused(
-                f"{self._requests} requests within one moment make no workload",
+                f"{self._requests:,} requests within one moment make no workload"
+                f"{left if self.skipped else ''}",
                 remedy="Give at least two, at different times.",
             )
         counts, weights = self._shares()

@@ -37,6 +37,8 @@ _TOLERATED = 0.001
 _LOG_LINE = re.compile(
     rb'\S+ \S+ .*?\[([^\]]{20,40})\] "(?:[A-Z]{3,10} )?(\S+)(?: HTTP/[0-9.]+)?" [0-9]{3} '
 )
+_LATEST_S = 1e11
+"""The year 5138: what is later is counted in milliseconds, or less."""
 _MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
@@ -259,12 +261,20 @@ def _seconds(column: Any, name: str) -> Floats:
         if pa.types.is_timestamp(kind):
             micros = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64())
             return np.asarray(micros.cast(pa.float64(), safe=False).to_numpy(), np.float64) / 1e6
-        return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
+        seconds = np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
     except pa.ArrowException as error:
         raise InvalidInput(
             f"column {name!r} of the trace holds no times: {str(error)[:200]}",
             remedy="Give timestamps, or seconds.",
         ) from error
+    far = seconds[np.isfinite(seconds) & (np.abs(seconds) > _LATEST_S)]
+    if len(far):
+        raise InvalidInput(
+            f"column {name!r} of the trace holds {far[0]:.6g}, which are no seconds since 1970 or "
+            "since its beginning",
+            remedy="Give timestamps, or seconds: divide milliseconds by 1,000.",
+        )
+    return seconds
 
 
 def trace_format(path: Path) -> Literal["parquet", "csv"]:
