@@ -13,7 +13,7 @@ import pytest
 from tidemill.control.audit import read_audit
 from tidemill.control.deployments import get_deployment
 from tidemill.data.ledger import LedgerWriter, PredictionRecord
-from tidemill.foundation.home import open_home
+from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
 from tidemill.tables.catalog import get_table
 
@@ -156,31 +156,36 @@ def test_what_is_live_is_drawn(live: Any) -> None:
     assert "asked: nothing lately" in live("table", "show", "trips").out
 
 
+def asked_six(home: Home) -> None:
+    """Writes to the ledger that six questions were asked, fifty times each."""
+    keys = [(carrier, hour) for carrier in ("UA", "B6") for hour in (5, 6, 7)]
+    now = home.clock.now()
+    with LedgerWriter(home.ledger_path, f"gateway-{now:.0f}") as ledger:
+        for number in range(300):
+            carrier, hour = keys[number % len(keys)]
+            inputs = {"carrier": carrier, "origin": "EWR", "hour": hour}
+            ledger.append_predictions(
+                [
+                    PredictionRecord(
+                        request_id=f"r{number}",
+                        time=now - 1.0 + number / 1000.0,
+                        application="trips",
+                        version=1,
+                        source="model",
+                        inputs={name: np.array([value]) for name, value in inputs.items()},
+                        outputs={"label": np.array([0])},
+                        n=1,
+                    )
+                ]
+            )
+
+
 def test_a_plan_is_watched_proposed_and_made(live: Any) -> None:
     """What gains enough is said once, as a line, and made live where that is allowed, audited;
     what does not gain says nothing.
     """
-    keys = [(carrier, hour) for carrier in ("UA", "B6") for hour in (5, 6, 7)]
     with open_home(Settings(home=live.folder / ".tidemill")) as home:
-        now = home.clock.now()
-        with LedgerWriter(home.ledger_path, "gateway-t") as ledger:
-            for number in range(300):
-                carrier, hour = keys[number % len(keys)]
-                inputs = {"carrier": carrier, "origin": "EWR", "hour": hour}
-                ledger.append_predictions(
-                    [
-                        PredictionRecord(
-                            request_id=f"r{number}",
-                            time=now - 1.0 + number / 1000.0,
-                            application="trips",
-                            version=1,
-                            source="model",
-                            inputs={name: np.array([value]) for name, value in inputs.items()},
-                            outputs={"label": np.array([0])},
-                            n=1,
-                        )
-                    ]
-                )
+        asked_six(home)
 
         def watched(*flags: str) -> Any:
             once = ("--examinations", "1", "--interval-s", "0", "--confirm", "1", "--json")
@@ -205,7 +210,7 @@ def test_a_plan_is_watched_proposed_and_made(live: Any) -> None:
         assert (live_now.max_age_s, live_now.plan.cache_ttl_s) == (3600.0, 3600.0)
         assert (static["chosen"]["choice"], static["error"]) == ("static", None)
         assert table is not None
-        assert get_table(home.store, table).rows == len(keys)
+        assert get_table(home.store, table).rows == 6
         assert watched("--window-s", "0.001").out == ""
     for wrong in (
         *(("--gain", "0"), ("--confirm", "0"), ("--examinations", "0"), ("--out", "x")),
@@ -213,3 +218,29 @@ def test_a_plan_is_watched_proposed_and_made(live: Any) -> None:
     ):
         assert live("plan", "trips", "--watch", *wrong, "--json").json()["exit_code"] == 2
     assert live("plan", "trips", "--apply", "--json").json()["exit_code"] == 2
+
+
+def test_a_plan_of_the_ledger_is_put_into_service_with_its_table(live: Any) -> None:
+    """One document: its table is built of what was asked, or taken away; applied again it changes
+    nothing, and says beforehand what it would do.
+    """
+    with open_home(Settings(home=live.folder / ".tidemill")) as home:
+        asked_six(home)
+        flags = ("--cpu-hour", "1000", "--memory-gb-month", "0", "--disk-gb-month", "0")
+        key = ("--key", "carrier,origin,hour")
+        found = live("plan", "trips", *key, *flags, "--out", "plan.toml", "--json").json()
+        assert (found["choice"], found["head_keys"]) == ("static", 6)
+        before = get_deployment(home, "trips")
+        seen = live("apply", "plan.toml", "--dry-run")
+        assert "head_keys: " in seen.out
+        assert get_deployment(home, "trips") == before
+        done = live("apply", "plan.toml", "--yes", "--json").json()
+        after = get_deployment(home, "trips")
+        assert done["changes"][0]["revision"] == after.revision
+        assert get_table(home.store, str(after.versions[0].table)).rows == 6
+        assert after.plan.max_batch == found["batch_limit"]
+        assert "no change" in live("apply", "plan.toml", "--yes").out
+        dear = ("--memory-gb-month", "1e9", "--cpu-hour", "1e-9")
+        assert live("plan", "trips", *dear, "--out", "none.toml").code == 0
+        assert live("apply", "none.toml", "--yes").code == 0
+        assert get_deployment(home, "trips").versions[0].table is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +11,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from tidemill.cli.progress import count_progress
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, plain, session
 from tidemill.control import applications
 from tidemill.control.documents import MAX_BYTES, Document, read_document
+from tidemill.control.planned import apply_planned
 from tidemill.foundation.errors import NotFound, Refused
 from tidemill.foundation.toml import toml_value
 
@@ -35,7 +38,7 @@ def register(app: typer.Typer) -> None:
         """Make live what a document declares, whole or in part; running servers converge on it."""
         document = read_document(_read(file), origin=str(file))
         with session(home=home, config=config, json=json) as on:
-            seen = applications.apply(on.home, document, by="cli", reason=reason, dry_run=True)
+            seen = apply_planned(on.home, document, by="cli", reason=reason, dry_run=True)
             if dry_run or not seen.changes:
                 on.show(seen, lambda out: _print(out, seen))
                 return
@@ -44,13 +47,17 @@ def register(app: typer.Typer) -> None:
             if not yes:
                 _ask(seen, json=json)
             changed = [change.application for change in seen.changes]
-            done = applications.apply(
-                on.home,
-                Document(applications={name: document.applications[name] for name in changed}),
-                by="cli",
-                reason=reason,
-                expected={change.application: change.revision for change in seen.changes},
-            )
+            with ExitStack() as stack:
+                done = apply_planned(
+                    on.home,
+                    Document(applications={name: document.applications[name] for name in changed}),
+                    by="cli",
+                    reason=reason,
+                    expected={change.application: change.revision for change in seen.changes},
+                    progress=lambda name: stack.enter_context(
+                        count_progress(on, f"scoring keys of {name}")
+                    ),
+                )
             on.show(done, lambda out: _print_done(out, done))
 
 

@@ -36,6 +36,7 @@ from tidemill.data.representation import declarations
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.files import write_atomic
 from tidemill.foundation.toml import toml_key, toml_value
+from tidemill.models.format import read_manifest
 from tidemill.planning.alternatives import Alternative, Promise
 from tidemill.planning.choose import Aim, Plan, choose, settings_of
 from tidemill.planning.costs import Costs
@@ -98,6 +99,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     costs_from: str
     promise: Promise
     prices: Prices
+    key: tuple[str, ...] = ()
+    traced: bool = False
     represent: Mapping[str, str] = {}
     late: tuple[str, ...] = ()
 
@@ -322,8 +325,15 @@ def _measured(
             Promise(slo_ms=known.deployment.slo_ms, max_age_s=known.deployment.max_age_s), promise
         ),
         prices=_changed(Prices(), prices),
+        key=known.key or _inputs(known),
+        traced=known.trace is not None,
         represent=represent,
     )
+
+
+def _inputs(known: Application) -> tuple[str, ...]:
+    """Returns the key of an application that has none: all that its model takes."""
+    return tuple(column.name for column in read_manifest(known.folder).signature.inputs)
 
 
 def _changed(record: Any, given: dict[str, Any]) -> Any:
@@ -336,21 +346,22 @@ def _changed(record: Any, given: dict[str, Any]) -> Any:
 
 
 def _document(asked: Asked, plan: Plan) -> str:
-    """Returns what ``tidemill apply`` takes, and how the table comes about."""
+    """Returns what ``tidemill apply`` takes: it builds the table, and declares the rest."""
     application, represent = asked.subject, dict(asked.represent)
-    chosen = plan.chosen
+    age_s, head = plan.promise.max_age_s, plan.chosen.head_keys
     lines = [f"# {each}" for each in plan.reasons]
-    if chosen.head_keys:
+    builds = head > 0 and not asked.traced
+    if head and not builds:
         flags = "".join(f" --represent '{name}={how}'" for name, how in represent.items())
-        lines.append(
-            f"# tidemill table build {application} --ledger --head {chosen.head_keys}{flags}"
-        )
-    age_s = plan.promise.max_age_s
-    if represent or age_s is not None:
-        lines.append(f"[applications.{toml_key(application)}]")
-        lines += [f"represent = {toml_value(represent)}"] if represent else []
-        lines += [] if age_s is None else [f"max_age_s = {age_s!r}"]
-        lines.append("")
+        lines.append("# The ledger need not know the trace: build the table once it was asked.")
+        lines.append(f"# tidemill table build {application} --ledger --head {head}{flags}")
+    lines.append(f"[applications.{toml_key(application)}]")
+    lines += [f"key = {toml_value(list(asked.key))}"] if asked.key and builds else []
+    lines += [f"represent = {toml_value(represent)}"] if represent else []
+    lines += [] if age_s is None else [f"max_age_s = {age_s!r}"]
+    if builds or not head:
+        lines.append(f"head_keys = {head}")
+    lines.append("")
     lines.append(f"[applications.{toml_key(application)}.plan]")
     lines += [f"{name} = {value!r}" for name, value in settings_of(plan).items()]
     return "\n".join(lines) + "\n"

@@ -348,6 +348,11 @@ def _declared(
     conn: sa.Connection, name: str, before: Deployment | None, entry: ApplicationEntry
 ) -> Deployment:
     """Returns what an application is to be: what it is, with what the document says of it."""
+    if entry.head_keys is not msgspec.UNSET:
+        raise InvalidInput(
+            f"a table of {name!r} is to be built for head_keys, and nothing is built here",
+            remedy="Use tidemill apply.",
+        )
     present = before or Deployment(application=name, revision=0, versions=())
     said: dict[str, Any] = {
         field: None if value == "none" else value

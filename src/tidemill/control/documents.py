@@ -41,7 +41,11 @@ class VersionEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ApplicationEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a document says of one application; what is unset stays as it is."""
+    """What a document says of one application; what is unset stays as it is.
+
+    ``head_keys`` is how many of its most frequent questions a table is to answer: it is built
+    before the rest is declared (``control.planned``); 0 takes the tables away.
+    """
 
     slo_ms: float | UnsetType = UNSET
     default: dict[str, Any] | Literal["none"] | UnsetType = UNSET
@@ -52,6 +56,7 @@ class ApplicationEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     versions: tuple[VersionEntry, ...] | UnsetType = UNSET
     plan: dict[str, Any] | UnsetType = UNSET
     max_age_s: float | Literal["none"] | UnsetType = UNSET
+    head_keys: int | UnsetType = UNSET
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,11 +7,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from tidemill.control import applications
-from tidemill.control.deployments import get_deployment
-from tidemill.control.documents import ApplicationEntry, Document, VersionEntry
-from tidemill.control.rollout import answering, build_live_table, keyed_rows
-from tidemill.foundation.errors import Conflict
+from tidemill.control.documents import ApplicationEntry, Document
+from tidemill.control.planned import apply_planned
+from tidemill.control.rollout import answering
 from tidemill.foundation.home import Home
 from tidemill.planning.alternatives import Alternative, Study
 from tidemill.planning.choose import Plan, settings_of
@@ -64,25 +62,18 @@ def make_live(
         InvalidInput: the application has no key to build a table by.
     """
     chosen, name, revision = plan.chosen, deployment.application, deployment.revision
-    if get_deployment(home, name).revision != revision:
-        raise Conflict(f"application {name!r} has changed meanwhile", remedy="Examine it again.")
-    same = alike(
+    same = chosen.head_keys and alike(
         msgspec.structs.replace(present, cache_entries=0, replicas=1),
         msgspec.structs.replace(chosen, cache_entries=0, replicas=1),
     )
-    if chosen.head_keys and not same:
-        rows = keyed_rows(home, name, head=chosen.head_keys)
-        revision = build_live_table(home, name, rows, key=None, by=by).revision
     age_s = plan.promise.max_age_s
     settings: dict[str, Any] = {**settings_of(plan)}
-    entry = ApplicationEntry(plan=settings, max_age_s=UNSET if age_s is None else age_s)
-    if not chosen.head_keys:
-        versions = tuple(
-            VersionEntry(model=v.model, version=v.version, weight=v.weight, table="none")
-            for v in deployment.versions
-        )
-        entry = msgspec.structs.replace(entry, versions=versions)
-    done = applications.apply(
+    entry = ApplicationEntry(
+        plan=settings,
+        max_age_s=UNSET if age_s is None else age_s,
+        head_keys=UNSET if same else chosen.head_keys,
+    )
+    done = apply_planned(
         home,
         Document(applications={name: entry}),
         by=by,
