@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -221,6 +222,26 @@ def test_an_application_goes_live_while_redis_is_down_and_finds_its_table_later(
                     assert answers is True
                     assert "not in Redis" not in drawn
                 assert source() in {"model", "cache"}
+
+
+def test_a_redis_that_hangs_holds_up_nobody_for_long(
+    launch: Callable[..., Any], tmp_path: Path
+) -> None:
+    """It takes connections and says nothing: the supervisor and the gateway give it up soon."""
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"x": pa.array(range(50), pa.int64())}), rows)
+    with socket.socket(socket.AF_UNIX) as silent, tempfile.TemporaryDirectory() as folder:
+        silent.bind(f"{folder}/redis.sock")
+        silent.listen(64)
+        url = f"unix://{folder}/redis.sock"
+        with launch(TIDEMILL_TABLES_URL=url) as server, server.client() as client:
+            with open_home(Settings(home=server.home.path)) as home:
+                built = build_live_table(home, "add", rows, key=("x",), by="tests")
+            server.until(
+                lambda: server.health()["applications"].get("add", 0) >= built.revision, "no table"
+            )
+            answer = client.get("/v1/models/add:lookup?x=5").raise_for_status().json()
+            assert (answer["predictions"], answer["sources"]) == ([1005], ["model"])
 
 
 @contextmanager

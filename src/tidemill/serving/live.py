@@ -25,7 +25,13 @@ from tidemill.models.registry import Registry
 from tidemill.models.requirements import read_lock
 from tidemill.serving.plan import Deployment, Live
 from tidemill.tables.catalog import fetch_table, get_table
-from tidemill.tables.redis import check_library, place_of, publish_table, remove_unused
+from tidemill.tables.redis import (
+    PASS_BY_S,
+    check_library,
+    place_of,
+    publish_table,
+    remove_unused,
+)
 from tidemill.tables.table import TableInfo
 
 TABLES = sa.MetaData()
@@ -45,9 +51,6 @@ _deployment = sa.Table(
 # Made on the thread that imports: two threads that meet a record type for the first time at once
 # make msgspec crash.
 _deployment_decoder = msgspec.json.Decoder(Deployment)
-
-_PASS_BY_S = 30.0
-"""A Redis that did not answer is not asked again for so long by who waits for it."""
 
 _ONE_WRITER = sa.text("select pg_advisory_xact_lock(8403258)")
 
@@ -227,7 +230,7 @@ class StoreSource:
             try:
                 publish_table(self._home, table, soon=True)
             except Unavailable as error:
-                self._passed_by_until = clock.monotonic() + _PASS_BY_S
+                self._passed_by_until = clock.monotonic() + PASS_BY_S
                 log("serving.live").warning("table.unpublished", table=table, reason=str(error))
         return place_of(url, info), info
 

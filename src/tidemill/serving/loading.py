@@ -37,7 +37,7 @@ from tidemill.serving.replicas.replica import Replica
 from tidemill.serving.replicas.worker import WorkerReplica
 from tidemill.serving.version import LiveVersion
 from tidemill.tables.lmdb import LmdbTable
-from tidemill.tables.redis import RedisTable, is_place
+from tidemill.tables.redis import PASS_BY_S, RedisTable, is_place
 from tidemill.tables.represented import Keys, keys_of
 from tidemill.tables.table import Table, TableInfo
 
@@ -76,6 +76,7 @@ class Loader:
         self._changes: dict[int, list[tuple[LiveVersion, list[Replica]]]] = {}
         self._started: dict[int, list[Replica]] = {}
         self._replaced: list[Replica] = []
+        self._passes_by_until = 0.0
         self._specs: WeakKeyDictionary[Replica, ReplicaSpec] = WeakKeyDictionary()
 
     @property
@@ -184,7 +185,7 @@ class Loader:
         table: Table | None = None
         key = None
         if version.table is not None:
-            table = await asyncio.to_thread(_open_table, version.table, version.record)
+            table = await self._open_table(version.table, version.record)
             try:
                 key = _encoder(table, manifest.signature)
             except BaseException:
@@ -229,6 +230,25 @@ class Loader:
         )
         return live
 
+    async def _open_table(self, place: str, record: TableInfo | None) -> Table:
+        """Opens a table; one that is to be in Redis, and is not yet, is looked for again and again.
+
+        A Redis that does not answer is not asked again for a while, however many tables there are.
+        """
+        if not is_place(place):
+            return await asyncio.to_thread(LmdbTable.open, Path(place))
+        if record is None:
+            return await asyncio.to_thread(RedisTable.open, place)
+        if self._clock.monotonic() < self._passes_by_until:
+            return RedisTable(place, record)
+        try:
+            return await asyncio.to_thread(RedisTable.open, place, soon=True)
+        except (Unavailable, NotFound) as error:
+            if isinstance(error, Unavailable):
+                self._passes_by_until = self._clock.monotonic() + PASS_BY_S
+            log("serving.loading").warning("table.awaited", table=record.id, reason=str(error))
+            return RedisTable(place, record)
+
 
 def retired_versions(loader: Loader, live: Iterable[LiveVersion]) -> list[LiveVersion]:
     """Takes the versions that are no longer live off the loader's books and returns them."""
@@ -260,19 +280,6 @@ def _replica(version: VersionAssignment, spec: ReplicaSpec, plan: ServingPlan) -
         assert spec.socket is not None
         return WorkerReplica(Path(spec.socket))
     return InlineReplica(Path(version.folder), trust_code=version.trust_code, threads=plan.threads)
-
-
-def _open_table(place: str, record: TableInfo | None) -> Table:
-    """Opens a table; one that is to be in Redis, and is not yet, is looked for again and again."""
-    if not is_place(place):
-        return LmdbTable.open(Path(place))
-    try:
-        return RedisTable.open(place)
-    except (Unavailable, NotFound) as error:
-        if record is None:
-            raise
-        log("serving.loading").warning("table.awaited", table=record.id, reason=str(error))
-        return RedisTable(place, record)
 
 
 def _lookups(table: Table | None, clock: Clock, measures: VersionMeasures) -> Lookups | None:

@@ -36,6 +36,9 @@ CONNECTIONS = 16
 UNUSED_S = 600.0
 """A table is removed when nobody has named it for so long: gateways have moved on by then."""
 
+PASS_BY_S = 30.0
+"""A Redis that did not answer is not asked again for so long by whom others wait for."""
+
 _TABLES = "tidemill:tables"
 _SCHEMES = ("redis://", "rediss://", "unix://")
 _BLOCK = 5000
@@ -82,8 +85,12 @@ class RedisTable:
         self._closed = False
 
     @classmethod
-    def open(cls, place: str) -> RedisTable:
+    def open(cls, place: str, *, soon: bool = False) -> RedisTable:
         """Finds the table that was published; the caller closes it.
+
+        Args:
+            place: see ``place_of``.
+            soon: somebody waits: a Redis that hangs is given up within seconds.
 
         Raises:
             NotFound: it was not published there, or not to its end.
@@ -92,7 +99,7 @@ class RedisTable:
         """
         url, _, told = place.rpartition("#")
         table, _, digest = told.partition(":")
-        with _connected(url) as client:
+        with _connected(url, soon=soon) as client:
             entry = _entry(client.hget(_TABLES, table), table)
         record = _record_of(entry, table, digest, url)
         opened = cls(place, info_decoder.decode(record))
@@ -246,7 +253,7 @@ def is_published(home: Home, info: TableInfo) -> bool:
     url = home.settings.tables.url
     if url is None:
         return False
-    with _connected(url) as client:
+    with _connected(url, soon=True) as client:
         return _is_whole(_entry(client.hget(_TABLES, info.id), info.id), info)
 
 
@@ -259,7 +266,7 @@ def published(home: Home) -> set[str]:
     url = home.settings.tables.url
     if url is None:
         return set()
-    with _connected(url) as client:
+    with _connected(url, soon=True) as client:
         return {field.decode() for field in client.hkeys(_TABLES)}
 
 
