@@ -95,7 +95,10 @@ def test_a_demo_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path
     assert summary["served_auc"] == pytest.approx(summary["served_auc_by_sql"], abs=1e-12)
     assert summary["answers"]["table"] > summary["answers"]["model"] > 0
     report = (folder / "report.html").read_text(encoding="utf-8")
-    assert report.count("<svg") == 5
+    assert report.count("<svg") == 7
+    assert summary["planned"] in {"static", "dynamic", "hybrid"}
+    assert (summary["planned_keys"] > 0) == (summary["planned"] != "dynamic")
+    assert f"{summary['planned'].title()}: " in report
     assert "<script" not in report
     assert json.loads((folder / "summary.json").read_bytes()) == summary
 

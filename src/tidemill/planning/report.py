@@ -18,7 +18,7 @@ def plan_page(plan: Plan, subject: str) -> str:
     Raises:
         Unavailable: the extra ``report`` is not installed.
     """
-    chosen = plan.chosen
+    chosen, (costs, latencies) = plan.chosen, plan_curves(plan)
     figures = [
         ("choice", chosen.choice),
         ("keys in the table", f"{chosen.head_keys:,}"),
@@ -36,12 +36,21 @@ def plan_page(plan: Plan, subject: str) -> str:
             *(f"<p>{each}</p>" for each in plan.reasons),
             rows(("", ""), figures),
             "<h2>Cost of a month, by the size of the table</h2>",
-            svg(_costs(plan)),
+            svg(costs),
             "<p class=note>Without a cache; no table is shown as half a key.</p>",
             "<h2>Latency, by the size of the table</h2>",
-            svg(_latencies(plan)),
+            svg(latencies),
         ),
     )
+
+
+def plan_curves(plan: Plan) -> tuple[Any, Any]:
+    """Returns the charts of what each size of table would cost, and of how fast it would be.
+
+    Raises:
+        Unavailable: the extra ``report`` is not installed.
+    """
+    return _costs(plan), _latencies(plan)
 
 
 def _points(plan: Plan) -> list[Any]:

@@ -13,12 +13,18 @@ import numpy as np
 
 from tidemill.foundation.files import write_atomic
 from tidemill.foundation.pages import altair, page, svg
+from tidemill.planning.choose import Plan
+from tidemill.planning.report import plan_curves
 from tidemill.recipes.demo.summary import Summary, Told
 
 BUCKET_S = 0.5
 _ABOUT_LOSS = (
     "Log loss of the predictions as they were served, in the order in which they were asked for, "
     "beside a constant that knows only the labels before."
+)
+_ABOUT_PLAN = (
+    "Cost of a month, and latency, by the size of the table, for the week's questions at the pace "
+    "of the replay; the dot is the choice. Without a cache; no table is shown as half a key."
 )
 _ABOUT_CLIENT = "one client, on the machine that also served."
 
@@ -39,6 +45,7 @@ def write_report(folder: Path, told: Told) -> Told:
 def _page(told: Told) -> str:
     """Returns the page."""
     summary, facts = told.summary, told.facts
+    plan = msgspec.convert(facts["plan"], Plan)
     return page(
         "Tidemill: the flights of 2013",
         "Will this flight arrive more than 15 minutes late?",
@@ -58,6 +65,10 @@ def _page(told: Told) -> str:
             "<h2>Latency as the client saw it</h2>",
             svg(_latency(told.replayed.times_s)),
             _note(f"Median {summary.p50_ms:.2f} ms, p99 {summary.p99_ms:.2f} ms; {_ABOUT_CLIENT}"),
+            "<h2>Static, dynamic or hybrid: the plan for this traffic</h2>",
+            *(f"<p>{html.escape(each)}</p>" for each in plan.reasons),
+            *map(svg, plan_curves(plan)),
+            _note(_ABOUT_PLAN),
             "<h2>The swap and the way back, under load</h2>",
             svg(_swap(told)),
             _note(

@@ -88,6 +88,7 @@ def tell(folder: Path, teller: Teller) -> Summary:
             port = server.line()["port"]
             teller.say(f"serving on http://127.0.0.1:{port}")
             _serve_a_week(commands, port, data, story, teller)
+            _plan(commands, story, teller)
             load = _swap_and_return(commands, port, data, story, teller)
         story.add(
             sql_auc=auc_by_sql(commands, folder, **_replay_times(story)),
@@ -183,6 +184,15 @@ def _tell_week(story: Story, teller: Teller) -> None:
         f"(offline {offline:.3f}); labels came after "
         f"{overall['label_delay_s']['p50'] / 3600:.1f} h (median)"
     )
+
+
+def _plan(commands: Commands, story: Story, teller: Teller) -> None:
+    """Where this traffic, at the pace of the replay, is best computed, as one would ask for it."""
+    if "plan" not in story.facts:
+        with teller.bar("planning for the traffic of that week"):
+            story.add(plan=commands.run("plan", APPLICATION))
+    for reason in story.facts["plan"]["reasons"]:
+        teller.say(f"plan: {reason}")
 
 
 def _swap_and_return(

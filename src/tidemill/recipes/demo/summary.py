@@ -49,6 +49,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     p99_ms: float
     compiled_equal: bool
     table_keys: int
+    planned: str
+    planned_keys: int
     swapped_in_s: float
     requests_during_swap: int
     rolled_back_to: int
@@ -103,6 +105,8 @@ def summarise(facts: dict[str, Any], replayed: Count, load: list[Count]) -> Summ
         p99_ms=p99,
         compiled_equal=trained["compiled"]["equal"],
         table_keys=facts["made"]["table"]["rows"],
+        planned=facts["plan"]["choice"],
+        planned_keys=facts["plan"]["head_keys"],
         swapped_in_s=facts["swapped_in_s"],
         requests_during_swap=sum(count.answers for count in load),
         rolled_back_to=facts["rolled_back"]["version"],
