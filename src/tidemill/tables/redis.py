@@ -212,7 +212,8 @@ def publish_table(home: Home, table: str, *, soon: bool = False) -> str:
     Args:
         home: the installation.
         table: its id.
-        soon: somebody waits: a Redis that hangs is given up within seconds.
+        soon: somebody waits: a Redis that hangs is given up within seconds while it is written
+            to, as it always is before.
 
     Raises:
         NotFound: there is no such table.
@@ -224,10 +225,11 @@ def publish_table(home: Home, table: str, *, soon: bool = False) -> str:
         raise InvalidSettings("tables.url is not set", remedy="Give the URL of a Redis.")
     info = get_table(home.store, table)
     place = place_of(url, info)
-    with _connected(url, soon=soon) as client:
+    with _connected(url, soon=True) as client:
         if _stands(client, info):
             return place
-        folder = fetch_table(home, table)
+    folder = fetch_table(home, table)
+    with _connected(url, soon=soon) as client:
         lock = client.lock(_lock_name(info.id), timeout=_LOCK_S, blocking_timeout=_PATIENCE_S)
         with lock, LmdbTable.open(folder) as source:
             if not _stands(client, info):
@@ -288,7 +290,7 @@ def remove_unused(home: Home, live: Collection[str]) -> int:
         return 0
     known, now = {each.id for each in list_tables(home.store)}, home.clock.now()
     removed = 0
-    with _connected(url) as client:
+    with _connected(url, soon=True) as client:
         for field in client.hkeys(_TABLES):
             table = field.decode()
             lock = client.lock(_lock_name(table), timeout=_LOCK_S)
