@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.errors import InvalidInput, ModelFailed, NotFound, Stale, TidemillError
+from tidemill.foundation.errors import (
+    Corrupted,
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    Stale,
+    TidemillError,
+)
 from tidemill.foundation.logs import log
 from tidemill.models.signature import Array, Batch, Signature
 from tidemill.serving.batcher import Batcher
@@ -87,6 +94,7 @@ class LiveVersion:
         self._clock = clock
         self.measures = measures
         self._stages = measures.stages
+        self._told_unreadable = False
         self._log = log("serving.version")
         self._key_columns = [name for name, _ in key.columns] if key else []
         self._keeping = Keeping(signature.outputs)
@@ -110,17 +118,22 @@ class LiveVersion:
         """How old the table's answers are, in seconds; None without a table."""
         return None if self.table is None else age_s(self.table.info, self._clock.now())
 
-    def look_up(self, query: Query) -> bool:
+    def look_up(self, query: Query) -> bool | None:
         """Answers from the table what the table holds; says whether that was every row.
 
         Rows found are kept in ``query.table_rows``, None standing for a row that the model must
-        answer. A table that is too old holds nothing, and that is counted.
+        answer. A table that is too old holds nothing, and that is counted. So is a file that was
+        damaged since it was verified: None, it does not answer.
         """
         if self._stale_from is not None and self.stale:
             self.measures.stale.value += 1
             return False
         began = self._clock.monotonic()
-        whole = self._look_up(query)
+        try:
+            whole = self._look_up(query)
+        except (Corrupted, LookupError, TypeError, ValueError) as error:
+            self._unreadable(query, error)
+            return None
         self._stages["table"].observe(self._clock.monotonic() - began)
         return whole
 
@@ -151,7 +164,7 @@ class LiveVersion:
                 remedy="Send all inputs of the model, or build the table again.",
             )
 
-    def look_up_alone(self, query: Query) -> bool:
+    def look_up_alone(self, query: Query) -> bool | None:
         """Answers from the table a query that holds nothing but key columns; see ``look_up``.
 
         Raises:
@@ -177,11 +190,19 @@ class LiveVersion:
             try:
                 whole = None if found is None else self._take(query, found)
             except (TidemillError, LookupError, TypeError, ValueError) as error:
-                self._log.error("table.unreadable", error=str(error))
-                query.table_rows, whole = None, None  # as good as no answer
+                self._unreadable(query, error)
+                whole = None
             then(whole)
 
         self.lookups.ask(self._keys(query), query.deadline, take)
+
+    def _unreadable(self, query: Query, error: Exception) -> None:
+        """Counts that a table holds what was never written to it; the log tells of the first."""
+        self.measures.table_failures.value += 1
+        if not self._told_unreadable:
+            self._told_unreadable = True
+            self._log.error("table.unreadable", version=self.version, error=str(error))
+        query.table_rows = None  # as good as no answer
 
     def complete(self, query: Query) -> Batch | None:
         """Returns all inputs of the rows of a query by key that the table did not answer.
