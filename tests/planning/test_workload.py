@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.data.keys import hash_rows
+from tidemill.data.ledger import LedgerWriter, PredictionRecord
 from tidemill.foundation.errors import DataRefused, InvalidInput, NotFound
 from tidemill.planning.workload.reuse import distances
 from tidemill.planning.workload.sketch import SAMPLED_REQUESTS, Workload
-from tidemill.planning.workload.sources import read_access_log, read_trace
+from tidemill.planning.workload.sources import read_access_log, read_served, read_trace
 
 
 def hit_rate(keys: list[int], entries: int, since: int = 0) -> float:
@@ -228,3 +229,30 @@ def test_an_access_log_is_read_line_by_line(tmp_path: Path) -> None:
     (tmp_path / "cut.gz").write_bytes(gzip.compress(text.encode())[:-9])
     with pytest.raises(InvalidInput, match="cannot be read"):
         read_access_log(tmp_path / "cut.gz")
+
+
+def test_questions_without_a_column_of_the_key_are_skipped(tmp_path: Path) -> None:
+    """As those from before it was the key; a column that no question has is an error."""
+    with LedgerWriter(tmp_path, "gateway-1") as ledger:
+        for at in range(5):
+            names = ("a", "b") if at < 3 else ("a",)
+            ledger.append_predictions(
+                [
+                    PredictionRecord(
+                        request_id=f"r{at}",
+                        time=1e9 + at,
+                        application="app",
+                        version=1,
+                        source="model",
+                        inputs={name: np.array([1.0]) for name in names},
+                        outputs={"y": np.array([1.0])},
+                        n=1,
+                    )
+                ]
+            )
+    for represent in ({}, {"a": "step(2)"}):
+        found = read_served(tmp_path, "app", ("a", "b"), represent=represent).result()
+        assert (found.requests, found.skipped, found.cardinality) == (3, 2, 1)
+    assert read_served(tmp_path, "app", ("a",)).result().requests == 5
+    with pytest.raises(InvalidInput, match="have no input 'c'"):
+        read_served(tmp_path, "app", ("a", "c"))

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from tidemill.data.keys import hash_rows
@@ -128,7 +129,8 @@ def read_served(
     """Returns the workload of what an application was asked, as the ledger has it.
 
     A request's time is that of its answer: those that were answered in one turn of a gateway have
-    the same one.
+    the same one. Those that lack a column of the key, as they were asked before it was the key, are
+    skipped and counted.
 
     Args:
         ledger: its folder.
@@ -139,58 +141,59 @@ def read_served(
         progress: told the rows done.
 
     Raises:
-        InvalidInput: what was asked has no such column.
+        InvalidInput: nothing that was asked has all of the columns.
     """
-    import pyarrow as pa  # noqa: PLC0415
     import pyarrow.compute as pc  # noqa: PLC0415
 
-    seen, done = Workload(), 0
+    seen, done, taken = Workload(), 0, False
+    lacking: str | None = None
     for each in each_part(ledger, application):
         part = each if since is None else each.filter(pc.greater_equal(each["time"], since))
         for start in range(0, part.num_rows, _BATCH):
             batch = part.slice(start, _BATCH)
-            inputs = batch["inputs"].to_pylist()
-            if represent:
-                keys = represented_rows(_values(inputs, key, represent, application), represent)
-            else:
-                texts = [_key_of(each, key, application) for each in inputs] if key else inputs
-                keys = pa.table({"key": texts})
-            times = batch["time"].to_numpy()
-            _take(seen, np.asarray(times, np.float64), keys, keys.column_names)
-            done += batch.num_rows
+            times = np.asarray(batch["time"].to_numpy(), np.float64)
+            keys, whole = _keys(batch["inputs"].to_pylist(), key, represent)
+            if not whole.all():
+                lacking = lacking or batch["inputs"][int(whole.argmin())].as_py()
+                seen.skipped += int((~whole).sum())
+            _take(seen, times[whole], keys, keys.column_names)
+            taken, done = taken or bool(whole.any()), done + batch.num_rows
             if progress is not None:
                 progress(done, 0)
+    if lacking is not None and not taken:
+        raise _no_input(application, key, orjson.loads(lacking))
     return seen
 
 
-def _key_of(inputs: str, key: Sequence[str], application: str) -> str:
-    values = orjson.loads(inputs)
-    try:
-        return ", ".join(f"{name}={values[name]}" for name in key)
-    except KeyError as error:
-        raise _no_input(application, error, values) from error
+def _keys(
+    inputs: Sequence[str], key: Sequence[str], represent: Mapping[str, str]
+) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+    """Returns the keys of the questions that have all of its columns, and which those are.
 
-
-def _values(
-    inputs: Sequence[str], key: Sequence[str], represent: Mapping[str, str], application: str
-) -> pa.Table:
-    """Returns the columns of a key: those that are represented as they are, others as text."""
+    Where some columns are represented, these are made of values as they are; all else is text.
+    """
     import pyarrow as pa  # noqa: PLC0415
 
+    if not key and not represent:
+        return pa.table({"key": inputs}), np.ones(len(inputs), np.bool_)
     rows = [orjson.loads(each) for each in inputs]
+    names = list(key or rows[0])
+    whole = np.array([all(name in row for name in names) for row in rows], np.bool_)
+    kept = [row for row, has in zip(rows, whole, strict=True) if has]
+    if not represent or not kept:
+        texts = [", ".join(f"{name}={row[name]}" for name in names) for row in kept]
+        return pa.table({"key": pa.array(texts, pa.string())}), whole
     columns = {}
-    for name in key or rows[0]:
-        try:
-            values = [row[name] for row in rows]
-        except KeyError as error:
-            raise _no_input(application, error, rows[0]) from error
+    for name in names:
+        values = [row[name] for row in kept]
         columns[name] = pa.array(values if name in represent else map(str, values))
-    return pa.table(columns)
+    return represented_rows(pa.table(columns), represent), whole
 
 
-def _no_input(application: str, error: KeyError, values: Iterable[str]) -> InvalidInput:
+def _no_input(application: str, key: Sequence[str], values: Mapping[str, Any]) -> InvalidInput:
+    missing = next(name for name in key if name not in values)
     return InvalidInput(
-        f"queries of {application!r} have no input {error.args[0]!r}",
+        f"queries of {application!r} have no input {missing!r}",
         remedy=f"Choose among: {', '.join(values)}.",
     )
 
