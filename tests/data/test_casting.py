@@ -106,11 +106,26 @@ def test_typed_floats_become_integers_where_they_are(numbers: list[float | None]
         (["0", "0.5"], "float64"),
         (["", "NA"], "string"),
         (["NaN", "nan"], "string"),
+        ([str((1 << 62) + i) for i in range(9)], "int64"),
+        ([str((1 << 64) - i) for i in range(9)], "string"),
+        ([str(((1 << 60) + 1) * i) for i in range(1, 15)], "string"),
+        (["1"] * 97 + ["9" * 26] * 3, "int64"),
+        (["1"] * 80 + ["NaN"] * 20, "float64"),
+        (["0.5", "9" * 26], "float64"),
     ],
 )
 def test_the_large_majority_decides_the_type(values: list[str], kind: str) -> None:
     """A few bad values don't turn a column of numbers into one of strings."""
     assert infer_type(pa.array(values), NULLS) == kind
+
+
+@given(st.integers(14, 30), st.integers(0, 10**14))
+def test_no_digit_of_a_long_integer_is_lost(digits: int, above: int) -> None:
+    """Identifiers differ in their last digits: as floats, many of them would be duplicates."""
+    texts = [str(10**digits + above + i) for i in range(40)]
+    kind = infer_type(pa.array(texts), NULLS)
+    values = cast(pa.array(texts), kind, NULLS).values
+    assert [str(one) for one in values.to_pylist()] == texts
 
 
 @pytest.mark.parametrize(

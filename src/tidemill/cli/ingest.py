@@ -9,10 +9,13 @@ import typer
 from rich.console import Console
 
 from tidemill.cli.progress import bytes_progress
-from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session, table
+from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, plain, session, table
 from tidemill.data.records import IngestResult
 from tidemill.data.sources import named_sources
 from tidemill.recipes.intake import IngestOptions, take
+
+MOST_NOTES = 12
+_GRAVITY = ("error", "warning", "info")
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +44,23 @@ def register(app: typer.Typer) -> None:
         lateness_s: Annotated[
             float | None, typer.Option(help="Rows older than the newest by more are held as late.")
         ] = None,
+        delimiter: Annotated[
+            str | None, typer.Option(help="The sign between CSV fields; \\\\t is a tab.")
+        ] = None,
+        encoding: Annotated[
+            str | None, typer.Option(help="Of CSV text, as Python names it.")
+        ] = None,
+        null_value: Annotated[
+            list[str] | None,
+            typer.Option(help="A text of CSV that means no value; may be given several times."),
+        ] = None,
+        max_bad_fraction: Annotated[
+            float | None,
+            typer.Option(help="The batch is refused if more than that is bad, 0 to 1."),
+        ] = None,
+        max_drift: Annotated[
+            float | None, typer.Option(help="It is refused if a column has moved further, 0 to 1.")
+        ] = None,
         schema: Annotated[
             Path | None, typer.Option(help="A schema (TOML) for the first ingest of a dataset.")
         ] = None,
@@ -53,6 +73,11 @@ def register(app: typer.Typer) -> None:
             key=tuple(part.strip() for part in key.split(",")) if key else None,
             time=time,
             lateness_s=lateness_s,
+            delimiter=delimiter,
+            encoding=encoding,
+            null_values=tuple(null_value) if null_value else None,
+            max_bad_fraction=max_bad_fraction,
+            max_drift=max_drift,
             schema=schema,
         )
         with session(home=home, config=config, json=json) as on:
@@ -73,7 +98,18 @@ def _print(out: Console, result: IngestResult) -> None:
     out.print(counts)
     for reason, rows in sorted(result.reasons.items()):
         out.print(f"  held: {rows:,} for {reason}", markup=False)
+    _print_notes(out, result)
     if result.refused:
         out.print(f"refused: {result.refused}", style="bold red", markup=False)
+    elif result.snapshot is None:
+        out.print("no snapshot: no row is new", markup=False)
     else:
         out.print(f"snapshot {result.snapshot}", markup=False)
+
+
+def _print_notes(out: Console, result: IngestResult) -> None:
+    gravest = sorted(result.anomalies, key=lambda one: _GRAVITY.index(one.severity))
+    for one in gravest[:MOST_NOTES]:
+        out.print(plain(f"  {one.severity}: {one.message} ({one.kind})"), markup=False)
+    if len(gravest) > MOST_NOTES:
+        out.print(f"  {len(gravest) - MOST_NOTES} more: --json has them", markup=False)

@@ -42,6 +42,8 @@ PARAMETERS = {
     "key": "Columns that name a row, with commas, as of tidemill ingest.",
     "time": "The column of a row's event time.",
     "lateness_s": "Rows older than the newest by more are held as late.",
+    "delimiter": "The sign between CSV fields.",
+    "encoding": "Of CSV text.",
     "create": "true: the dataset may be new.",
     "wait_s": f"How long the answer waits for the ingest, 0 to {MAX_WAIT_S}; else {WAIT_S}.",
 }
@@ -112,6 +114,8 @@ def read_request(request: Request, *, by: str) -> UploadRequest:
         key=_columns(query.get("key")),
         time=query.get("time") or None,
         lateness_s=_seconds(query.get("lateness_s")),
+        delimiter=query.get("delimiter") or None,
+        encoding=query.get("encoding") or None,
         length=length,
         sha256=_digest(headers, "repr-digest"),
         named=bool(query.get("upload")),

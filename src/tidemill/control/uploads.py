@@ -203,7 +203,13 @@ def _ingest(home: Home, uploads: Uploads, upload: Upload) -> IngestResult:
             f"the upload has the sha256 {found}, and was said to have {terms.sha256}",
             remedy="Send the file again, under another name of the upload.",
         )
-    options = IngestOptions(key=terms.key, time=terms.time, lateness_s=terms.lateness_s)
+    options = IngestOptions(
+        key=terms.key,
+        time=terms.time,
+        lateness_s=terms.lateness_s,
+        delimiter=terms.delimiter,
+        encoding=terms.encoding,
+    )
     progress = _telling(home, uploads, upload)
     named = NamedFile(path=path, name=f"upload:{upload.dataset}/{upload.upload}/{terms.file}")
     return take(home, upload.dataset, [named], options, progress=progress)

@@ -39,6 +39,7 @@ MAJORITY = 0.95
 Mask = npt.NDArray[np.bool_]
 
 _INT = r"^[+-]?[0-9]{1,18}$"
+_WHOLE = r"^[+-]?[0-9]+$"
 _FLOAT = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?$"
 _NOT_FINITE = r"^[+-]?(?i:nan|inf|infinity)$"
 _BOOL = r"^(?i:true|false)$"
@@ -88,8 +89,9 @@ def cast(column: pa.Array, to: Type, null_values: tuple[str, ...]) -> Cast:
 def infer_type(column: pa.Array, null_values: tuple[str, ...]) -> Type:
     """Returns the type of the large majority of a sample's values; ``string`` if there is none.
 
-    Numbers with leading zeros (``02139``) are names, not numbers: they make a string. An integer
-    column is one without any fraction; an empty one is a string.
+    Numbers with leading zeros (``02139``) are names, not numbers: they make a string, and so do
+    integers of which many are beyond 64 bits, since a float would lose the digits that tell them
+    apart. An integer column is one without any fraction; an empty one is a string.
     """
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
@@ -99,18 +101,36 @@ def infer_type(column: pa.Array, null_values: tuple[str, ...]) -> Type:
     text = text.filter(pc.invert(pc.is_in(text, pa.array(null_values, pa.string()))))
     text = text.drop_null()
 
-    def share(pattern: str) -> float:
-        return (pc.sum(pc.match_substring_regex(text, pattern)).as_py() or 0) / len(text)
-
     if not len(text):
         return "string"
-    ints = share(_INT)
-    if share(f"{_FLOAT}|{_NOT_FINITE}") >= MAJORITY and ints + share(_FLOAT) > 0:
-        if share(_PADDED + r"[0-9]*$") > 0:
-            return "string"
-        return "int64" if ints >= MAJORITY and share(_FLOAT) == ints else "float64"
+    if _share(text, f"{_FLOAT}|{_NOT_FINITE}") >= MAJORITY and _share(text, _FLOAT) > 0:
+        return _number_type(text)
     others: tuple[tuple[Type, str], ...] = (("bool", _BOOL), ("timestamp", f"{_ZONED}|{_NAIVE}"))
-    return next((kind for kind, pattern in others if share(pattern) >= MAJORITY), "string")
+    fitting = (kind for kind, pattern in others if _share(text, pattern) >= MAJORITY)
+    return next(fitting, "string")
+
+
+def _number_type(text: pa.Array) -> Type:
+    """Returns the type of texts of which nearly all are numbers."""
+    if _share(text, _PADDED + r"[0-9]*$") > 0:
+        return "string"
+    whole = _share(text, _WHOLE)
+    if _share(text, _FLOAT) > whole:
+        return "float64"
+    fitting = _share(text, _INT) + _long_ints(text) / len(text)
+    if fitting >= MAJORITY:
+        return "int64"
+    return "string" if whole > fitting else "float64"
+
+
+def _share(text: pa.Array, pattern: str) -> float:
+    return (pc.sum(pc.match_substring_regex(text, pattern)).as_py() or 0) / len(text)
+
+
+def _long_ints(text: pa.Array) -> int:
+    """Returns how many are integers of 19 digits, of which 64 bits hold some."""
+    long = text.filter(pc.match_substring_regex(text, r"^[+-]?[0-9]{19}$"))
+    return sum(_int(one) is not None for one in long.to_pylist())
 
 
 def supported(kind: pa.DataType) -> bool:

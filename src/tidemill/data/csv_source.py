@@ -150,13 +150,13 @@ def _header(path: str, records: Records, options: DatasetOptions) -> list[str]:
     """Returns the column names in the first record."""
     line = records.bytes_of(0) if len(records.starts) else b"\0"
     if line[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise InvalidInput(f"{path} is UTF-16", remedy="Set the option encoding to 'utf-16'.")
+        raise InvalidInput(f"{path} is UTF-16", remedy="Give --encoding utf-16.")
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
             f"the header of {path} is not {options.encoding}: {error.reason}",
-            remedy="Set the option encoding (latin-1, cp1252, …), if it is a CSV file.",
+            remedy="If it is a CSV file, give its --encoding: latin-1, cp1252, …",
         ) from error
     if "\0" in text or 0 in records.problems:
         raise InvalidInput(
@@ -174,7 +174,7 @@ def _header(path: str, records: Records, options: DatasetOptions) -> list[str]:
     if len(names) == 1 and any(other in text for other in ";\t|"):
         raise InvalidInput(
             f"{path} has one column, {text[:80]!r}",
-            remedy="Set the option delimiter, if its fields are separated by something else.",
+            remedy="If its fields are separated by something else, give that as --delimiter.",
         )
     _check_header(path, names)
     return names

@@ -22,6 +22,7 @@ from tidemill.data.catalog import Dataset
 from tidemill.data.csv_records import Ints
 from tidemill.data.keys import Hashes, KeySet, hash_rows, save_keys
 from tidemill.data.quarantine import Held, HeldWriter, Origin
+from tidemill.data.queries import check_apart
 from tidemill.data.records import Anomaly, Counts, HeldGroup, Kind
 from tidemill.data.schema import Schema, complete, infer, require
 from tidemill.data.statistics import Statistics
@@ -235,6 +236,7 @@ class Gate:
         """Returns the types of the first batch under what a person declared."""
         options = self._options
         schema = complete(self._dataset.declared, infer_types(batch.table, options))
+        check_apart(schema.names)
         named = (*options.key, options.time) if options.time else options.key
         schema = require(schema, named)
         column = schema.column(options.time) if options.time else None

@@ -53,7 +53,9 @@ class Queries:
         paths = _paths(self._data)
         table = _table(self._data, paths)
         self.schema = table.schema
-        _check_names(self.schema.names)
+        check_apart(self.schema.names)
+        if not self.schema.names or "" in self.schema.names:
+            raise InvalidInput("a column has no name, or there is none", remedy="Name each column.")
         self._connection = duckdb.connect(
             config={
                 "autoinstall_known_extensions": "false",
@@ -192,7 +194,7 @@ def literal(value: str | float | bool) -> str:  # noqa: FBT001 - a value
     return "'" + value.replace("'", "''") + "'"
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_apart(names: Sequence[str]) -> None:
     """Checks that SQL can tell the columns apart: it takes no notice of case.
 
     Raises:
@@ -206,8 +208,6 @@ def _check_names(names: Sequence[str]) -> None:
                 f"columns {twin!r} and {name!r} are one in SQL, which takes no notice of case",
                 remedy="Rename one.",
             )
-    if not names or "" in seen:
-        raise InvalidInput("a column has no name, or there is none", remedy="Name each column.")
 
 
 def _paths(data: Any) -> list[str] | None:

@@ -40,9 +40,11 @@ class UploadTerms(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         file: what the file is called; its ending says its form where its first bytes do not.
-        key: as ``DatasetOptions`` has it, and the two below; None says nothing.
+        key: as ``DatasetOptions`` has it, and the four below; None says nothing.
         time: likewise.
         lateness_s: likewise.
+        delimiter: likewise.
+        encoding: likewise.
         length: how many bytes it will be; None if that is not known yet.
         sha256: of all of them, as hexadecimal digits; None if it is not to be checked.
         named: whether its sender chose its name, and so can go on with it.
@@ -53,6 +55,8 @@ class UploadTerms(msgspec.Struct, frozen=True, kw_only=True):
     key: tuple[str, ...] | None = None
     time: str | None = None
     lateness_s: float | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
     length: int | None = None
     sha256: str | None = None
     named: bool = True

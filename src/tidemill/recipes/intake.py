@@ -17,11 +17,28 @@ from tidemill.recipes.recipe import recipes_of
 
 
 class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller says about an ingest beside what is declared; None says nothing."""
+    r"""What a caller says about an ingest beside what is declared; None says nothing.
+
+    Attributes:
+        key: as ``DatasetOptions`` has it, as are all but the last.
+        time: the column of the event time.
+        lateness_s: how much older than the newest a row may be.
+        delimiter: also ``\t`` as two characters, as a shell passes it.
+        encoding: of CSV text.
+        null_values: texts that mean "no value".
+        max_bad_fraction: above it, the batch is refused.
+        max_drift: likewise.
+        schema: rules for columns.
+    """
 
     key: tuple[str, ...] | None = None
     time: str | None = None
     lateness_s: float | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    null_values: tuple[str, ...] | None = None
+    max_bad_fraction: float | None = None
+    max_drift: float | None = None
     schema: Path | None = None
 
 
@@ -36,9 +53,11 @@ def take(
     """Takes files through the data gate; see ``data.ingest``."""
     said = {
         field: value
-        for field in ("key", "time", "lateness_s")
-        if (value := getattr(options, field)) is not None
+        for field in options.__struct_fields__
+        if field != "schema" and (value := getattr(options, field)) is not None
     }
+    if said.get("delimiter") == "\\t":
+        said["delimiter"] = "\t"
     judged = _declared(home, name)
     if said:
         judged = msgspec.structs.replace(judged or _stored(home, name), **said)
