@@ -259,6 +259,16 @@ def test_integers_with_missing_values_from_pandas_are_integers() -> None:
     assert check(frame, schema).anomalies == ()
 
 
+def test_one_column_of_pandas_is_a_frame_of_it() -> None:
+    """By its name; without one it is refused as anything else is that has no columns."""
+    series = pa.table({"x": [1, 100]}).to_pandas()["x"]
+    schema = _schema('type = "int64"\nmax = 99')
+    (found,) = check(series, schema).anomalies
+    assert (found.kind, found.column) == ("INT_TYPE_BIG_INT", "x")
+    with pytest.raises(InvalidInput, match="without a name"):
+        check(series.rename(None), schema)
+
+
 # --- laws ------------------------------------------------------------------------------------
 
 _COLUMNS = st.one_of(

@@ -34,7 +34,7 @@ def _as_table(data: Any) -> pa.Table:
         return pa.Table.from_batches([data])
     try:
         if type(data).__module__.partition(".")[0] == "pandas":
-            return pa.Table.from_pandas(data, preserve_index=False)
+            return pa.Table.from_pandas(_frame(data), preserve_index=False)
         if hasattr(data, "__arrow_c_stream__"):
             return pa.table(data)
     except (pa.ArrowException, TypeError, ValueError) as error:
@@ -45,3 +45,12 @@ def _as_table(data: Any) -> pa.Table:
         f"a {type(data).__name__} has no rows that can be read",
         remedy="Give an Arrow table, or a Polars or pandas frame.",
     )
+
+
+def _frame(data: Any) -> Any:
+    """Returns a pandas frame; one column alone becomes a frame of it."""
+    if hasattr(data, "columns"):
+        return data
+    if getattr(data, "name", None) is None:
+        raise TypeError(f"a pandas {type(data).__name__} without a name is no column")
+    return data.to_frame()
