@@ -18,7 +18,7 @@ TEXTS[:] = ["é"]
 def prediction(inputs: Any, outputs: Any, answers: Any) -> Any:
     """A query that was answered, by itself or in a batch."""
     named = {"request_id": "0" * 32, "time": 1.0, "event_time": None, "application": "a"}
-    told = {"version": 1, "row_sources": None, "source": "table", "n": 1, "start": 0}
+    told = {"version": 1, "row_sources": None, "source": "table", "n": 1, "start": 0, "plain": None}
     return SimpleNamespace(**named, **told, inputs=inputs, outputs=outputs, answers=answers)
 
 

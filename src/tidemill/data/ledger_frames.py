@@ -128,17 +128,23 @@ def encode_predictions(predictions: Sequence[Prediction]) -> bytes:
 
 def _encoded(predictions: Sequence[Prediction]) -> bytes:
     # Hot: once per event-loop turn, half a microsecond for each of a batch's queries.
-    layouts: dict[Layout, int] = {}
+    layouts: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
     shared: Shared | None = None
     layout, inputs, outputs = 0, _NO_ROWS, _NO_ROWS
     ones = answered = _NO_ROWS.single
     rows: list[Any] = []
     for each in predictions:
-        n, start, answers = each.n, each.start, each.answers
+        n, start, answers, plain = each.n, each.start, each.answers, each.plain
         if answers is None and n == 1:
-            asked, said = _one_row(each.inputs), _one_row(each.outputs)
+            asked: Sequence[Any] | None
+            said: Sequence[Any] | None
+            if plain is not None:
+                asked, said = plain[0].stored, plain[1].stored
+                names = plain[0].names, plain[1].names
+            else:
+                asked, said = _one_row(each.inputs), _one_row(each.outputs)
+                names = (*each.inputs,), (*each.outputs,)
             if asked is not None and said is not None:
-                names = (*each.inputs, None, *each.outputs)
                 layout = layouts.setdefault(names, len(layouts))
                 shared = None
                 rows.append(
@@ -161,7 +167,7 @@ def _encoded(predictions: Sequence[Prediction]) -> bytes:
             start = 0
         if answers is None or answers is not shared:  # those of one batch follow one another
             shared = answers
-            names = (*batch.inputs, None, *batch.outputs)
+            names = (*batch.inputs,), (*batch.outputs,)
             layout = layouts.setdefault(names, len(layouts))
             inputs, outputs = _Rows(batch.inputs), _Rows(batch.outputs)
             ones, answered = inputs.single, outputs.single
@@ -179,7 +185,8 @@ def _encoded(predictions: Sequence[Prediction]) -> bytes:
                 answered[start] if answered and n == 1 else outputs.of(start, start + n),
             )
         )
-    return _encoder.encode((0, list(layouts), rows))
+    named = [(*asked, None, *said) for asked, said in layouts]
+    return _encoder.encode((0, named, rows))
 
 
 def encode_labels(records: Sequence[LabelRecord]) -> bytes:

@@ -25,6 +25,18 @@ class Shared(Protocol):
         """What was answered."""
 
 
+class PlainRow(Protocol):
+    """One row of plain values, as the ledger keeps it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns, in order."""
+
+    @property
+    def stored(self) -> Sequence[Any]:
+        """A value for each column; where one of them is an array, a list of one row for each."""
+
+
 class Prediction(Protocol):
     """One answered query: what was asked, what was answered, by whom and when.
 
@@ -72,6 +84,10 @@ class Prediction(Protocol):
         """Where its rows begin in ``answers``."""
 
     @property
+    def plain(self) -> tuple[PlainRow, PlainRow] | None:
+        """What was asked and answered, if it is one row and known without arrays."""
+
+    @property
     def inputs(self) -> Columns:
         """One array per input column, (n, …)."""
 
@@ -95,6 +111,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     row_sources: Sequence[str] | None = None
     answers: Shared | None = None
     start: int = 0
+    plain: tuple[PlainRow, PlainRow] | None = None
 
 
 class LabelRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

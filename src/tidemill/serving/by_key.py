@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 
 from tidemill.foundation.errors import InvalidInput, TooLarge
-from tidemill.models.signature import Array, Batch, Column, Signature
+from tidemill.models.signature import Batch, Column, Signature
 from tidemill.serving import wire
 from tidemill.serving.inputs import refuse_names
 from tidemill.serving.plan import Deployment
+from tidemill.serving.row import Row, RowForm
 from tidemill.serving.tensors import from_rows, show
 
 MAX_QUERY_BYTES = 8192
@@ -23,6 +24,7 @@ MAX_QUERY_BYTES = 8192
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 _REAL = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,5})?")
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _TRUTH = {"true": True, "false": False}
 
 
@@ -36,8 +38,8 @@ class KeyReader:
     Example:
         >>> columns = (Column("carrier", "string"), Column("hour", "int64"), Column("x", "float32"))
         >>> reader = KeyReader(Signature(columns, (Column("y", "float32"),)), ("carrier", "hour"))
-        >>> {name: array.item(0) for name, array in reader.read_query(b"hour=5&carrier=UA").items()}
-        {'carrier': 'UA', 'hour': 5}
+        >>> reader.read_query(b"hour=5&carrier=UA").values
+        ['UA', 5]
     """
 
     def __init__(self, signature: Signature, key: tuple[str, ...]) -> None:
@@ -45,9 +47,18 @@ class KeyReader:
         self.signature = Signature(tuple(known[name] for name in key), signature.outputs)
         self._of = {column.name: _parser(column) for column in self.signature.inputs}
         self._whole = self._of.keys() == known.keys()
+        self._form = RowForm(self.signature.inputs)
+        self._shaped = next((each for each in self.signature.inputs if each.shape), None)
+        plain = all(map(_NAME.fullmatch, key)) and self._shaped is None
+        self._plain = [
+            (f"{column.name}=".encode(), len(column.name) + 1, _plain_parser(column))
+            for column in self.signature.inputs
+            if plain
+        ]
+        self._types = [_row_type(column) for column in self.signature.inputs]
 
-    def read_query(self, text: bytes) -> Batch:
-        """Returns the key in the query string of a URL: arrays (1,), in the key's order.
+    def read_query(self, text: bytes) -> Row:
+        """Returns the key in the query string of a URL, in the key's order.
 
         A value is text as it is, ``true`` or ``false``, or a number in decimal notation; blanks may
         be ``+`` or ``%20``.
@@ -57,6 +68,18 @@ class KeyReader:
                 type; the column and the value are named.
             TooLarge: it is longer than any key.
         """
+        values: list[Any] = []
+        if text.count(b"&") + 1 == len(self._plain) and len(text) <= MAX_QUERY_BYTES:
+            for part, (said, size, parse) in zip(text.split(b"&"), self._plain, strict=True):
+                value = parse(part[size:]) if part.startswith(said) else None
+                if value is None:
+                    return self._read_closely(text)
+                values.append(value)
+            return Row(self._form, values)
+        return self._read_closely(text)
+
+    def _read_closely(self, text: bytes) -> Row:
+        """Reads what may be escaped, in another order, or no key at all."""
         if len(text) > MAX_QUERY_BYTES:
             raise TooLarge(
                 f"the query string has {len(text)} bytes", remedy=f"At most {MAX_QUERY_BYTES}."
@@ -72,7 +95,23 @@ class KeyReader:
             given[column] = _decoded(value)
         if given.keys() != self._of.keys():
             refuse_names("column", set(given), set(self._of))
-        return {name: parse(given[name]) for name, parse in self._of.items()}
+        if self._shaped is not None:
+            from_rows([given[self._shaped.name]], self._shaped)  # which refuses what is no list
+        return Row(self._form, [parse(given[name]) for name, parse in self._of.items()])
+
+    def read_row(self, instance: Any) -> Row | None:
+        """Returns the key in a v1 row of plain values; None for what needs a closer look."""
+        if type(instance) is not dict or len(instance) != len(self._types) or self._shaped:
+            return None
+        values: list[Any] = []
+        for name, kind in zip(self._form.names, self._types, strict=True):
+            value = instance.get(name)
+            if kind is None or type(value) is not kind[0]:
+                return None
+            if type(value) is int and not kind[1] <= value <= kind[2]:
+                return None
+            values.append(value)
+        return Row(self._form, values)
 
     def holds(self, instances: list[Any]) -> bool:
         """Says whether the first row of a v1 request is an object of the key's columns alone."""
@@ -149,8 +188,8 @@ def _decoded(text: bytes) -> str:
         ) from error
 
 
-def _parser(column: Column) -> Callable[[str], Array]:
-    """Returns what makes a column's array of one row from text."""
+def _parser(column: Column) -> Callable[[str], Any]:
+    """Returns what makes a column's value from text: what its array would hold."""
     kind, dtype = column.dtype.kind, column.dtype
     low, high = _bounds(dtype)
 
@@ -161,33 +200,50 @@ def _parser(column: Column) -> Callable[[str], Array]:
             remedy=f"Give {wanted.get(kind, 'a finite number')}.",
         )
 
-    def array(value: Any) -> Array:
-        if column.shape:
-            return from_rows([value], column)
-        return np.array([value], dtype)
-
-    def truth(text: str) -> Array:
+    def truth(text: str) -> Any:
         if text not in _TRUTH:
             raise wrong(text)
-        return array(_TRUTH[text])
+        return _TRUTH[text]
 
-    def whole(text: str) -> Array:
+    def whole(text: str) -> Any:
         if not _WHOLE.fullmatch(text):
             raise wrong(text)
         number = int(text)
-        return array(number) if low <= number <= high else from_rows([number], column)
+        return number if low <= number <= high else from_rows([number], column).item(0)
 
-    def real(text: str) -> Array:
+    def real(text: str) -> Any:
         if not _REAL.fullmatch(text) or not math.isfinite(number := float(text)):
             raise wrong(text)
-        return array(number) if low <= number <= high else from_rows([number], column)
+        array = np.array([number], dtype) if low <= number <= high else from_rows([number], column)
+        return array.item(0)
 
-    parsers = {"O": array, "b": truth, "i": whole, "u": whole}
+    parsers: dict[str, Callable[[str], Any]] = {"O": str, "b": truth, "i": whole, "u": whole}
     return parsers.get(kind, real)
+
+
+def _plain_parser(column: Column) -> Callable[[bytes], Any]:
+    """Returns what makes a column's value from bytes that are plainly one; None for others."""
+    kind, (_, high) = column.dtype.kind, _bounds(column.dtype)
+    digits = len(str(high)) - 1
+
+    def whole(said: bytes) -> Any:
+        return int(said) if len(said) <= digits and said.isdigit() else None
+
+    def text(said: bytes) -> Any:
+        return said.decode() if said.isascii() and b"%" not in said and b"+" not in said else None
+
+    parsers: dict[str, Callable[[bytes], Any]] = {"O": text, "i": whole, "u": whole}
+    return parsers.get(kind, lambda _: None)
+
+
+def _row_type(column: Column) -> tuple[type, float, float] | None:
+    """Returns the one type that a column's JSON values have, and their bounds; else None."""
+    found = {"O": str, "b": bool, "i": int, "u": int}.get(column.dtype.kind)
+    return None if found is None else (found, *_bounds(column.dtype))
 
 
 def _bounds(dtype: np.dtype[Any]) -> tuple[float, float]:
     """Returns the least and the greatest number of a type; of what is none, nothing of use."""
     if dtype.kind == "f":
         return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
-    return (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (0, 0)
+    return (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) if dtype.kind in "iu" else (0, 0)

@@ -19,7 +19,7 @@ from tidemill.foundation.errors import (
     Unavailable,
 )
 from tidemill.foundation.instruments import Instruments
-from tidemill.models.signature import Column
+from tidemill.models.signature import Batch, Column
 from tidemill.serving import wire
 from tidemill.serving.answer_writer import AnswerWriter
 from tidemill.serving.application import Application
@@ -32,6 +32,7 @@ from tidemill.serving.labels import judge, refusal
 from tidemill.serving.pace import Pace
 from tidemill.serving.processor import Processor
 from tidemill.serving.query import DEFAULT_PRIORITY, Query
+from tidemill.serving.row import Row
 from tidemill.serving.templates import InferReader
 
 EXTENSIONS = [
@@ -213,14 +214,10 @@ class DataPlane:
     def lookup(self, exchange: Exchange, name: str) -> None:
         """Answers the key in the query string."""
         application = self._processor.application(name)
-        reader = self.key_reader(application)
-        inputs = reader.read_query(exchange.query)
-        arrived = exchange.arrived
+        key = self._form(application).key.read_query(exchange.query)
+        arrived, until = exchange.arrived, exchange.arrived + application.slo_s
         self._processor.look_up(
-            application,
-            Query(
-                inputs, 1, arrived, arrived + application.slo_s, self._predicted, context=exchange
-            ),
+            application, Query(key, 1, arrived, until, self._predicted, context=exchange)
         )
 
     def lookup_many(self, exchange: Exchange, name: str) -> None:
@@ -239,7 +236,12 @@ class DataPlane:
         nbytes: int,
     ) -> None:
         """Answers a v1 request whose rows are keys."""
-        inputs, n = wire.read_rows(instances, self.key_reader(application).signature)
+        reader = self.key_reader(application)
+        inputs: Batch | Row | None = None
+        if len(instances) == 1:
+            inputs, n = reader.read_row(instances[0]), 1
+        if inputs is None:
+            inputs, n = wire.read_rows(instances, reader.signature)
         arrived = exchange.arrived
         timeout_s = None if request.timeout_ms is None else request.timeout_ms / 1e3
         query = Query(
@@ -335,15 +337,20 @@ class DataPlane:
         if query.error is not None:
             exchange.fail(query.error)
             return
-        sources = query.row_sources or [query.source] * query.n
+        plain = query.plain
         try:
-            body = wire.write_predict(
-                query.outputs,
-                query.n,
-                prediction_ids=prediction_ids(query.request_id, query.n),
-                version=query.version,
-                sources=list(sources),
-            )
+            if plain is not None:
+                body = wire.write_row(
+                    plain[1], query.request_id, version=query.version, source=query.source
+                )
+            else:
+                body = wire.write_predict(
+                    query.outputs,
+                    query.n,
+                    prediction_ids=prediction_ids(query.request_id, query.n),
+                    version=query.version,
+                    sources=list(query.row_sources or [query.source] * query.n),
+                )
         except Exception as error:  # noqa: BLE001 - an exchange must end
             exchange.fail(unwritable(query, error))
             return

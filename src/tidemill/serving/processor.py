@@ -33,6 +33,7 @@ from tidemill.serving.measures import Measures
 from tidemill.serving.pace import Pace
 from tidemill.serving.plan import ApplicationAssignment, Assignment
 from tidemill.serving.query import Query
+from tidemill.serving.row import Row
 from tidemill.serving.selection import check_weights
 from tidemill.serving.statistics import Tally
 from tidemill.serving.version import (
@@ -211,7 +212,8 @@ class Processor:
         Raises:
             NotFound: that version is not live.
         """
-        if len(query.inputs) == len(application.signature.inputs):  # all that the model takes
+        asked = query.asked if isinstance(query.asked, Row) else query.inputs
+        if len(asked) == len(application.signature.inputs):  # all that the model takes
             names = [column.name for column in application.signature.inputs]
             query.asked = {name: query.inputs[name] for name in names}
             self.submit(application, query, version)

@@ -9,6 +9,7 @@ import numpy as np
 
 from tidemill.foundation.errors import TidemillError
 from tidemill.models.signature import Batch, Column
+from tidemill.serving.row import Row
 
 Source = Literal["table", "cache", "model", "default"]
 
@@ -86,10 +87,11 @@ class Query:
 
     It ends exactly once: with ``outputs`` and a ``source``, or with an ``error``. It is what the
     ledger keeps of itself: a ``Prediction``. ``unseen_s`` is how long it had waited when it was
-    read.
+    read. ``plain`` is what was asked and answered, if both are one row of plain values.
 
     Args:
-        inputs: checked arrays, (n, …) each, one per input of the signature; or one input, packed.
+        inputs: checked arrays, (n, …) each, one per input of the signature; or one input, packed;
+            or a row of plain values.
         n: the number of rows.
         arrived: when it arrived, in seconds on the monotonic clock.
         deadline: when an answer is worth nothing any more, on the same clock.
@@ -110,6 +112,7 @@ class Query:
     source: Source = "model"
     row_sources: list[Source] | None = None
     answers: Answers | None = None
+    plain: tuple[Row, Row] | None = None
     start = 0
     error: TidemillError | None = None
     ended = False
@@ -125,7 +128,7 @@ class Query:
 
     def __init__(
         self,
-        inputs: Batch | Packed,
+        inputs: Batch | Packed | Row,
         n: int,
         arrived: float,
         deadline: float,
@@ -135,7 +138,7 @@ class Query:
         request: Any = None,
         event_time: float | None = None,
     ) -> None:
-        self.asked = inputs
+        self.asked: Batch | Packed | Row = inputs
         self.n = n
         self.arrived = arrived
         self.deadline = deadline
@@ -148,7 +151,7 @@ class Query:
     def inputs(self) -> Batch:
         """What was asked: arrays (n, …), one per input."""
         asked = self.asked
-        if isinstance(asked, Packed):
+        if isinstance(asked, Packed | Row):
             asked = self.asked = asked.arrays()
         return asked
 
@@ -157,7 +160,10 @@ class Query:
         """The answer: arrays (n, …), one per output; empty while there is none."""
         if self._outputs is None:
             if self.answers is None:
-                return {}
+                if self.plain is None:
+                    return {}
+                self._outputs = self.plain[1].arrays()
+                return self._outputs
             start, stop = self.start, self.start + self.n
             arrays = self.answers.outputs
             self._outputs = {name: array[start:stop] for name, array in arrays.items()}
@@ -165,7 +171,12 @@ class Query:
 
     @outputs.setter
     def outputs(self, outputs: Batch) -> None:
-        self._outputs, self.answers = outputs, None
+        self._outputs, self.answers, self.plain = outputs, None, None
+
+    def answer_plainly(self, said: Row) -> None:
+        """Answers one row of plain values with another."""
+        assert isinstance(self.asked, Row)
+        self.plain = self.asked, said
 
     def answer_as(self, other: Query) -> None:
         """Makes the answer to an equal query its own."""

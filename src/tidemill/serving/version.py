@@ -27,8 +27,9 @@ from tidemill.serving.lookups import Found, Lookups
 from tidemill.serving.measures import VersionMeasures
 from tidemill.serving.plan import Deployment, VersionAssignment
 from tidemill.serving.query import Packed, Query
+from tidemill.serving.row import Row, RowForm
 from tidemill.serving.tensors import from_rows
-from tidemill.tables.answer import decode_answer
+from tidemill.tables.answer import AnswerReader, decode_answer, reader_of
 from tidemill.tables.freshness import age_s, stale_from
 from tidemill.tables.represented import Folding, Keys
 from tidemill.tables.table import Table
@@ -96,7 +97,9 @@ class LiveVersion:
         self._stages = measures.stages
         self._told_unreadable = False
         self._log = log("serving.version")
-        self._key_columns = [name for name, _ in key.columns] if key else []
+        self._key_columns = tuple(name for name, _ in key.columns) if key else ()
+        self._answers: tuple[RowForm, AnswerReader] | None = None
+        self._reads_plainly = True
         self._keeping = Keeping(signature.outputs)
         self._outputs = {c.name: (c.dtype, (1, *c.shape)) for c in signature.outputs}
         self._stale_from: float | None = None
@@ -150,8 +153,11 @@ class LiveVersion:
                 f"version {self.version} has no table to look a key up in" + self._nor_features,
                 remedy="Send all inputs of the model, or build a table: tidemill table build.",
             )
-        missing = [name for name in self._key_columns if name not in query.inputs]
+        asked = query.asked
+        names = asked.names if isinstance(asked, Row) else tuple(query.inputs)
+        missing = [] if names == self._key_columns else [*set(self._key_columns) - {*names}]
         if missing:
+            missing.sort(key=self._key_columns.index)
             raise InvalidInput(
                 f"the table of version {self.version} is looked up by {missing[0]!r}, too",
                 remedy=f"Give its key: {', '.join(self._key_columns)}.",
@@ -241,8 +247,42 @@ class LiveVersion:
         assert self.table is not None
         return self._take(query, self.table.get(self._keys(query)))
 
+    def _take_plainly(self, query: Query, value: bytes) -> bool:
+        """Takes the answer to one row of plain values as plain values; says whether it is so."""
+        answers = self._answers or self._answer_reader(value)
+        if answers is None:
+            return False
+        form, reader = answers
+        values = reader.read(value)
+        if values is None:
+            return False
+        query.answer_plainly(Row(form, values))
+        return True
+
+    def _answer_reader(self, value: bytes) -> tuple[RowForm, AnswerReader] | None:
+        """Returns what reads the table's answers: their columns are in the order of the first."""
+        if not self._reads_plainly:
+            return None
+        known = {column.name: column for column in self.signature.outputs}
+        names = decode_answer(value)
+        reader = None
+        if names.keys() == known.keys():
+            columns = [known[name] for name in names]
+            reader = reader_of(columns)
+        if reader is None:
+            self._reads_plainly = False
+            return None
+        self._answers = RowForm(columns), reader
+        return self._answers
+
     def _keys(self, query: Query) -> list[bytes]:
         assert self.key is not None
+        asked = query.asked
+        if isinstance(asked, Row):
+            values, names = asked.values, asked.names
+            if names != self._key_columns:
+                values = [values[names.index(name)] for name in self._key_columns]
+            return [self.key.one(values)]
         columns = [query.inputs[name] for name in self._key_columns]
         if query.n == 1:
             return [self.key.one([column.item(0) for column in columns])]
@@ -254,7 +294,8 @@ class LiveVersion:
             value = found[0]
             if value is None:
                 return False
-            query.outputs = self._arrays(value)
+            if not isinstance(query.asked, Row) or not self._take_plainly(query, value):
+                query.outputs = self._arrays(value)
             return True
         if all(value is None for value in found):
             return False
@@ -270,7 +311,8 @@ class LiveVersion:
 
         Inputs with one representation are the same, where one is declared.
         """
-        query.cache_key = self._cache_key(query.asked)
+        asked = query.asked
+        query.cache_key = self._cache_key(query.inputs if isinstance(asked, Row) else asked)
         if not self.caches:
             return False
         began = self._clock.monotonic()

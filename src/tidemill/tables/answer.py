@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
 from tidemill.foundation.errors import Corrupted, InvalidInput
+from tidemill.models.signature import Column
 from tidemill.tables.packing import Packed, list_head, map_head, pack
 
+MOST_PLAIN = 32
+"""An answer's column of more elements is no plain value; the ledger keeps it as an array, too."""
+
+_NARROW = {"float32": "f", "float16": "e"}
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
@@ -91,3 +97,71 @@ def decode_answer(data: bytes) -> dict[str, Any]:
         raise Corrupted(
             f"an answer in a table cannot be read: {error}", remedy="Build the table again."
         ) from error
+
+
+class AnswerReader:
+    """Reads answers of known columns as plain values, without a look at what they could be.
+
+    Args:
+        columns: the outputs of a signature, in the order that the answers have.
+
+    Example:
+        >>> reader = AnswerReader([Column("label", "int64"), Column("p", "float64", (2,))])
+        >>> reader.read(encode_answer({"label": 1, "p": [0.25, 0.75]}))
+        (1, [0.25, 0.75])
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        fields = [(f"c{at}", _type_of(column)) for at, column in enumerate(columns)]
+        names = {f"c{at}": column.name for at, column in enumerate(columns)}
+        form = msgspec.defstruct("Answer", fields, rename=names, forbid_unknown_fields=True)
+        self._decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(form).decode
+        self._rounded = [(at, _rounder(c)) for at, c in enumerate(columns) if _is_narrow(c)]
+
+    def read(self, data: bytes) -> tuple[Any, ...] | None:
+        """Returns a value for each column, in order, as an array of its type would hold it.
+
+        None where an answer is of another form; ``decode_answer`` may know what it is.
+        """
+        try:
+            values: tuple[Any, ...] = msgspec.structs.astuple(self._decode(data))
+            if self._rounded:
+                cells = [*values]
+                for at, rounded in self._rounded:
+                    cells[at] = rounded(cells[at])
+                values = tuple(cells)
+        except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError):
+            return None
+        return values
+
+
+def reader_of(columns: Sequence[Column]) -> AnswerReader | None:
+    """Returns what reads answers of these columns; None where one is of many elements."""
+    if all(len(each.shape) <= 1 and sum(each.shape) <= MOST_PLAIN for each in columns):
+        return AnswerReader(columns)
+    return None
+
+
+def _type_of(column: Column) -> Any:
+    kind, dtype = column.dtype.kind, column.dtype
+    if kind in "iu":
+        low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+        bound = None if high > np.iinfo(np.int64).max else high
+        found: Any = Annotated[int, msgspec.Meta(ge=low, le=bound)]
+    else:
+        found = {"b": bool, "f": float, "O": str}[kind]
+    for size in column.shape:
+        found = Annotated[list[found], msgspec.Meta(min_length=size, max_length=size)]
+    return found
+
+
+def _is_narrow(column: Column) -> bool:
+    return column.type in _NARROW
+
+
+def _rounder(column: Column) -> Callable[[Any], Any]:
+    """Returns what makes a value that is a column's nearest, as an array of its type does."""
+    form = struct.Struct(f"<{sum(column.shape) or 1}{_NARROW[column.type]}")
+    if column.shape:
+        return lambda cell: [*form.unpack(form.pack(*cell))]
+    return lambda cell: form.unpack(form.pack(cell))[0]

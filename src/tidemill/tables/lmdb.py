@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,10 @@ from tidemill.tables.table import DATA_FILE, TableInfo, read_info
 
 LARGE_BYTES = 1 << 30
 """From this size on nothing is read ahead: it would push what is hot out of memory."""
+
+
+MAX_READERS = 64
+"""Threads whose transactions are kept."""
 
 
 class LmdbTable:
@@ -88,9 +92,8 @@ class LmdbTable:
         if self._mapping is None:
             raise self._closed()
         try:
-            with self._environment.begin() as transaction:
-                get = transaction.get
-                return [get(key) for key in keys]
+            get = self._mapping.readers.get(threading.get_ident()) or self._mapping.reader()
+            return [get(key) for key in keys]
         except lmdb.BadValsizeError as error:
             raise InvalidInput("a table was asked for an empty key") from error
         except lmdb.Error as error:
@@ -156,6 +159,19 @@ class _Mapping:
     file: tuple[int, int]
     environment: Any
     users: int = 1
+    readers: dict[int, Callable[[bytes], bytes | None]] = field(default_factory=dict)
+
+    def reader(self) -> Callable[[bytes], bytes | None]:
+        """Returns what reads on this thread, from one transaction for good.
+
+        Nobody changes the file, so that a new one would find the same; no two threads at a time
+        may use one.
+        """
+        if len(self.readers) >= MAX_READERS:
+            self.readers.clear()  # of threads that have ended, most likely
+        get: Callable[[bytes], bytes | None] = self.environment.begin().get
+        self.readers[threading.get_ident()] = get
+        return get
 
 
 _mappings: dict[tuple[int, int], _Mapping] = {}
@@ -194,4 +210,5 @@ def _close_mapping(mapping: _Mapping) -> None:
         mapping.users -= 1
         if mapping.users == 0:
             del _mappings[mapping.file]
+            mapping.readers.clear()
             mapping.environment.close()
