@@ -69,14 +69,16 @@ class KeyReader:
             TooLarge: it is longer than any key.
         """
         values: list[Any] = []
-        if text.count(b"&") + 1 == len(self._plain) and len(text) <= MAX_QUERY_BYTES:
-            for part, (said, size, parse) in zip(text.split(b"&"), self._plain, strict=True):
-                value = parse(part[size:]) if part.startswith(said) else None
-                if value is None:
-                    return self._read_closely(text)
-                values.append(value)
-            return Row(self._form, values)
-        return self._read_closely(text)
+        parts = text.split(b"&") if len(text) <= MAX_QUERY_BYTES else []
+        if len(parts) != len(self._plain):
+            return self._read_closely(text)
+        for said, size, parse in self._plain:
+            part = parts[len(values)]
+            value = parse(part[size:]) if part.startswith(said) else None
+            if value is None:
+                return self._read_closely(text)
+            values.append(value)
+        return Row(self._form, values)
 
     def _read_closely(self, text: bytes) -> Row:
         """Reads what may be escaped, in another order, or no key at all."""

@@ -34,25 +34,14 @@ from tidemill.serving.exchange import (
 from tidemill.serving.guard import Guard
 from tidemill.serving.hosts import Hosts
 from tidemill.serving.pace import Pace
+from tidemill.serving.same_get import SameGet
 from tidemill.serving.sending import Sender
 
-_KNOWN_SIZES = frozenset(
-    map(
-        len,
-        (
-            b"content-length",
-            b"inference-header-content-length",
-            b"sec-fetch-site",
-            b"authorization",
-            b"x-api-key",
-            b"expect",  # and origin
-            b"content-encoding",
-            b"accept-encoding",
-            b"host",
-            b"traceparent",
-        ),
-    )
+_KNOWN = (
+    "content-length inference-header-content-length sec-fetch-site authorization x-api-key expect "
+    "content-encoding accept-encoding host traceparent"  # and origin, which is as long as expect
 )
+_KNOWN_SIZES = frozenset(map(len, _KNOWN.split()))
 MAX_PIPELINE = 64
 """Requests of one connection that may wait for their answers, at most, but for one slice's."""
 
@@ -131,6 +120,7 @@ class Connection(asyncio.Protocol):
         "_reading_since",
         "_refusal",
         "_refused",
+        "_same",
         "_send",
         "_told",
         "_transport",
@@ -164,6 +154,7 @@ class Connection(asyncio.Protocol):
         self._refused = False
         self._reading_since: float | None = None
         self._last_active = 0.0
+        self._same: SameGet | None = None
         self._closing = False
         self._paused = False
         self._write_blocked_since: float | None = None
@@ -199,12 +190,19 @@ class Connection(asyncio.Protocol):
             self._parse(data)
             return
         # Between two messages, a client mostly sends one whole request of a known head.
+        same = self._same
+        if same is not None and (query := same.query_of(data)):
+            self._last_active = now = self._edge.arrival()
+            self._ask(same.head, b"", now, closes=self._edge.draining, query=query)
+            return
         end = data.find(b"\r\n\r\n") + 4
         head_bytes = data[:end] if 4 <= end <= MAX_REMEMBERED_HEAD_BYTES else b""
         cut, query = cut_query(head_bytes) if head_bytes[:4] == b"GET " else (head_bytes, b"")
         known = self._edge.heads.get(cut)
         if known is not None and known[1] == len(data) - end:
             self._last_active = now = self._edge.arrival()
+            if query and end == len(data):
+                self._same = SameGet(known[0], cut, MAX_REMEMBERED_HEAD_BYTES)
             gate = known[0].gate
             if gate is not None and self._may_turn_away(known[0]) and gate.turns_away(now):
                 self._send(gate.response)

@@ -214,7 +214,7 @@ class DataPlane:
     def lookup(self, exchange: Exchange, name: str) -> None:
         """Answers the key in the query string."""
         application = self._processor.application(name)
-        key = self._form(application).key.read_query(exchange.query)
+        key = self.key_reader(application).read_query(exchange.query)
         arrived, until = exchange.arrived, exchange.arrived + application.slo_s
         self._processor.look_up(
             application, Query(key, 1, arrived, until, self._predicted, context=exchange)

@@ -110,9 +110,14 @@ def cut_query(head: bytes) -> tuple[bytes, bytes]:
     end = head.find(b" ", 4)
     start = head.find(b"?", 4, end) + 1
     query = head[start:end]
-    if not start or query.translate(None, _PLAIN) or not head.startswith(b"GET "):
+    if not start or not is_query(query) or not head.startswith(b"GET "):
         return head, b""
     return head[:start] + head[end:], query
+
+
+def is_query(text: bytes) -> bool:
+    """Says whether it holds nothing but what any parser takes as a query in a request line."""
+    return not text.translate(None, _PLAIN)
 
 
 class Load:

@@ -365,7 +365,7 @@ def write_predict(
 
 def write_row(row: Row, prediction_id: str, *, version: int, source: str) -> bytes:
     """Writes what ``write_predict`` writes of one row, byte for byte."""
-    values, names = row.values, row.names
+    values, names = row.values, row.form.names
     said = values[0] if len(names) == 1 else dict(zip(names, values, strict=True))
     return _ONE_ROW % (orjson.dumps(said), prediction_id.encode(), version, source.encode())
 

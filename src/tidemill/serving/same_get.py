@@ -1,0 +1,38 @@
+"""A GET that differs from the last one of its connection in nothing but its query."""
+
+from __future__ import annotations
+
+from tidemill.serving.exchange import Head, is_query
+
+
+class SameGet:
+    r"""Knows a request again whose query alone is another one.
+
+    Args:
+        head: what the parser made of it, without the query.
+        cut: its bytes, without the query; all of the request, as it has no body.
+        most: so many bytes with the query, no more.
+
+    Example:
+        >>> known = SameGet(Head(), b"GET /a? HTTP/1.1\r\n\r\n", 99)
+        >>> known.query_of(b"GET /a?k=2 HTTP/1.1\r\n\r\n"), known.query_of(b"GET /a?")
+        (b'k=2', b'')
+    """
+
+    __slots__ = ("_after", "_before", "_most", "head")
+
+    def __init__(self, head: Head, cut: bytes, most: int) -> None:
+        at = cut.index(b"?") + 1
+        self._before, self._after = cut[:at], cut[at:]
+        self.head = head
+        self._most = most
+
+    def query_of(self, data: bytes) -> bytes:
+        """Returns the query of what came; empty if it is another request, or has no plain one."""
+        before, after = self._before, self._after
+        if not (data.endswith(after) and data.startswith(before)):
+            return b""
+        if len(data) > self._most or self.head.gate is not None:
+            return b""
+        query = data[len(before) : -len(after)]
+        return query if is_query(query) else b""
