@@ -181,3 +181,29 @@ def test_heads_that_differ_in_the_query_alone_are_one() -> None:
         said = answers(edge, [b"GET /q?k=%d HTTP/1.1\r\nhost: x\r\n\r\n" % number])[0]
         assert b'"k=%d"' % number in said
     assert list(edge.heads) == [b"GET /q? HTTP/1.1\r\nhost: x\r\n\r\n"]
+
+
+AGAIN = b"GET /q?%b HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=20),
+            st.sampled_from(
+                [
+                    *(b"", b"k=2", b"a b", b"#", b"%zz", b"k" * MAX_REMEMBERED_HEAD_BYTES),
+                    *(b"k HTTP/1.1\r\nhost: x\r\n\r\nGET /q?j", b"k HTTP/1.1\r\nhost: y\r\nz: "),
+                ]
+            ),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_query_on_a_known_connection_hides_nothing(queries: list[bytes]) -> None:
+    """Whatever stands for the query, the bytes that come back are those of a parsed request."""
+    asked = [AGAIN % query for query in (b"k=1", b"k=2", b"k=3", *queries)]
+    clock = FakeClock()
+    known = answers(Edge(Echo(), Limits(), clock), asked)
+    assert known == answers(Forgetful(Echo(), Limits(), clock), asked)
