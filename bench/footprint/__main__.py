@@ -1,26 +1,29 @@
 """Measures what serving costs beside answering: starting, resting, memory, a soak, a useless cache.
 
-    python -m bench.footprint [--smoke | --quick | --brief] [--soak SECONDS]
+    python -m bench.footprint [--smoke | --quick | --brief] [--soak SECONDS] [--only PART]
 
-A framework's own import is measured beside it and taken off what starting and pushing took.
+Parts: the forest ``compiled`` and as it is (``original``), ``fastapi`` beside it, ``cache``, and
+``soak``. A framework's own import is measured beside it and taken off what starting and pushing
+took.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.effort import Effort, parse_effort
+from bench.effort import Effort, add_effort_options, chosen_effort
 from bench.footprint.claims import WITH, WITHOUT, claims
 from bench.footprint.soak import soak
 from bench.measure import Target, check, measure, summarised
@@ -38,6 +41,7 @@ from tidemill.serving.plan import ServingPlan
 FASTAPI = "FastAPI"
 USELESS_BYTES = 64 << 10
 """Holds a part of the questions that go round: each is forgotten before it comes again."""
+PARTS = ("compiled", "original", "fastapi", "cache", "soak")
 ANSWER_S = 30.0
 IDLE_S = {"smoke": 1.0, "quick": 5.0, "brief": 5.0, "full": 60.0}
 ONNX, SKLEARN = ("onnxruntime",), ("sklearn.ensemble", "joblib")
@@ -60,8 +64,8 @@ class Forest:
         return installation.server("rf", log=self.folder / f"{log}.log", key=self.keys[name])
 
 
-def run_parts(effort: Effort) -> Record:
-    """Runs the benchmark; what is found is on disk as it comes, and a part that fails is named."""
+def run_parts(effort: Effort, only: Collection[str] = PARTS) -> Record:
+    """Runs parts of the benchmark; what is found is on disk as it comes, a failure is named."""
     record = Record(
         "footprint",
         effort=effort.name,
@@ -73,30 +77,38 @@ def run_parts(effort: Effort) -> Record:
     )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        forest = _pushed(folder, effort, record.values["facts"])
-        parts: dict[str, Callable[[], Any]] = {
-            "compiled": partial(_served, forest, "compiled", effort),
-            "original": partial(_served, forest, "original", effort),
-            "fastapi": partial(_fastapi_pss, forest.work, folder, effort),
-            "cache": partial(_cache, folder, effort),
-            "soak": partial(_soaked, forest, effort),
-        }
-        for name, part in parts.items():
+        parts: dict[str, Callable[[], Any]] = {"cache": partial(_cache, folder, effort)}
+        if set(only) - parts.keys():
+            forest = _pushed(folder, effort, record.values["facts"])
+            parts |= {
+                "compiled": partial(_served, forest, "compiled", effort),
+                "original": partial(_served, forest, "original", effort),
+                "fastapi": partial(_fastapi_pss, forest.work, folder, effort),
+                "soak": partial(_soaked, forest, effort),
+            }
+        for name in (each for each in PARTS if each in only):
             try:
-                record.values["facts"][name] = part()
+                record.values["facts"][name] = parts[name]()
             except BenchmarkFailed as error:
                 say(f"{name} FAILED: {error}")
                 record.values["failed"][name] = str(error)
             record.write(claims=claims(record.values["facts"]))
-    record.write(finished=not record.values["failed"])
+    record.write(finished=not record.values["failed"] and set(PARTS) <= set(only))
     return record
 
 
 def main() -> None:
     """Runs the benchmark, prints the claims, and says where the figures are."""
-    effort, _ = parse_effort("bench.footprint", __doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.footprint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_effort_options(parser)
+    parser.add_argument("--only", choices=PARTS, action="append", help="only this part")
+    options = parser.parse_args()
     try:
-        record = run_parts(effort)
+        record = run_parts(chosen_effort(options), options.only or PARTS)
     except BenchmarkFailed as error:
         sys.exit(f"bench.footprint: {error}")
     print(claims_table(record.values["claims"]))

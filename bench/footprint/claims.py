@@ -17,11 +17,12 @@ def claims(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         "compiled": facts.get("compiled", {}),
         "not compiled": facts.get("original", {}),
     }
+    imports = facts.get("import_s", {})
     starts = {
-        "compiled": _less(served["compiled"].get("start_s"), facts["import_s"]["compiled"]),
-        "not compiled": _less(served["not compiled"].get("start_s"), facts["import_s"]["original"]),
+        "compiled": _less(served["compiled"].get("start_s"), imports.get("compiled")),
+        "not compiled": _less(served["not compiled"].get("start_s"), imports.get("original")),
     }
-    pushed = facts["push_s"] - facts["import_s"]["push"]
+    pushed = _less(facts.get("push_s"), imports.get("push"))
     idle = [100 * each["idle_share"] for each in served.values() if each]
     memory = {name: each.get("pss_bytes") for name, each in served.items()}
     over = _less(memory["not compiled"], facts.get("fastapi", {}).get("pss_bytes"))

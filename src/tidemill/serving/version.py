@@ -321,11 +321,12 @@ class LiveVersion:
         Inputs with one representation are the same, where one is declared.
         """
         asked = query.asked
-        query.cache_key = self._cache_key(query.inputs if isinstance(asked, Row) else asked)
-        if not self.caches:
+        key = self._cache_key(query.inputs if isinstance(asked, Row) else asked)
+        query.cache_key = key
+        if not self.caches or not self.cache.takes(key):
             return False
         began = self._clock.monotonic()
-        kept = self.cache.get(query.cache_key, now=began)
+        kept = self.cache.get(key, now=began)
         if kept is None:
             return False
         query.outputs = self._keeping.give(kept, query.n)
@@ -334,9 +335,10 @@ class LiveVersion:
 
     def keep(self, query: Query) -> None:
         """Keeps the model's answer for the next equal query."""
-        if self.caches and query.cache_key is not None:
+        key = query.cache_key
+        if self.caches and key is not None and self.cache.takes(key):
             kept, nbytes = self._keeping.take(query)
-            self.cache.put(query.cache_key, kept, nbytes=nbytes, now=self._clock.monotonic())
+            self.cache.put(key, kept, nbytes=nbytes, now=self._clock.monotonic())
 
     async def aclose(self) -> None:
         """Waits until nothing waits or is out, then gives cache, replicas and table back."""
