@@ -171,3 +171,17 @@ def test_the_core_starts_without_any_framework(room: str) -> None:
     )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout) == []
+
+
+def test_a_gateway_loads_no_store() -> None:
+    """What answers queries holds no database library, nor the servers that others talk to."""
+    heavy = (*HEAVY, "sqlalchemy", "pyarrow", "starlette", "uvicorn", "typer", "rich")
+    script = (
+        "import json, sys, tidemill.serving.gateway\n"
+        f"print(json.dumps(sorted(set({heavy!r}) & set(sys.modules))))"
+    )
+    found = subprocess.run(
+        (sys.executable, "-c", script), capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout) == []

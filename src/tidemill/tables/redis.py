@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
@@ -24,11 +24,12 @@ from tidemill.foundation.errors import (
     NotReady,
     Unavailable,
 )
-from tidemill.foundation.home import Home
 from tidemill.foundation.settings import mask_url
-from tidemill.tables.catalog import fetch_table, get_table, list_tables
 from tidemill.tables.lmdb import LmdbTable
 from tidemill.tables.table import TableInfo, info_decoder
+
+if TYPE_CHECKING:
+    from tidemill.foundation.home import Home
 
 CONNECTIONS = 16
 """Questions that one gateway has on their way to Redis, at most."""
@@ -223,6 +224,8 @@ def publish_table(home: Home, table: str, *, soon: bool = False) -> str:
     url = home.settings.tables.url
     if url is None:
         raise InvalidSettings("tables.url is not set", remedy="Give the URL of a Redis.")
+    from tidemill.tables.catalog import fetch_table, get_table  # noqa: PLC0415 - a gateway has no store
+
     info = get_table(home.store, table)
     place = place_of(url, info)
     with _connected(url, soon=True) as client:
@@ -288,6 +291,8 @@ def remove_unused(home: Home, live: Collection[str]) -> int:
     url = home.settings.tables.url
     if url is None:
         return 0
+    from tidemill.tables.catalog import list_tables  # noqa: PLC0415 - a gateway has no store
+
     known, now = {each.id for each in list_tables(home.store)}, home.clock.now()
     removed = 0
     with _connected(url, soon=True) as client:
