@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tidemill.control.rollout import push
+from tidemill.control.pushing import push
 from tidemill.foundation.errors import (
     Corrupted,
     InvalidInput,

@@ -17,7 +17,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 
 from tidemill.control.deployments import list_deployments
-from tidemill.control.rollout import push
+from tidemill.control.pushing import push
 from tidemill.foundation.errors import (
     Corrupted,
     InvalidInput,

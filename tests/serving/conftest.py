@@ -30,7 +30,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from tidemill.control.deployments import Terms, deploy
-from tidemill.control.rollout import build_live_table, push
+from tidemill.control.pushing import push
+from tidemill.control.rollout import build_live_table
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
 from tidemill.models.packagers.onnx import package_onnx

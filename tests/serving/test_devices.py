@@ -12,7 +12,7 @@ import torch
 
 from tidemill.control.applications import apply
 from tidemill.control.documents import read_document
-from tidemill.control.rollout import push
+from tidemill.control.pushing import push
 from tidemill.foundation.errors import InvalidInput, InvalidModel, NotTrusted
 from tidemill.models.format import ModelManifest
 from tidemill.models.signature import Column, Signature

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tidemill.control.deployments import Terms, deploy
-from tidemill.control.rollout import push_url
+from tidemill.control.pushing import push_url
 from tidemill.foundation.errors import InvalidModel, Refused, Unavailable
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings

@@ -16,7 +16,7 @@ from tidemill.cli.packaging_options import (
     TrustCodeOption,
 )
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, session
-from tidemill.control import rollout
+from tidemill.control import pushing
 from tidemill.foundation.errors import InvalidInput
 from tidemill.recipes.push import read_signature
 
@@ -57,9 +57,9 @@ def register(app: typer.Typer) -> None:
             )
         with session(home=home, config=config, json=json) as on:
             if path is None:
-                done = rollout.push_url(on.home, remote or "", name, go_live=deploy, by="cli")
+                done = pushing.push_url(on.home, remote or "", name, go_live=deploy, by="cli")
             else:
-                done = rollout.push(
+                done = pushing.push(
                     on.home,
                     path,
                     name,
@@ -75,7 +75,7 @@ def register(app: typer.Typer) -> None:
             on.show(done, lambda out: _print(out, done))
 
 
-def _print(out: Console, done: rollout.Live) -> None:
+def _print(out: Console, done: pushing.Live) -> None:
     model = done.model
     out.print(f"{model.name} version {model.version} ({model.runtime})", style="bold")
     out.print(f"  takes {', '.join(model.inputs)}; gives {', '.join(model.outputs)}", markup=False)

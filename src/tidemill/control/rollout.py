@@ -1,4 +1,4 @@
-"""From a model or rows to live: pushed models, and the tables of live versions."""
+"""From rows to live: the tables of live versions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET
 
-from tidemill.control.deployments import attach_table, deploy, get_deployment, profiled
+from tidemill.control.deployments import attach_table, get_deployment, profiled
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
-from tidemill.models.environments import Say
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
-from tidemill.models.signature import Signature
 from tidemill.recipes.chunks import Where
 from tidemill.recipes.keyed_rows import (
     KeyedRows,
@@ -22,8 +20,6 @@ from tidemill.recipes.keyed_rows import (
     rows_of_ledger,
     rows_of_snapshot,
 )
-from tidemill.recipes.push import PushedModel, push_model
-from tidemill.recipes.remote import push_remote
 from tidemill.recipes.representatives import Representing
 from tidemill.recipes.table import build_table
 from tidemill.recipes.warehouse import rows_of_sql
@@ -33,57 +29,6 @@ from tidemill.tables.builds import Build, list_builds
 from tidemill.tables.table import TableInfo
 
 Progress = Callable[[int, int], None]
-
-
-class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """A pushed model and the revision at which its application answers with it."""
-
-    model: PushedModel
-    application: str
-    revision: int | None
-
-
-def push(
-    home: Home,
-    path: Path,
-    name: str,
-    *,
-    trust_code: bool,
-    sample: Path | None = None,
-    signature: Signature | None = None,
-    compiles: bool = True,
-    requirements: Path | None = None,
-    go_live: bool = True,
-    by: str,
-    say: Say = lambda _: None,
-) -> Live:
-    """Registers a model file and, if wanted, makes it live under its name."""
-    pushed = push_model(
-        home,
-        path,
-        name,
-        trust_code=trust_code,
-        sample=sample,
-        signature=signature,
-        compiles=compiles,
-        requirements=requirements,
-        say=say,
-    )
-    return _made_live(home, pushed, go_live=go_live, by=by, reason=f"pushed {path.name}")
-
-
-def push_url(home: Home, url: str, name: str, *, go_live: bool = True, by: str) -> Live:
-    """Registers a model of another server and, if wanted, makes it live under its name."""
-    pushed = push_remote(home, url, name)
-    return _made_live(home, pushed, go_live=go_live, by=by, reason=f"pushed {url}")
-
-
-def _made_live(home: Home, pushed: PushedModel, *, go_live: bool, by: str, reason: str) -> Live:
-    name = pushed.name
-    if not go_live:
-        return Live(model=pushed, application=name, revision=None)
-    deployment = deploy(home, name, model=name, version=pushed.version, by=by, reason=reason)
-    return Live(model=pushed, application=name, revision=deployment.revision)
 
 
 class LiveTable(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,8 +22,6 @@ from tidemill.models.requirements import read_requirements, unmet_requirements
 from tidemill.models.runtime import runs_code
 from tidemill.models.signature import Batch, Signature
 from tidemill.recipes.isolated import package_isolated, restore_environment
-from tidemill.recipes.table import read_rows
-from tidemill.training.examples import feature_batch
 
 _MAX_SIGNATURE_BYTES = 1 << 20
 
@@ -224,6 +222,10 @@ def read_sample(path: Path, signature: Signature) -> Batch:
                 remedy="Give the sample as CSV or Parquet, with those columns.",
             )
         return {signature.inputs[0].name: _load_matrix(path)}
+    # Only for rows that are given: nobody else waits for what reads them.
+    from tidemill.recipes.table import read_rows  # noqa: PLC0415
+    from tidemill.training.examples import feature_batch  # noqa: PLC0415
+
     rows = read_rows(path)
     if len(signature.inputs) == 1 and signature.inputs[0].shape:
         columns = [column.to_numpy() for column in rows.columns]
