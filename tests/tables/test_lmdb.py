@@ -53,6 +53,21 @@ def test_changed_bytes_are_found_when_asked_for(folder: Path) -> None:
         LmdbTable.open(folder, verify=True)
 
 
+def test_a_damaged_page_costs_its_own_keys_alone(folder: Path) -> None:
+    """Of a file that is damaged while it is open; the same transaction would fail for good."""
+    data, page = folder / "data.mdb", 4096
+    with LmdbTable.open(folder) as table:
+        assert table.get([KEYS[3_000]]) == [KEYS[3_000] * 2]
+        at = data.read_bytes().index(KEYS[3_000] * 3) // page * page
+        with data.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes(page))
+        for _ in range(2):
+            with pytest.raises(Corrupted):
+                table.get([KEYS[3_000]])
+            assert table.get([KEYS[0], KEYS[-1]]) == [KEYS[0] * 2, KEYS[-1] * 2]
+
+
 def test_a_file_of_something_else_is_refused(folder: Path) -> None:
     """A file of the right size that is no LMDB file is refused."""
     data = folder / "data.mdb"

@@ -176,17 +176,8 @@ class LiveVersion:
         Raises:
             NotFound, InvalidInput, Stale: as ``check_alone``.
         """
-        asked, table = query.asked, self.table
-        if not isinstance(asked, Row) or table is None or self._stale_from is not None:
-            self.check_alone(query)
-            return self.look_up(query)
-        if asked.form.names != self._key_columns:
-            self.check_alone(query)
-        began = self._clock.monotonic()
-        found = table.get(self._keys(query))
-        whole = self._take(query, found)
-        self._stages["table"].observe(self._clock.monotonic() - began)
-        return whole
+        self.check_alone(query)
+        return self.look_up(query)
 
     def ask_table(self, query: Query, then: Callable[[bool | None], None]) -> None:
         """Has ``then`` told, once, whether a table on another host holds every row.

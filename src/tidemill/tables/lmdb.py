@@ -97,9 +97,11 @@ class LmdbTable:
         except lmdb.BadValsizeError as error:
             raise InvalidInput("a table was asked for an empty key") from error
         except lmdb.Error as error:
-            if self._mapping is None:
+            mapping = self._mapping
+            if mapping is None:
                 raise self._closed() from error
-            raise _corrupted(self._mapping.path, str(error)) from error
+            mapping.readers.pop(threading.get_ident(), None)  # once failed, it fails for every key
+            raise _corrupted(mapping.path, str(error)) from error
 
     def blocks(self, rows: int) -> Iterator[list[tuple[bytes, bytes]]]:
         """Yields all keys with their answers in the order of the keys, so many at a time.
