@@ -2,9 +2,10 @@
 
     python -m bench.data [--smoke | --quick | --brief] [--repeats N]
 
-Twenty mixed columns. The bare query, ours, ydata-profiling in its minimal mode (statistics) and
-Great Expectations (the same checks) run in turns, each in a process of its own that reads the file;
-seconds are without imports. Others get fewer rows, and ours as many beside them.
+Twenty mixed columns. The bare query, ours, ydata-profiling in its minimal mode and TensorFlow Data
+Validation (statistics) and Great Expectations (the same checks) run in turns, each in a process of
+its own that reads the file; seconds are without imports. Others get fewer rows, and ours as many
+beside them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tidemill.data.statistics import describe
 
 ROWS = {"smoke": 20_000, "quick": 1_000_000, "brief": 10_000_000, "full": 10_000_000}
 FEW_ROWS = {"smoke": 10_000, "quick": 100_000, "brief": 1_000_000, "full": 1_000_000}
-PEERS = ("ydata", "expectations")
+PEERS = ("ydata", "tfdv", "expectations")
 LIMIT_S = 1_800
 
 
@@ -85,6 +86,7 @@ def claims(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         claim("peak memory", peak / 1e6, "<=", 1500, "MB"),
         claim("peak memory / that with fewer rows", grown, "<=", 1.25),
         claim("ydata-profiling / statistics", ratio("ydata", "ours_few", "statistics_s"), ">=", 10),
+        claim("TFDV / statistics", ratio("tfdv", "ours_few", "statistics_s"), ">=", 10),
         claim(
             "Great Expectations / validation",
             ratio("expectations", "ours_few", "validation_s"),

@@ -1,6 +1,7 @@
 """What others need for the same: run by the Python of their own environment, without ours.
 
     python beside.py ydata FILE          statistics, ydata-profiling in its minimal mode
+    python beside.py tfdv FILE           statistics, TensorFlow Data Validation over a pandas frame
     python beside.py expectations FILE CHECKS    validation, Great Expectations over pandas
 
 Reading the file counts, as it does for ours; imports don't. No page is drawn.
@@ -23,6 +24,16 @@ def ydata(path: str) -> int:
     _begin()
     report = ProfileReport(pd.read_parquet(path), minimal=True, progress_bar=False)
     return len(report.get_description().variables)
+
+
+def tfdv(path: str) -> int:
+    """Describes each column on one core, in memory; returns how many."""
+    import pandas as pd  # noqa: PLC0415
+    import tensorflow_data_validation as tfdv  # noqa: PLC0415
+
+    _begin()
+    found = tfdv.generate_statistics_from_dataframe(pd.read_parquet(path))
+    return len(found.datasets[0].features)
 
 
 def expectations(path: str, checks: str) -> int:
@@ -52,5 +63,5 @@ def _begin() -> None:
 
 if __name__ == "__main__":
     _, which, *given = sys.argv
-    found = {"ydata": ydata, "expectations": expectations}[which](*given)
+    found = {"ydata": ydata, "tfdv": tfdv, "expectations": expectations}[which](*given)
     print(json.dumps({"seconds": time.perf_counter() - _begun[0], "found": found}))

@@ -23,6 +23,8 @@ REQUIREMENTS = ROOT / "bench" / "peers" / "requirements"
 OTHERS = ROOT / "bench" / "data" / "requirements"
 """Of those that serve nothing: they are installed by the benchmark that asks them."""
 NAMES = tuple(sorted(path.stem for path in REQUIREMENTS.glob("*.txt")))
+COMPLETE = frozenset({"tfdv"})
+"""Whose packages state requirements that contradict each other: all that they need is listed."""
 INSTALL_S = 900
 _MARK = "installed.sha256"
 
@@ -86,17 +88,19 @@ def main() -> None:
 
 
 def _commands(name: str) -> list[list[str]]:
-    target, listed = folder() / name, str(_listed(name))
+    target, listed = folder() / name, ["-r", str(_listed(name))]
+    if name in COMPLETE:
+        listed.append("--no-deps")
     beside = Path(sys.executable).parent / "uv"
     uv = shutil.which("uv") or (str(beside) if beside.exists() else None)
     python = str(binary(name))
     if uv is None:
-        pip = [python, "-m", "pip", "install", "--quiet", "--compile", "-r", listed]
+        pip = [python, "-m", "pip", "install", "--quiet", "--compile", *listed]
         return [[sys.executable, "-m", "venv", str(target)], pip]
     install_with_uv = [uv, "pip", "install", "--quiet", "--python", python]
     return [
         [uv, "venv", "--quiet", "--python", sys.executable, str(target)],
-        [*install_with_uv, "--compile-bytecode", "-r", listed],
+        [*install_with_uv, "--compile-bytecode", *listed],
     ]
 
 
