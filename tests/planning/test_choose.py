@@ -187,7 +187,7 @@ def test_the_lowest_latency_within_a_budget() -> None:
 
 
 def test_ties_are_simple() -> None:
-    """Inside the noise: the model alone, then static, then a cache, then hybrid."""
+    """Inside the noise: the model alone, then static, then hybrid, then a cache."""
     plan: Plan = choose(zipf_traffic(50.0, 200, 0.5), SLOW, queries=500)
     some = {
         "dynamic": next(e for e in plan.alternatives if e.choice == "dynamic"),

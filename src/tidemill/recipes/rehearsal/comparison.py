@@ -22,6 +22,7 @@ SECONDS = 4.0
 """Each alternative is asked so long in each repeat."""
 
 _FEWEST = 200
+_WARM = 80
 _WARM_RPS = 1000.0
 _WARMED_S = 8.0
 
@@ -200,7 +201,7 @@ def _window(subject: Subject, count: int, repeat: int) -> Array:
 
 def _warm(stage: Stage, number: int, each: Alternative, traffic: Traffic) -> None:
     """Asks what came last before the later half, so that caches hold what they would hold."""
-    wanted = max(_FEWEST, 3 * each.cache_entries)
+    wanted = max(_WARM, 3 * each.cache_entries)
     pace = max(traffic.rate_rps, _WARM_RPS) if each.cache_entries else traffic.rate_rps
     past = stage.subject.past
     wanted = max(1, min(wanted, int(pace * _WARMED_S), past))
