@@ -2,7 +2,8 @@
 
     python -m bench.planning [--smoke | --quick | --brief] [--repeats N] [QUESTION …]
 
-Three questions, each a model and a minute of traffic made from a seed. For each, this machine is
+Four questions, each a model and a minute of traffic: three made from a seed, and New York's
+flights in the order in which they left. For each, this machine is
 measured as ``plan --calibrate`` does, everything is planned, and five alternatives are served side
 by side: no table with and without a cache, tables of a few, of many and of all keys. Each is asked
 the same queries at the same moments, in an open loop, in every repeat. How fast a machine is that
@@ -15,18 +16,16 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import joblib
 import msgspec
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from bench.cases.tables import rehearsed_table
 from bench.effort import add_effort_options, chosen_effort
 from bench.planning.claims import planning_claims
+from bench.planning.questions import QUESTIONS, Asked, examples_of, trace_of
 from bench.results import Record, claims_table, say
 from sklearn.ensemble import RandomForestRegressor
 
@@ -46,40 +45,9 @@ from tidemill.recipes.rehearsal.stage import Subject
 
 SECONDS = {"smoke": 0.5, "quick": 3.0, "brief": 5.0, "full": 10.0}
 REPEATS = {"smoke": 1, "quick": 3, "brief": 5, "full": 5}
-TRACE_S = 60.0
 SLO_MS = 500.0
 PASS_EVERY = 2
-"""Costs are measured before every so manieth repeat, so that both see the same machine."""
-_COMPILED, _AS_IT_IS = True, False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A model and its traffic: keys by Zipf's law, and as many new ones as said."""
-
-    name: str
-    keys: int
-    exponent: float
-    new: float
-    rate_rps: float
-    trees: int
-    compiles: bool
-
-
-QUESTIONS = (
-    Asked(
-        name="peaked, quick model", keys=2000, exponent=1.1, new=0.0, rate_rps=300.0, trees=100,
-        compiles=_COMPILED,
-    ),
-    Asked(
-        name="flat, new keys, quick model", keys=5000, exponent=0.5, new=0.1, rate_rps=300.0,
-        trees=300, compiles=_COMPILED,
-    ),
-    Asked(
-        name="peaked, new keys, slow model", keys=1000, exponent=1.0, new=0.05, rate_rps=40.0,
-        trees=10, compiles=_AS_IT_IS,
-    ),
-)  # fmt: skip
+"""Costs are measured before every other repeat, so that both see the same machine."""
 
 
 def main() -> None:
@@ -168,9 +136,9 @@ def _subject(asked: Asked, folder: Path, seed: int) -> tuple[Subject, Path]:
     """Makes model and trace; returns what is asked, and where the trace is."""
     rng = np.random.default_rng(seed)
     trace = folder / "trace.parquet"
-    pq.write_table(_trace(asked, rng), trace)
+    pq.write_table(trace_of(asked, rng, folder), trace)
     model = RandomForestRegressor(asked.trees, max_depth=8, random_state=0, n_jobs=1)
-    rows = _rows(rng.integers(0, asked.keys, 3000)).to_pandas()
+    rows = examples_of(asked, rng, folder).to_pandas()
     joblib.dump(model.fit(rows, rows.one % 7 + rows.two), folder / "m.joblib")
     with open_home(Settings(home=folder / "home")) as home:
         pushed = push_model(
@@ -194,20 +162,6 @@ def _some(plan: Plan) -> list[Alternative]:
         )
         for keys, cached in wanted
     ]
-
-
-def _trace(asked: Asked, rng: np.random.Generator) -> pa.Table:
-    count = int(TRACE_S * asked.rate_rps)
-    shares = np.arange(1, asked.keys + 1) ** -asked.exponent
-    ids = rng.choice(asked.keys, count, p=shares / shares.sum())
-    new = rng.random(count) < asked.new
-    ids[new] = 1_000_000 + np.arange(int(new.sum()))
-    times = np.cumsum(rng.exponential(1.0 / asked.rate_rps, count))
-    return _rows(ids).append_column("time", pa.array(times))
-
-
-def _rows(ids: np.ndarray[Any, Any]) -> pa.Table:
-    return pa.table({"one": ids, "two": ids % 13, "three": ids % 101})
 
 
 if __name__ == "__main__":
