@@ -109,16 +109,11 @@ def test_a_rest_is_dearer_than_none() -> None:
 
 
 def test_a_disturbed_pass_is_left_out() -> None:
-    """What else a machine did in one pass of three is in no figure."""
+    """The CPU that something else took in one pass of three is in no figure."""
     paces = (20.0, 75.0, 300.0, 1200.0, 4000.0)
     runs = [run(GATEWAY, source, pace) for pace in paces for source in SHARES]
     beside = [
-        replace(
-            each,
-            offered=Offered(3.0 * each.offered.taken_s, seconds=each.offered.seconds),
-            used=Used(3.0 * each.used.gateway_s, each.used.worker_s),
-        )
-        for each in runs
+        replace(each, used=Used(3.0 * each.used.gateway_s, each.used.worker_s)) for each in runs
     ]
     assumed = Costs(law=GATEWAY.law, on_loop=True, standing_cores=0.004, transport_s=(0.0,))
     assert fit_costs(assumed, [*runs, *beside, *runs]) == fit_costs(assumed, [*runs, *runs, *runs])

@@ -88,7 +88,7 @@ def calibrating(
     arrangements = [
         Arrangement(head_keys=keys, slo_ms=SLO_MS),
         Arrangement(cache_entries=8 * _KEYS, slo_ms=SLO_MS),
-        Arrangement(slo_ms=SLO_MS, coalesce=False),
+        Arrangement(slo_ms=SLO_MS),
     ]
     with set_up(subject, arrangements, entry_bytes=assumed.entry_bytes) as stage:
         asked = subject.ranked[:keys]
@@ -150,7 +150,7 @@ class Calibration:
             at = self._rng.choice(self._asked, queries)
             offered, used = self._stage.ask(number, at, due_s)
             _checked(offered)
-            self._runs.append(Run(source, pace, due_s, offered, used))
+            self._runs.append(Run(source, pace, due_s, offered, used, key=at))
             told()
 
     def costs(self) -> Costs:

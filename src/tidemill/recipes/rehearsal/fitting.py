@@ -37,7 +37,8 @@ _TYPICAL = Costs(law=LatencyLaw(a_s=0.0, b_s=0.0))
 class Run:
     """What one source (``table``, ``cache``, ``model``) took at one pace; due when it was asked.
 
-    Runs of one source at one pace are passes of the same.
+    Runs of one source at one pace are passes of the same. ``key`` says which queries are equal, of
+    which the server asks the model once if they come together; None if no two are.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Run:
     due_s: Array
     offered: Offered
     used: Used
+    key: Array | None = None
 
     @property
     def each_s(self) -> float:
@@ -58,7 +60,7 @@ def fit_costs(assumed: Costs, runs: list[Run]) -> Costs:
     Args:
         assumed: the model's law, where it computes, bytes, and what the server takes at rest.
         runs: at least one of each source, at several paces. Of passes, the one that took the median
-            of the CPU counts, and the median of their latencies.
+            of the CPU counts, and the latencies of all together.
 
     Example:
         >>> due_s = np.arange(1, 201) / 100.0
@@ -89,7 +91,7 @@ def _usual(passes: list[Run]) -> Run:
 def _simulated(costs: Costs, run: Run) -> Served:
     n = len(run.due_s)
     return serve(
-        Queries(at_s=run.due_s, fate=np.full(n, 0.5)),
+        Queries(at_s=run.due_s, fate=np.full(n, 0.5), key=run.key),
         costs,
         covered=1.0 if run.source == "table" else 0.0,
         cached=1.0 if run.source == "cache" else 0.0,
@@ -258,18 +260,16 @@ def _waiting(costs: Costs, passes: list[list[Run]], name: str) -> Costs:
     """
     wait_s = np.zeros(QUANTILES)
     weights = [sum(len(run.due_s) for run in some) for some in passes]
-    seen_s = [_median_quantiles([run.offered.taken_s for run in some]) for some in passes]
+    seen_s = [_quantiles([run.offered.taken_s for run in some]) for some in passes]
     for _ in range(_MOVES):
-        known_s = [
-            _median_quantiles([_simulated(costs, run).taken_s for run in some]) for some in passes
-        ]
+        known_s = [_quantiles([_simulated(costs, run).taken_s for run in some]) for some in passes]
         lacks_s = np.average(np.subtract(seen_s, known_s), axis=0, weights=weights)
         wait_s = np.sort(wait_s + lacks_s)
         costs = msgspec.structs.replace(costs, **{name: tuple(wait_s.tolist())})
     return costs
 
 
-def _median_quantiles(passes: list[Array]) -> Array:
-    shares = np.linspace(0.0, 1.0, QUANTILES)
-    found: Array = np.median([np.quantile(taken_s, shares) for taken_s in passes], axis=0)
+def _quantiles(passes: list[Array]) -> Array:
+    """Returns the quantiles of all passes together: stalls are too rare for each to have some."""
+    found: Array = np.quantile(np.concatenate(passes), np.linspace(0.0, 1.0, QUANTILES))
     return found
