@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import uvloop
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, FakeClock
 from tidemill.foundation.errors import DeadlineExceeded, TidemillError
@@ -126,6 +129,42 @@ def test_who_comes_after_work_that_nobody_waited_for_has_not_waited_as_long_as_t
         assert clock.monotonic() - pace.arrival() <= 0.020
 
     asyncio.run(main())
+
+
+def test_who_comes_while_answers_are_made_of_what_is_read_has_waited() -> None:
+    """A turn that reads and answers for 30 ms keeps those waiting that come meanwhile."""
+
+    async def main() -> list[float]:
+        loop, pace, waited = asyncio.get_running_loop(), Pace(SYSTEM_CLOCK), []
+        pairs = [socket.socketpair() for _ in range(3)]
+        done = asyncio.Event()
+
+        def read(number: int) -> None:
+            pairs[number][0].recv(1)
+            pace.arrival()
+            waited.append(pace.waited_s)
+            time.sleep(0.015)
+            if number + 1 < len(pairs):
+                pairs[number + 1][1].send(b"x")  # comes in the middle of the turn
+            time.sleep(0.015)
+            pace.computed()
+            if number + 1 == len(pairs):
+                done.set()
+
+        for number, (mine, _) in enumerate(pairs):
+            loop.add_reader(mine.fileno(), read, number)
+        pairs[0][1].send(b"x")
+        await asyncio.wait_for(done.wait(), 10)
+        for mine, other in pairs:
+            loop.remove_reader(mine.fileno())
+            mine.close()
+            other.close()
+        return waited
+
+    first, second, third = uvloop.run(main())
+    assert first == 0.0
+    assert second >= 0.014  # half of a single stall
+    assert third >= 0.028
 
 
 def test_a_long_reading_is_cut() -> None:

@@ -67,10 +67,11 @@ class Pace:
     def computed(self) -> None:
         """Says that something was computed until now; what came meanwhile is read after that.
 
-        Where nothing is read, nothing had come: whoever is read later has come later, too.
+        Where nothing is read, nothing had come: whoever is read later has come later, too. While
+        requests are read, the kernel was last asked when that began.
         """
         self.worked()
-        if not self._looks:
+        if not (self._looks or self._reading):
             self._looks = True
             asyncio.get_running_loop().call_soon(self._looked)
 
