@@ -259,6 +259,61 @@ def test_a_build_of_what_was_asked_goes_on_with_what_it_had_read(
         assert built(home) == (9, False)
 
 
+REMOVING = """
+import os, shutil, signal, sys
+from pathlib import Path
+from tidemill.foundation.clock import FakeClock
+from tidemill.foundation.home import open_home
+from tidemill.foundation.settings import Settings
+from tidemill.recipes.keyed_rows import rows_of_ledger
+from tidemill.recipes.table import build_table
+
+whole = shutil.rmtree
+def half(folder, *given, **named):
+    if not list(Path(folder).glob("scored-*.parquet")):
+        return whole(folder, *given, **named)
+    (Path(folder) / "began").unlink()
+    (Path(folder) / "rows.parquet").unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with open_home(Settings(home=Path(sys.argv[1])), clock=FakeClock(at=float(sys.argv[2]))) as home:
+    shutil.rmtree = half
+    build_table(home, application="app", model="sums", version=1, key=("a",),
+        source=rows_of_ledger(home, "app", ("a", "b")), source_name="ledger")
+"""
+
+
+def test_a_build_that_was_killed_as_it_removed_an_old_one_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers to old questions are never taken for those to new ones: every key is there."""
+    clock = FakeClock(at=1e9)
+
+    def built(home: Home) -> tuple[int, bool]:
+        info = build_table(
+            home, application="app", model="sums", version=1, key=("a",), source_name="ledger",
+            source=rows_of_ledger(home, "app", ("a", "b")),
+        )  # fmt: skip
+        return info.rows, list_builds(home.store, info.id)[0].resumed
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    with open_home(Settings(home=tmp_path / "home"), clock=clock) as home:
+        register(home, tmp_path, "sums", helper.make_node("Add", ["a", "b"], ["y"]))
+        asked(home, 0, 3)
+        with monkeypatch.context() as failing, pytest.raises(Unavailable, match="No space"):
+            failing.setattr(table, "store_table", full)  # all is scored by then
+            built(home)
+        clock.advance(90_000.0)
+        asked(home, 3, 9)
+        command = (sys.executable, "-c", REMOVING, str(home.path), str(clock.now()))
+        killed = subprocess.run(command, capture_output=True, check=False, timeout=100)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert built(home) == (9, False)
+        assert not list((home.cache_path / "builds").glob("*/"))
+
+
 def test_a_build_that_failed_goes_on(
     trained: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

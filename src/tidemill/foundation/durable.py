@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_GOING = ".going"
 
 
 def sha256_file(path: Path) -> str:
@@ -57,3 +60,19 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder that nobody works in: killed at any point, all of it is there or nothing.
+
+    What is left of it then has a name that ``is_half_removed`` knows.
+    """
+    going = folder.with_name(f".{folder.name[:80]}.{secrets.token_hex(8)}{_GOING}")
+    folder.rename(going)
+    sync_folder(folder.parent)
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def is_half_removed(path: Path) -> bool:
+    """Says whether a path is what was left of a folder when its removal was cut off."""
+    return path.name.startswith(".") and path.name.endswith(_GOING)

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -21,7 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from tidemill.foundation.durable import make_folder, replacing
+from tidemill.foundation.durable import (
+    is_half_removed,
+    make_folder,
+    remove_folder,
+    replacing,
+)
 from tidemill.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tidemill.foundation.files import put_content, write_atomic
 from tidemill.foundation.home import Home
@@ -268,10 +273,11 @@ def _work(home: Home, rows: KeyedRows, identity: str) -> Iterator[Path]:
     with hold(builds / f"{folder.name}.lock", busy=busy):
         now = home.clock.now()
         if rows.lasting_s is not None and _began(folder, now) < now - rows.lasting_s:
-            shutil.rmtree(folder)
+            remove_folder(folder)
         folder.mkdir(exist_ok=True)
         yield folder
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # the table is there; what could not go, goes when it is old
+            remove_folder(folder)
 
 
 def _as_of(home: Home, work: Path, kept: str | None) -> float:
@@ -293,12 +299,15 @@ def _began(work: Path, now: float) -> float:
 
 def _remove_abandoned(builds: Path, *, before: float) -> None:
     for path in builds.iterdir():
-        if path.stat().st_mtime >= before:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # another process was faster
+            if is_half_removed(path):
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.stat().st_mtime >= before:
+                continue
+            elif path.is_dir():
+                remove_folder(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _keep_measured(
