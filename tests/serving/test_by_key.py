@@ -94,6 +94,15 @@ def test_a_wrong_key_is_refused_by_column_and_value(text: bytes, said: str) -> N
         READER.read_query(text)
 
 
+def test_a_long_query_is_refused_whatever_the_columns_are_called() -> None:
+    """A name that a URL must escape makes no empty key of a text that is too long."""
+    columns = (Column("fare class", "string"),)
+    reader = KeyReader(Signature(columns, (Column("y", "float64"),)), ("fare class",))
+    assert reader.read_query(b"fare%20class=b").values == ["b"]
+    with pytest.raises(TooLarge, match="8210 bytes"):
+        reader.read_query(b"fare%20class=".ljust(8210, b"b"))
+
+
 @pytest.fixture(scope="module")
 def fares(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An application with a default; its table knows the ages 1 to 5 at the fare 10 · age."""

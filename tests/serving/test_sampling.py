@@ -105,7 +105,7 @@ def test_a_rest_ends_though_the_sample_tells_nothing() -> None:
     cache = cache_of(200)
     ask(cache, map(key, range(10_000)))
     assert cache.resting
-    frequent = next(each for each in map(key, range(10_000, 10_100)) if not cache.takes(each))
+    frequent = next(each for each in map(key, range(10_000, 10_100)) if not cache.keeps(each))
     others = iter(range(20_000, 10**9))
     for _ in range(60_000):
         ask(cache, [frequent, key(next(others))])
@@ -129,3 +129,20 @@ def test_one_that_is_not_full_is_not_judged() -> None:
         state = state.after(1024, 0, full=False)
     assert state.share == 1
     assert state.after(1024, 0, full=True).share == 1
+
+
+def test_a_rest_is_no_longer_for_the_time_in_which_it_helped() -> None:
+    """One that found nearly everything for hours does not rest for hours after one scan.
+
+    Not even where all that is asked then are keys that the sample lacks.
+    """
+    cache = cache_of(5000)
+    hot = [key(number) for number in range(1, 8)]
+    ask(cache, hot * 40_000)
+    ask(cache, map(key, range(10_000, 24_000)))
+    assert cache.resting
+    lacking = [each for each in hot if not cache.keeps(each)][:3]
+    assert len(lacking) == 3
+    ask(cache, lacking * (SHARE * 20_000 // 3))
+    assert not cache.resting
+    assert ask(cache, lacking) == (3, 3)

@@ -70,7 +70,7 @@ class KeyReader:
         """
         values: list[Any] = []
         parts = text.split(b"&") if len(text) <= MAX_QUERY_BYTES else []
-        if len(parts) != len(self._plain):
+        if not parts or len(parts) != len(self._plain):
             return self._read_closely(text)
         for said, size, parse in self._plain:
             part = parts[len(values)]

@@ -50,7 +50,16 @@ class Cache(Generic[_Answer]):
         return self._mask > 0
 
     def takes(self, key: bytes) -> bool:
-        """Says whether a key is worth a ``get`` and a ``put`` now."""
+        """Says whether a query's key is worth a ``get`` now; called once for each query."""
+        if not hash(key) & self._mask:
+            return True
+        self._passed += 1
+        if self._passed >= self._sampling.rest:
+            self._judge()
+        return False
+
+    def keeps(self, key: bytes) -> bool:
+        """Says whether an answer is worth a ``put`` now."""
         return not hash(key) & self._mask
 
     def get(self, key: bytes, *, now: float) -> _Answer | None:
@@ -94,14 +103,16 @@ class Cache(Generic[_Answer]):
     def _judge(self) -> None:
         if self._full and not self.resting and len(self._entries) < LEAST_ENTRIES:
             self._full = False  # a sample of so few would tell nothing
-        self._turn_to(self._sampling.after(self._asked, self._hits, full=self._full))
+        self._turn_to(
+            self._sampling.after(self._asked, self._hits, full=self._full, passed=self._passed)
+        )
 
     def _turn_to(self, sampling: Sampling) -> None:
         self._sampling = sampling
         self._mask = sampling.share - 1
         self._room_bytes = self.capacity_bytes // sampling.share
         self._due = sampling.window
-        self._asked = self._hits = 0
+        self._asked = self._hits = self._passed = 0
         self._full = False
 
     def _drop(self, key: bytes) -> None:

@@ -52,21 +52,21 @@ class Sampling:
         """After how many keys looked up ``after`` is due."""
         return WINDOW if self.share == 1 else SAMPLED_WINDOW
 
-    def after(self, asked: int, hits: int, *, full: bool) -> Sampling:
+    def after(self, asked: int, hits: int, *, full: bool, passed: int = 0) -> Sampling:
         """Returns the next state.
 
         Args:
             asked: how many keys were looked up since this one began.
             hits: how many of them were found.
             full: what was kept first had to go for room.
+            passed: how many more were not looked up, since it rests.
         """
         if self.share > 1:
-            rest = self.rest - asked * self.share
+            rest = self.rest - asked - passed
             woken = hits >= WORTHWHILE * asked or rest <= 0
             return Sampling() if woken else replace(self, rest=rest)
-        looked = self.looked + asked
-        if not self.filled:
-            return Sampling(filled=full, looked=looked)
-        if hits >= POOR * asked:
-            return Sampling(filled=full)
-        return Sampling(share=SHARE, rest=SHARE * looked)
+        helps = hits >= POOR * asked
+        looked = 0 if helps else self.looked + asked
+        if self.filled and not helps:
+            return Sampling(share=SHARE, rest=SHARE * looked)
+        return Sampling(filled=full, looked=looked)

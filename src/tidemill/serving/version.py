@@ -327,7 +327,7 @@ class LiveVersion:
     def keep(self, query: Query) -> None:
         """Keeps the model's answer for the next equal query."""
         key = query.cache_key
-        if self.caches and key is not None and self.cache.takes(key):
+        if self.caches and key is not None and self.cache.keeps(key):
             kept, nbytes = self._keeping.take(query)
             self.cache.put(key, kept, nbytes=nbytes, now=self._clock.monotonic())
 
