@@ -91,10 +91,13 @@ def infer_type(column: pa.Array, null_values: tuple[str, ...]) -> Type:
 
     Numbers with leading zeros (``02139``) are names, not numbers: they make a string, and so do
     integers of which many are beyond 64 bits, since a float would lose the digits that tell them
-    apart. An integer column is one without any fraction; an empty one is a string.
+    apart; so it is with decimals that have no fraction and 16 digits. An integer column is one
+    without any fraction; an empty one is a string.
     """
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
+    if pa.types.is_decimal(column.type):
+        return _decimal_type(column)
     if not _is_text(column):
         return type_of(column.type)
     text = pc.ascii_trim_whitespace(column.cast(pa.string()))
@@ -108,6 +111,13 @@ def infer_type(column: pa.Array, null_values: tuple[str, ...]) -> Type:
     others: tuple[tuple[Type, str], ...] = (("bool", _BOOL), ("timestamp", f"{_ZONED}|{_NAIVE}"))
     fitting = (kind for kind, pattern in others if _share(text, pattern) >= MAJORITY)
     return next(fitting, "string")
+
+
+def _decimal_type(column: pa.Array) -> Type:
+    """Returns the type of decimals; whole ones too long for a float are as integers in text."""
+    text = column.cast(pa.string()).drop_null()
+    long = len(text) and column.type.scale == 0 and _share(text, r"^-?[0-9]{16,}$") > 0
+    return _number_type(text) if long else "float64"
 
 
 def _number_type(text: pa.Array) -> Type:
@@ -270,6 +280,10 @@ def _cast_typed(column: pa.Array, to: Type) -> Cast:
     if to != "string" and (have == to or (have, to) == ("int64", "float64")):
         values, not_finite = _widened(column, to)
         return _finished(column, values, not_finite)
+    if to == "int64" and pa.types.is_decimal(column.type):
+        text = pc.replace_substring_regex(column.cast(pa.string()), r"\.0+$", "")
+        text = pc.replace_substring_regex(text, r"^-?0E-[0-9]+$", "0")
+        return _finished(column, *_text_to_int(text))
     if (have, to) == ("float64", "int64"):
         values, not_finite = _widened(column, "float64")
         numbers = values.fill_null(0.5).to_numpy(zero_copy_only=False)

@@ -63,7 +63,7 @@ def read_json_lines(
 
     with open_text(file, options, second) as stream:
         for block in _blocks(stream):
-            yield _batch(block, names)
+            yield _batch(block, names, exact=options.key)
 
 
 def read_objects(texts: Sequence[str], lines: Ints, names: Sequence[str]) -> Batch:
@@ -76,7 +76,7 @@ def read_objects(texts: Sequence[str], lines: Ints, names: Sequence[str]) -> Bat
     """
     rows = [text.encode("utf-8", "surrogatepass") for text in texts]
     block = [_Line(number=int(n), data=row) for n, row in zip(lines, rows, strict=True)]
-    return _batch(block, list(names))
+    return _batch(block, list(names), exact=names)
 
 
 def object_batch(rows: Sequence[Mapping[str, Any]], names: Sequence[str], before: int) -> Batch:
@@ -152,12 +152,12 @@ def _names(file: SourceFile, options: DatasetOptions, progress: Progress) -> lis
     return list(names)
 
 
-def _batch(block: Sequence[_Line], names: list[str]) -> Batch:
+def _batch(block: Sequence[_Line], names: list[str], *, exact: Sequence[str]) -> Batch:
     rows: list[dict[str, Any]] = []
     kept: list[_Line] = []
     unreadable: list[Unreadable] = []
     for line in block:
-        found = _parse(line)
+        found = _parse(line, exact)
         if isinstance(found, dict):
             rows.append(found)
             kept.append(line)
@@ -179,8 +179,13 @@ def _batch(block: Sequence[_Line], names: list[str]) -> Batch:
     )
 
 
-def _parse(line: _Line) -> dict[str, Any] | str:
-    """Returns the object on a line, or the reason why there is none."""
+def _parse(line: _Line, exact: Sequence[str] = ()) -> dict[str, Any] | str:
+    """Returns the object on a line, or the reason why there is none.
+
+    Args:
+        line: as it was read.
+        exact: names whose numbers keep all the digits that they were written with.
+    """
     if line.too_long:
         return "too_long"
     try:
@@ -189,19 +194,32 @@ def _parse(line: _Line) -> dict[str, Any] | str:
         found = orjson.loads(line.data)
     except orjson.JSONDecodeError:
         return _parse_slowly(line.data)
-    return found if isinstance(found, dict) else "not_json"
+    if not isinstance(found, dict):
+        return "not_json"
+    if any(type(found.get(name)) is float for name in exact):
+        return _parse_slowly(line.data)
+    return found
 
 
 def _parse_slowly(data: bytes) -> dict[str, Any] | str:
-    """Reads what orjson does not, or not exactly: NaN, infinities, large integers."""
+    """Reads what orjson does not, or not exactly: NaN, infinities, many digits."""
     try:
-        found = json.loads(data.decode())
+        found = json.loads(data.decode(), parse_float=_Written)
         json.dumps(found, ensure_ascii=False).encode()  # half a character is none
     except UnicodeError:
         return "encoding"
     except (ValueError, RecursionError):
         return "not_json"
     return found if isinstance(found, dict) else "not_json"
+
+
+class _Written(float):
+    """A number and the digits that it was written with, of which a float keeps but some."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pa.Table:
@@ -215,6 +233,8 @@ def _text(value: Any) -> str | None:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, _Written):
+        return value.text
     if isinstance(value, int | float):
         return repr(value)
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -61,6 +61,8 @@ def _words(column: pa.Array) -> tuple[Words, Words]:
         column = column.dictionary_decode()
     if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
         column = column.cast(pa.string())
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.string())
     if pa.types.is_null(column.type):
         column = column.cast(pa.int64())
     if pa.types.is_string(column.type):

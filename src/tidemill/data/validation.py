@@ -6,6 +6,7 @@ order of the schema's columns:
     missing_column  the file lacks a column of the schema: holds every row
     wrong_type      the value isn't of the column's type
     not_finite      the number is NaN or infinite
+    inexact         a value of the key has more digits than its column's type keeps
     missing         a required column has no value
     out_of_range    the value is under ``min`` or over ``max``
     not_in_domain   the string isn't among ``values`` and the column is ``domain_strict``
@@ -24,6 +25,7 @@ import pyarrow.compute as pc
 
 from tidemill.data.casting import ARROW, Cast, Mask, cast, infer_type, supported, type_of
 from tidemill.data.csv_records import Ints
+from tidemill.data.exactness import inexact, key_type
 from tidemill.data.records import Anomaly, DatasetOptions
 from tidemill.data.schema import Column, Schema, Type
 from tidemill.data.summaries import TableStatistics
@@ -65,15 +67,17 @@ class Judgement:
 
 
 def infer_types(table: pa.Table, options: DatasetOptions) -> dict[str, Type]:
-    """Returns the type of each column of a sample.
+    """Returns the type of each column of a sample; a key's keeps all its digits.
 
     Raises:
         InvalidInput: a Parquet column is nested or binary.
     """
     _check_kept(table.schema)
-    return {
-        name: infer_type(_array(table, name), options.null_values) for name in table.column_names
-    }
+    nulls = options.null_values
+    types = {name: infer_type(_array(table, name), nulls) for name in table.column_names}
+    for name in set(options.key) & set(types) - {options.time}:
+        types[name] = key_type(_array(table, name), types[name], nulls)
+    return types
 
 
 def types_of(schema: pa.Schema) -> dict[str, Type]:
@@ -101,7 +105,7 @@ def validate(table: pa.Table, schema: Schema, options: DatasetOptions) -> Judgem
     Args:
         table: rows, text or typed, with the file's column names.
         schema: complete: every column has a type.
-        options: which texts mean "no value".
+        options: which texts mean "no value", and which columns name a row.
     """
     docket = _Docket(broken=np.full(table.num_rows, -1, np.int64))
     _compare_columns(table, schema, docket)
@@ -111,8 +115,11 @@ def validate(table: pa.Table, schema: Schema, options: DatasetOptions) -> Judgem
         if column.name not in table.column_names:  # held above, unless it may be absent
             columns[column.name] = pa.nulls(table.num_rows, ARROW[kind])
             continue
-        found = cast(_array(table, column.name), kind, options.null_values)
+        array = _array(table, column.name)
+        found = cast(array, kind, options.null_values)
         _judge_column(column, found, docket)
+        if column.name in options.key:
+            _judge_digits(column, inexact(array, found), docket)
         columns[column.name] = found.values
     return Judgement(
         table=pa.table(columns),
@@ -228,6 +235,16 @@ def _judge_column(column: Column, found: Cast, docket: _Docket) -> None:
     _judge_pattern(column, found.values, docket)
     if column.values is not None:
         _judge_domain(column, found.values, column.values, docket)
+
+
+def _judge_digits(column: Column, lost: Mask, docket: _Docket) -> None:
+    """Holds rows whose keys others might have, once digits are gone."""
+    name = column.name
+    if lost.any():
+        text = f"{name} is of the key and keeps all its digits as {column.type}"
+        docket.hold(lost, Rule(reason="inexact", text=text, column=name))
+        message = f"{name} has values with more digits than {column.type} keeps"
+        docket.note("UNEXPECTED_DATA_TYPE", name, message, int(lost.sum()))
 
 
 def _judge_range(column: Column, values: pa.Array, docket: _Docket) -> None:
