@@ -15,6 +15,7 @@ from typing import Any
 
 import fastavro
 import httpx
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,12 +23,15 @@ import pytest
 from tidemill.control import keys
 from tidemill.control.admin import admin_app
 from tidemill.control.audit import read_audit
+from tidemill.control.upload_desk import UploadDesk
 from tidemill.control.uploads import MAX_DEATHS, note_death, settle
 from tidemill.data.catalog import list_datasets
 from tidemill.data.held_rows import show_held
 from tidemill.data.ingest import ingest
 from tidemill.data.snapshots import list_snapshots, read_snapshot
+from tidemill.data.upload_records import UploadTerms
 from tidemill.data.uploads import Uploads
+from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import NotFound
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.instruments import Instruments
@@ -516,3 +520,38 @@ def test_a_file_that_ends_its_process_is_given_up(home: Home, client: Client) ->
     assert settle(home, "orders", "jan") == upload
     with pytest.raises(NotFound):
         settle(home, "orders", "feb")
+
+
+def test_work_begun_again_leaves_what_is_being_received(tmp_path: Path) -> None:
+    """What has no name is forgotten with the server that took it, not with a failure beside it."""
+    clock, named = FakeClock(at=1000.0), UploadTerms(file="rows.csv", by="tests")
+    nameless = msgspec.structs.replace(named, named=False)
+    limits = UploadsSettings(keep_s=10.0)
+
+    async def one_round(desk: UploadDesk) -> None:
+        """Has the desk work until it has swept, which is after it forgot, and ends it."""
+        idle = desk.uploads.begin("orders", "idle", named)
+        clock.advance(11.0)
+        for each in desk.uploads.scan():
+            if each != idle:
+                desk.uploads.changed(each)
+        work = asyncio.create_task(desk.run())
+        async with asyncio.timeout(60):
+            while desk.uploads.folder(idle).exists():
+                assert not work.done()
+                await asyncio.sleep(0.01)
+        work.cancel()
+        await asyncio.wait([work])
+        assert [each.upload for each in desk.uploads.scan()] == ["during"]
+
+    async def two_rounds(desk: UploadDesk) -> None:
+        await one_round(desk)
+        await one_round(desk)
+
+    with open_home(Settings(home=tmp_path / "home", uploads=limits), clock=clock) as home:
+        Uploads(home).begin("orders", "before", nameless)
+        clock.advance(1.0)
+        desk = UploadDesk(home, Instruments())
+        clock.advance(1.0)
+        desk.uploads.begin("orders", "during", nameless)
+        asyncio.run(two_rounds(desk))

@@ -44,6 +44,7 @@ class UploadDesk:
             "tidemill_uploaded_rows", "Rows of uploads, by what became of them.", ("outcome",)
         )
         self.uploads = Uploads(home)
+        self._began_at = home.clock.now()
         self._turns: dict[Key, _Turn] = {}
         self._work = asyncio.Event()
         self._news = asyncio.Event()
@@ -96,8 +97,11 @@ class UploadDesk:
         return await asyncio.to_thread(self.uploads.find, upload.dataset, upload.upload)
 
     async def run(self) -> None:
-        """Ingests what is whole, and forgets what is over, until it is cancelled."""
-        await asyncio.to_thread(self.uploads.forget_nameless, before=self._home.clock.now())
+        """Ingests what is whole, and forgets what is over, until it is cancelled.
+
+        It may be called again after it failed: what is being received meanwhile stays.
+        """
+        await asyncio.to_thread(self.uploads.forget_nameless, before=self._began_at)
         while True:
             self._work.clear()
             try:
