@@ -148,6 +148,23 @@ def test_a_plan_is_told_what_the_past_is_good_for_later() -> None:
     assert filled > dict(found.cache)[1000] + 0.1
 
 
+def test_a_key_that_took_over_carries_what_it_carries_now() -> None:
+    """Of which more may be asked later than of all together: also where keys are sampled."""
+    keys = np.where(np.arange(1000) < 500, np.arange(1000) % 6 % 5, 0)
+    found = taken(np.arange(1000) * 1.0, keys).result()
+    assert dict(found.head_later)[1] == pytest.approx(1.0, abs=1e-6)
+    _, early = zipf(200_000, 200_000, 1.0)
+    _, late = zipf(200_000, 200_000, 1.3)
+    keys = np.concatenate([early, late])
+    seen = taken(np.arange(400_000) * 1.0, keys).result()
+    assert seen.sampled < 1.0
+    falling = np.argsort(-np.bincount(early, minlength=200_000), kind="stable")
+    for k in (100, 1000, 10_000):
+        really = np.isin(late, falling[:k]).mean()
+        assert dict(seen.head_later)[k] == pytest.approx(really, abs=0.1), k
+        assert dict(seen.head_later)[k] > dict(seen.head)[k]
+
+
 def test_bursts_show() -> None:
     """A clock has no variation; requests that come in tens have much, and a peak."""
     clock = taken(np.arange(1000) * 0.1, [1] * 1000).result()

@@ -336,20 +336,24 @@ class Workload:
     def _head_later(self, ranks: Floats, shares: Floats) -> Curve:
         """Returns what the most frequent keys of the earlier half carry in the later half.
 
-        Of a sample, it is known by how much less that is than what the most frequent keys carry.
+        Where not all keys are in the sample, it tells by how much that differs from what the most
+        frequent keys carry.
         """
         later, rate = self._later, self._bound / _WHOLE
         if later.all() or not later.any():
             return ()
         known = ranked(self._sample[~later])
         ahead = carried(known, self._sample[later])
+        sizes = sorted({*_grid(round(len(known) / rate)), round(len(known) / rate)})
+        if self._bound == _WHOLE:
+            return tuple((k, round(carries(ahead, k), 6)) for k in sizes)
         whole = carried(ranked(self._sample), self._sample)
         found = []
-        for k in sorted({*_grid(round(len(known) / rate)), round(len(known) / rate)}):
+        for k in sizes:
             # Of a few keys, none may be in the sample: what the first ones lose is known of it.
             at = max(1.0, k * rate)
-            keeps = min(1.0, carries(ahead, at) / carries(whole, at))
-            found.append((k, round(keeps * _at(ranks, shares, k), 6)))
+            keeps = carries(ahead, at) / carries(whole, at)
+            found.append((k, round(min(1.0, keeps * _at(ranks, shares, k)), 6)))
         return tuple(found)
 
     def _weights(self) -> Floats:
