@@ -182,7 +182,7 @@ def test_what_is_no_workload_is_told() -> None:
             taken(times, [1] * len(times)).result()
     blind = Workload()
     blind.skipped = 7
-    with pytest.raises(DataRefused, match=r"make no workload \(7 rows had no time"):
+    with pytest.raises(DataRefused, match=r"make no workload \(7 rows were left out: no time"):
         blind.result()
     early, late = taken([1.0, 2.0], [1, 2]), taken([3.0, 4.0], [1, 2])
     with pytest.raises(InvalidInput, match="cannot follow"):

@@ -44,7 +44,8 @@ class WorkloadProfile(msgspec.Struct, frozen=True, kw_only=True):
         exact: shares, Gini and reuse were counted; else those beyond the head are estimated from a
             sample of the keys.
         sampled: the part of the keys that reuse was measured on.
-        skipped: rows left out since they had no time, or could not be read.
+        skipped: rows left out since they had no time, lacked a column of the key, or could not be
+            read.
         reordered: rows that came before the one before them.
     """
 

@@ -150,7 +150,8 @@ class Workload:
             DataRefused: there were fewer than two requests, or all came at one moment.
         """
         if self._requests < 2 or not self._last - self._first >= _MOMENT_S:
-            left = f" ({self.skipped:,} rows had no time, or were no request)"
+            why = "no time, no request, or not all of the key"
+            left = f" ({self.skipped:,} rows were left out: {why})"
             raise DataRefused(
                 f"{self._requests:,} requests within one moment make no workload"
                 f"{left if self.skipped else ''}",
