@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tidemill.data.keys import hash_rows
 from tidemill.data.ledger import LedgerWriter, PredictionRecord
 from tidemill.foundation.errors import DataRefused, InvalidInput, NotFound
+from tidemill.planning.traffic import Popularity
 from tidemill.planning.workload.reuse import distances
 from tidemill.planning.workload.sketch import SAMPLED_REQUESTS, Workload
 from tidemill.planning.workload.sources import read_access_log, read_served, read_trace
@@ -163,6 +164,24 @@ def test_a_key_that_took_over_carries_what_it_carries_now() -> None:
         really = np.isin(late, falling[:k]).mean()
         assert dict(seen.head_later)[k] == pytest.approx(really, abs=0.1), k
         assert dict(seen.head_later)[k] > dict(seen.head)[k]
+
+
+def test_no_table_is_promised_to_know_what_came_up_after_it() -> None:
+    """Where the later half asks for other keys, though often; where it does not, all is as it was.
+
+    What is promised of a table of all keys is there in as long a time afterwards.
+    """
+    keys = np.concatenate([np.tile(np.arange(100), 10), np.tile(np.arange(100, 200), 10)])
+    moved = Popularity(taken(np.arange(2000) * 1.0, keys).result().traffic())
+    assert moved.covers(100) == 0.0
+    assert moved.covers(200) <= 0.1
+    assert moved.cached(200) == pytest.approx(0.9, abs=0.01)
+    for exponent in (0.6, 1.0, 1.4):
+        times, keys = zipf(16_000, 5000, exponent)
+        found = taken(times[:8000], keys[:8000]).result()
+        really = np.isin(keys[8000:], keys[:8000]).mean()
+        promised = Popularity(found.traffic()).covers(found.cardinality)
+        assert really - 0.1 < promised <= really + 0.01
 
 
 def test_bursts_show() -> None:

@@ -32,6 +32,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         reuse: (entries, share of queries that a cache of so many would answer), as measured; empty
             if nobody measured it.
         new_keys: share of the queries whose key nobody has asked for before.
+        ahead: share of the queries whose key a table can have; 1 if nothing is known against it.
     """
 
     rate_rps: Annotated[float, msgspec.Meta(gt=0)]
@@ -41,6 +42,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     top: tuple[tuple[int, float], ...] = ()
     reuse: tuple[tuple[int, float], ...] = ()
     new_keys: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    ahead: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
 
 
 def zipf_traffic(rate_rps: float, cardinality: int, exponent: float, **more: float) -> Traffic:
@@ -109,10 +111,10 @@ class Popularity:
     def covers(self, keys: int) -> float:
         """Returns the share of the queries that a table of the most frequent keys answers.
 
-        No table knows keys that are asked for the first time: the keys that were seen answer what
-        is left, all together.
+        No table knows keys that are asked for the first time, nor those that come up after it was
+        built, however often they are asked for then: what it had answered later bounds it.
         """
-        return self._share(keys)
+        return min(self._share(keys), self.traffic.ahead)
 
     def ranks(self, shares: Array) -> Array:
         """Returns whose query lies at these shares of all: the key's rank from 0, (n,) integers.

@@ -75,8 +75,11 @@ class WorkloadProfile(msgspec.Struct, frozen=True, kw_only=True):
         """Returns what a plan must know of it: what tables and caches of the past answer later.
 
         Which keys were the most frequent is partly chance, so that those that were carry less
-        afterwards; and a cache that is new hits less than one that has been filled.
+        afterwards; and a cache that is new hits less than one that has been filled. What keys carry
+        that came up in the later half, nobody has seen: a table that has them, too, is taken to be
+        asked for each of them once in as long a time.
         """
+        seen_ahead = self.head_later[-1][1] if self.head_later else 1.0
         return Traffic(
             rate_rps=self.rate_rps,
             cv2=self.cv2,
@@ -85,4 +88,5 @@ class WorkloadProfile(msgspec.Struct, frozen=True, kw_only=True):
             top=self.head_later or self.head,
             reuse=self.cache_later or self.cache,
             new_keys=self.new_key_rate,
+            ahead=min(1.0, seen_ahead + self.new_key_rate),
         )

@@ -105,7 +105,7 @@ CASES = {
                 Flip(
                     what="the model takes 80 ms, and answers are due in 50",
                     change=lambda question: with_law(0.08, 0.0)(
-                        with_traffic(new_keys=0.0)(question)
+                        with_traffic(new_keys=0.0, ahead=1.0)(question)
                     ),
                     expected=("static",),
                 ),
@@ -126,9 +126,9 @@ CASES = {
                 Flip(
                     what="there are 500 customers, the same all year, and the model takes 5 ms",
                     change=lambda question: with_law(0.005, 0.001)(
-                        with_traffic(cardinality=500, top=((500, 1.0),), new_keys=0.0, reuse=())(
-                            question
-                        )
+                        with_traffic(
+                            cardinality=500, top=((500, 1.0),), new_keys=0.0, reuse=(), ahead=1.0
+                        )(question)
                     ),
                     expected=("static",),
                 ),
