@@ -27,7 +27,14 @@ from tidemill.planning.costs import Costs
 from tidemill.planning.latency import LatencyLaw
 from tidemill.planning.traffic import zipf_traffic
 from tidemill.recipes.push import push_model
-from tidemill.recipes.rehearsal.calibration import calibrate
+from tidemill.recipes.rehearsal.calibration import (
+    PACES_RPS,
+    PASSES,
+    SECONDS,
+    calibrate,
+    paces_up_to,
+    queries_at,
+)
 from tidemill.recipes.rehearsal.comparison import rehearse
 from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs
 from tidemill.recipes.rehearsal.offering import offer
@@ -136,6 +143,19 @@ def test_a_plan_is_measured(subject: Subject, home: Home) -> None:
     assert whole.covered > 0.9
     assert {each.failed for each in (model, head, whole)} == {0}
     assert found[0].spread("cpu_us")[0] <= found[0].median("cpu_us") <= found[0].spread("cpu_us")[1]
+
+
+@pytest.mark.parametrize("row_s", [1e-5, 0.004, 0.021, 0.12])
+def test_a_slow_model_is_asked_at_slower_paces(row_s: float) -> None:
+    """Five that differ, none faster than it bears, and all of them in two minutes."""
+    most_rps = 0.4 / row_s
+    paces = paces_up_to(most_rps)
+    assert len(paces) == len(PACES_RPS)
+    assert (np.diff(paces) > 0.1 * paces[0]).all()
+    assert paces[-1] == pytest.approx(min(most_rps, PACES_RPS[-1]))
+    assert paces[0] <= PACES_RPS[0]
+    seconds = sum(queries_at(pace, SECONDS / PASSES) / pace for pace in paces)
+    assert PASSES * seconds < 90.0
 
 
 def test_represented_inputs_are_represented_in_what_is_measured(subject: Subject) -> None:

@@ -38,7 +38,10 @@ PACES_RPS = (20.0, 75.0, 300.0, 1200.0, 4000.0)
 """Queries a second. A model that does not keep up is asked at as many slower ones."""
 
 _BUSY = 0.4
+_SLOWER = 4.0
 _FEWEST = 24
+_FEWEST_SLOW = 8
+_SLOW_S = 2.0
 _WARM_RPS = 500.0
 _KEYS = 512
 _SIZES = (1, 4, 16, 64)
@@ -56,6 +59,8 @@ def calibrate(
     told: Told = lambda _done, _all: None,
 ) -> Costs:
     """Measures what table, cache and model take on this machine, in some 20 times ``seconds``.
+
+    A model that takes more than 20 ms a row is asked for longer, at slower paces.
 
     Args:
         subject: the model and questions of the kind that it will be asked.
@@ -118,11 +123,7 @@ class Calibration:
         self._rng = np.random.default_rng(seed)
         self._runs: list[Run] = []
         self._rests: list[float] = []
-        most_rps = _fast(assumed)
-        slower = np.geomspace(min(PACES_RPS[0], most_rps), most_rps, len(PACES_RPS)).tolist()
-        paces = dict.fromkeys(_SOURCES, PACES_RPS)
-        if most_rps < PACES_RPS[-1]:
-            paces["model"] = tuple(slower)
+        paces = {**dict.fromkeys(_SOURCES, PACES_RPS), "model": paces_up_to(_fast(assumed))}
         self._paces = [
             (number, name, paces[name][at])
             for at in range(len(PACES_RPS))
@@ -145,7 +146,7 @@ class Calibration:
         """
         self._rests.append(self._stage.rest(self._seconds))
         for number, source, pace in self._paces:
-            queries = max(_FEWEST, int(pace * self._seconds))
+            queries = queries_at(pace, self._seconds)
             due_s = np.cumsum(self._rng.exponential(1.0 / pace, queries))
             at = self._rng.choice(self._asked, queries)
             offered, used = self._stage.ask(number, at, due_s)
@@ -163,6 +164,30 @@ class Calibration:
             transport_s=(0.0,),
         )
         return fit_costs(measured, self._runs)
+
+
+def paces_up_to(most_rps: float) -> tuple[float, ...]:
+    """Returns the paces at which a model is asked that bears so many queries a second.
+
+    Example:
+        >>> paces_up_to(8.0)[0], paces_up_to(8.0)[-1], paces_up_to(1e6) == PACES_RPS
+        (2.0, 8.0, True)
+    """
+    if most_rps >= PACES_RPS[-1]:
+        return PACES_RPS
+    slowest_rps = min(PACES_RPS[0], most_rps / _SLOWER)
+    return tuple(np.geomspace(slowest_rps, most_rps, len(PACES_RPS)).tolist())
+
+
+def queries_at(pace_rps: float, seconds: float) -> int:
+    """Returns how many queries a run has: as many as come in that time, and some in any case.
+
+    Example:
+        >>> queries_at(300.0, 0.5), queries_at(20.0, 0.5), queries_at(1.0, 0.5)
+        (150, 24, 8)
+    """
+    few = max(_FEWEST_SLOW, min(_FEWEST, int(pace_rps * _SLOW_S)))
+    return max(few, int(pace_rps * seconds))
 
 
 def registered_law(manifest: ModelManifest) -> LatencyLaw | None:
