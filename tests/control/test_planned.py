@@ -99,6 +99,21 @@ def test_what_cannot_be_built_changes_nothing(sums: Home) -> None:
     assert get_deployment(sums, "sums") == before
 
 
+def test_what_somebody_changed_during_the_build_stays(sums: Home) -> None:
+    """The table is not attached then, and the plan not overwritten: the differences are others."""
+    ask(sums)
+    theirs = parse_document({"applications": {"sums": {"plan": {"replicas": 3}}}}, origin="test")
+
+    def progress(_name: str) -> Any:
+        return lambda _done, _all: applications.apply(sums, theirs, **WHO)
+
+    more = {"expected": {"sums": get_deployment(sums, "sums").revision}, "progress": progress}
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        declared(sums, more=more, key=["a"], head_keys=3, plan={"replicas": 1})
+    live = get_deployment(sums, "sums")
+    assert (live.plan.replicas, live.versions[0].table) == (3, None)
+
+
 def test_where_nothing_is_built_a_table_is_refused(sums: Home) -> None:
     """The store's own verb, which the admin port uses, says who builds."""
     document = parse_document({"applications": {"sums": {"head_keys": 3}}}, origin="test")

@@ -16,6 +16,7 @@ from tidemill.control import audit
 from tidemill.control.changes import (
     METADATA,
     check_change,
+    check_revision,
     current,
     newest_with,
     require,
@@ -92,7 +93,7 @@ def apply(
     with (home.store.read if dry_run else home.store.write)(*METADATA) as conn:
         for name, entry in document.applications.items():
             before = current(conn, name)
-            _check_expected(name, before, expected)
+            check_revision(name, before, None if expected is None else expected.get(name))
             after = _declared(conn, name, before, entry)
             check_change(conn, after)
             fields = differences(before, after)
@@ -322,17 +323,6 @@ def _edit(
         present = require(conn, application)
         changed = edit(conn, present)
         return write_change(home, conn, present, changed, verb=verb, by=by, reason=reason)
-
-
-def _check_expected(
-    name: str, before: Deployment | None, expected: Mapping[str, int] | None
-) -> None:
-    revision = 0 if before is None else before.revision
-    if expected is not None and expected.get(name, revision) != revision:
-        raise Conflict(
-            f"application {name!r} has changed meanwhile (revision {revision})",
-            remedy="Look at the differences again.",
-        )
 
 
 def _require_version(present: Deployment, version: int) -> None:

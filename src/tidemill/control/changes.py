@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tidemill.control import audit
-from tidemill.foundation.errors import InvalidInput, InvalidModel, NotFound
+from tidemill.foundation.errors import Conflict, InvalidInput, InvalidModel, NotFound
 from tidemill.foundation.home import Home
 from tidemill.foundation.names import check_name
 from tidemill.models import registry
@@ -49,6 +49,25 @@ def require(conn: sa.Connection, application: str) -> Deployment:
             remedy=f"Known: {known}." if known else "Push a model to make one.",
         )
     return found
+
+
+def check_revision(application: str, present: Deployment | None, expected: int | None) -> None:
+    """Does nothing where an application has the revision that it is to have.
+
+    Args:
+        application: its name.
+        present: what it answers with; None if there is none, which is revision 0.
+        expected: the revision; None for any.
+
+    Raises:
+        Conflict: it has another one.
+    """
+    revision = 0 if present is None else present.revision
+    if expected is not None and expected != revision:
+        raise Conflict(
+            f"application {application!r} has changed meanwhile (revision {revision})",
+            remedy="Look at the differences again.",
+        )
 
 
 def main_of(deployment: Deployment) -> Live:

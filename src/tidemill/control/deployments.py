@@ -13,6 +13,7 @@ from tidemill.control.changes import (
     METADATA,
     as_far_as_kept,
     check_change,
+    check_revision,
     current,
     main_of,
     newest_with,
@@ -169,6 +170,7 @@ def attach_table(
     by: str,
     reason: str,
     features: str | UnsetType | None = UNSET,
+    expected: int | None = None,
 ) -> Deployment:
     """Puts a table in front of the version that it was built with, if that is live.
 
@@ -181,14 +183,17 @@ def attach_table(
         reason: why.
         features: the id of the features that were stored with it, None for none; unset, they stay.
         represent: its representations from now on; None for those that it has.
+        expected: the revision that it must have still; None for any.
 
     Raises:
         NotFound: the application does not exist.
         InvalidInput: the table was built with a version that is not live.
+        Conflict: somebody changed the application since.
     """
     info = catalog.get_table(home.store, table)
     with home.store.write(*METADATA) as conn:
         present = require(conn, application)
+        check_revision(application, present, expected)
         versions = tuple(
             msgspec.structs.replace(each, table=table)
             if (each.model, each.version) == (info.model, info.version)

@@ -47,6 +47,7 @@ def apply_planned(
     Raises:
         InvalidInput: a table is wanted by an application without a key, or of too many keys.
         DataRefused: nothing of the kind was asked yet.
+        Conflict: somebody changed one of them since it was compared, be it during a build.
         TidemillError: as ``applications.apply``, and as a build.
     """
     plain: dict[str, ApplicationEntry] = {}
@@ -64,7 +65,14 @@ def apply_planned(
     revisions, built = dict(expected or {}), []
     for change in heads:
         entry = document.applications[change.application]
-        revision = _build(home, change, entry, by=by, progress=progress)
+        revision = _build(
+            home,
+            change,
+            entry,
+            by=by,
+            expected=revisions.get(change.application),
+            progress=progress,
+        )
         revisions[change.application] = revision
         built.append(msgspec.structs.replace(change, revision=revision))
     done = applications.apply(home, rest, by=by, reason=reason, expected=revisions)
@@ -131,6 +139,7 @@ def _build(
     entry: ApplicationEntry,
     *,
     by: str,
+    expected: int | None,
     progress: Callable[[str], Progress] | None,
 ) -> int:
     """Builds the table of the most frequent questions; returns the revision at which it is live."""
@@ -143,6 +152,7 @@ def _build(
         key=key or None,
         represent=represent,
         by=by,
+        expected=expected,
         progress=None if progress is None else progress(name),
     )
     return built.revision

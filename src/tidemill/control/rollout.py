@@ -104,6 +104,7 @@ def build_live_table(
     part: bool = False,
     features: bool | None = None,
     on: Where = "here",
+    expected: int | None = None,
     progress: Progress | None = None,
 ) -> LiveTable:
     """Builds a table with an application's live version and puts it in front of it.
@@ -124,12 +125,14 @@ def build_live_table(
         part: whether the source is the head of another one only: features stay as they are.
         features: whether inputs that the key does not say are stored, too; None for as before.
         on: where the model scores.
+        expected: the revision that the application must have once it is built; None for any.
         progress: told the rows done and all rows.
 
     Raises:
         NotFound: there is no such application or source.
         InvalidInput: no key, or one that does not do; or features are wanted of keys to be kept.
         DataRefused: answers agree too little with those of what represents them.
+        Conflict: somebody changed the application since.
     """
     current = get_deployment(home, application)
     stores = not part and (current.features is not None if features is None else features)
@@ -166,6 +169,7 @@ def build_live_table(
         by=by,
         reason=f"built from {name}"[:300],
         features=UNSET if part else build.features,
+        expected=expected,
     )
     return LiveTable(table=table, build=build, revision=deployment.revision)
 
