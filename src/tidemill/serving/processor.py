@@ -249,7 +249,7 @@ class Processor:
         """Answers what the table held, or has the model asked; says whether it was.
 
         Raises:
-            NotReady: the table does not answer, and no features are stored.
+            NotReady: the table does not answer, and no features are stored, or these do not.
             NotFound: there is no table, or it lacks a key, and there is no default.
         """
         if whole:

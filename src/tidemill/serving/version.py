@@ -13,6 +13,7 @@ from tidemill.foundation.errors import (
     InvalidInput,
     ModelFailed,
     NotFound,
+    NotReady,
     Stale,
     TidemillError,
 )
@@ -95,7 +96,7 @@ class LiveVersion:
         self._clock = clock
         self.measures = measures
         self._stages = measures.stages
-        self._told_unreadable = False
+        self._told_unreadable: set[str] = set()
         self._log = log("serving.version")
         self._key_columns = tuple(name for name, _ in key.columns) if key else ()
         self._answers: tuple[RowForm, AnswerReader] | None = None
@@ -202,22 +203,32 @@ class LiveVersion:
 
         self.lookups.ask(self._keys(query), query.deadline, take)
 
-    def _unreadable(self, query: Query, error: Exception) -> None:
-        """Counts that a table holds what was never written to it; the log tells of the first."""
+    def _unreadable(self, query: Query, error: Exception, what: str = "table") -> None:
+        """Counts that a file is not what was written; the log tells of the first time."""
         self.measures.table_failures.value += 1
-        if not self._told_unreadable:
-            self._told_unreadable = True
-            self._log.error("table.unreadable", version=self.version, error=str(error))
+        if what not in self._told_unreadable:
+            self._told_unreadable.add(what)
+            self._log.error(f"{what}.unreadable", version=self.version, error=str(error))
         query.table_rows = None  # as good as no answer
 
     def complete(self, query: Query) -> Batch | None:
         """Returns all inputs of the rows of a query by key that the table did not answer.
 
         None where no features are stored, or not those of every such row, or they are too old.
+
+        Raises:
+            NotReady: their file was damaged since it was verified; that is counted.
         """
         if self.features is None or self._features_stale:
             return None
-        return self.features.complete(missing_rows(query) if query.table_rows else query.inputs)
+        try:
+            return self.features.complete(missing_rows(query) if query.table_rows else query.inputs)
+        except (Corrupted, LookupError, TypeError, ValueError) as error:
+            self._unreadable(query, error, "features")
+            raise NotReady(
+                f"the stored features of version {self.version} do not answer",
+                remedy="Retry in a moment, or send all inputs of the model.",
+            ) from error
 
     def lacking(self, query: Query) -> NotFound:
         """Returns the error of a query whose keys the table does not hold, or not all."""
