@@ -186,6 +186,26 @@ def test_content_is_named_by_its_hash(files: Files, tmp_path: Path) -> None:
     assert sha256_file(files.fetch(key)) == digest
 
 
+def test_damaged_content_is_replaced_if_it_is_looked_at(
+    url: str, files: Files, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """In place, its size as before: whoever fetches it next has what its name says."""
+    path = source(tmp_path, b"content")
+    key = put_content(files, path, folder="data", suffix="bin")
+    if url.startswith("s3:"):
+        request.getfixturevalue("overwrite")(key, b"conTent", {})
+    else:
+        stored = files.fetch(key)
+        stored.chmod(0o644)
+        stored.write_bytes(b"conTent")
+    assert put_content(files, path, folder="data", suffix="bin", verify=True) == key
+    other = open_files(url, tmp_path / "another cache")
+    assert other.get_bytes(key) == files.get_bytes(key) == b"content"
+    assert files.holds(key, hashlib.sha256(b"content").hexdigest())
+    assert not files.holds(key, hashlib.sha256(b"other").hexdigest())
+    assert not files.holds("data/none", hashlib.sha256(b"content").hexdigest())
+
+
 def test_a_final_file_is_stored_without_its_first_name(files: Files, tmp_path: Path) -> None:
     """Whether it is stored itself or copied: it stays, read-only, when the source's name goes."""
     path = source(tmp_path, b"final")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,24 @@ def test_damaged_files_are_not_served(home: Home, tmp_path: Path) -> None:
     with pytest.raises(Corrupted):
         catalog.fetch_table(home, info.id)
     assert list((home.cache_path / "tables").glob("*")) == []
+
+
+def test_a_table_that_is_built_again_replaces_a_damaged_file(home: Home, tmp_path: Path) -> None:
+    """In the files and in this machine's cache, which are one file; its size tells nobody."""
+    folder = build(tmp_path / "t")
+    info = catalog.store_table(home, folder)
+    catalog.place_table(home, info, folder)
+    (key,) = home.files.scan("tables/")
+    path = home.files.fetch(key)
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[::-1])
+    again = build(tmp_path / "again")
+    assert catalog.store_table(home, again).id == info.id
+    catalog.place_table(home, info, again)
+    for _ in ("the copy in the cache", "the file in the files"):
+        with LmdbTable.open(catalog.fetch_table(home, info.id), verify=True) as table:
+            assert table.get([b"a", b"b"]) == [b"1", b"2"]
+        shutil.rmtree(home.cache_path / "tables")
 
 
 def test_only_finished_tables_are_registered(home: Home) -> None:

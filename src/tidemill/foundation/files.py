@@ -60,6 +60,9 @@ class Files(Protocol):
     def exists(self, key: str) -> bool:
         """Tells whether the key is there."""
 
+    def holds(self, key: str, digest: str) -> bool:
+        """Reads what is under a key; tells whether it is there and has this sha256."""
+
     def written_at(self, key: str) -> float:
         """Returns when the key was written, in seconds since the epoch.
 
@@ -107,6 +110,7 @@ def put_content(
     suffix: str,
     digest: str | None = None,
     final: bool = False,
+    verify: bool = False,
 ) -> str:
     """Stores a file under its own sha256 and returns the key; does nothing if it is there.
 
@@ -117,6 +121,7 @@ def put_content(
         suffix: what the name ends with, ``parquet`` or ``.parquet``; may be empty.
         digest: the file's sha256, where the caller has just verified it.
         final: whether nobody writes to the file any more: it may be stored itself, not copied.
+        verify: whether what is there is read, and replaced where it has another sha256.
 
     Returns:
         ``folder/ab/abcdef….suffix``.
@@ -124,7 +129,7 @@ def put_content(
     digest = sha256_file(source) if digest is None else digest
     ending = f".{suffix.lstrip('.')}" if suffix else ""
     key = f"{folder}/{digest[:2]}/{digest}{ending}"
-    if not files.exists(key):
+    if not files.exists(key) or (verify and not files.holds(key, digest)):
         files.put(key, source, final=final)
     return key
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tidemill.foundation.durable import replacing, sync_folder
+from tidemill.foundation.durable import replacing, sha256_file, sync_folder
 from tidemill.foundation.errors import InvalidInput, NotFound
 
 _KEY = re.compile(r"[A-Za-z0-9_=+@,()~ .-]+(/[A-Za-z0-9_=+@,()~ .-]+)*\Z")
@@ -67,6 +67,11 @@ class LocalFiles:
     def exists(self, key: str) -> bool:
         """Tells whether the file is there."""
         return self._path(key).is_file()
+
+    def holds(self, key: str, digest: str) -> bool:
+        """Tells whether the file is there and has this sha256."""
+        path = self._path(key)
+        return path.is_file() and sha256_file(path) == digest
 
     def written_at(self, key: str) -> float:
         """Returns when the file was written, in seconds since the epoch."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from tidemill.foundation.bucket import body, client_options, connect
 from tidemill.foundation.durable import make_folder, replacing, sha256_file
-from tidemill.foundation.errors import Corrupted, InvalidSettings, Unavailable
+from tidemill.foundation.errors import Corrupted, InvalidSettings, NotFound, Unavailable
 from tidemill.foundation.files_local import LocalFiles, check_key, check_prefix, missing
 from tidemill.foundation.settings import mask_url
 
@@ -92,6 +92,16 @@ class S3Files:
         remote = self._remote(key)
         with self._using(key) as system:
             return bool(system.isfile(remote))
+
+    def holds(self, key: str, digest: str) -> bool:
+        """Tells whether the object is in the bucket and has this sha256: it is downloaded anew."""
+        self._cache.delete(key)
+        try:
+            return sha256_file(self.fetch(key)) == digest
+        except (Corrupted, NotFound):
+            return False
+        finally:
+            self._cache.delete(key)
 
     def written_at(self, key: str) -> float:
         """Returns when the object was written, in seconds since the epoch."""

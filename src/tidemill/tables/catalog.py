@@ -77,6 +77,8 @@ def register_table(conn: Connection, info: TableInfo, file_key: str) -> TableInf
 def store_table(home: Home, folder: Path) -> TableInfo:
     """Puts a table's data into the files, then makes it known; doing so twice does it once.
 
+    What the files hold already is read, and replaced where it is not what was built.
+
     Args:
         home: the installation.
         folder: as ``TableBuilder`` left it.
@@ -88,7 +90,7 @@ def store_table(home: Home, folder: Path) -> TableInfo:
     data = folder / DATA_FILE
     check_data(data, info, verify=True)
     key = put_content(
-        home.files, data, folder="tables", suffix="mdb", digest=info.sha256, final=True
+        home.files, data, folder="tables", suffix="mdb", digest=info.sha256, final=True, verify=True
     )
     with home.store.write(TABLES) as conn:
         if not home.files.exists(key):  # it was removed with a table that had the same content
@@ -99,7 +101,8 @@ def store_table(home: Home, folder: Path) -> TableInfo:
 def place_table(home: Home, info: TableInfo, folder: Path) -> None:
     """Puts a table that was just stored where ``fetch_table`` finds it on this machine.
 
-    It was verified when it was stored: a server here need not read it whole once more.
+    It was verified when it was stored: a server here need not read it whole once more. What is
+    there already is read, and replaced where it is not what was built.
 
     Args:
         home: the installation.
@@ -109,8 +112,8 @@ def place_table(home: Home, info: TableInfo, folder: Path) -> None:
     Raises:
         Corrupted: it cannot be placed.
     """
-    placed = home.cache_path / "tables" / info.id
-    if not _is_whole(placed, info):
+    placed = folder_of(home, info.id)
+    if not _is_whole(placed, info, verify=True):
         _place_copy(folder / DATA_FILE, placed, info)
 
 
@@ -218,11 +221,11 @@ def _read(document: str) -> TableInfo:
     return info_decoder.decode(document)
 
 
-def _is_whole(folder: Path, info: TableInfo) -> bool:
+def _is_whole(folder: Path, info: TableInfo, *, verify: bool = False) -> bool:
     try:
         if read_info(folder) != info:
             return False
-        check_data(folder / DATA_FILE, info, verify=False)
+        check_data(folder / DATA_FILE, info, verify=verify)
     except Corrupted:
         return False
     return True
@@ -251,7 +254,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _place(temporary: Path, folder: Path, info: TableInfo) -> None:
-    if folder.exists() and not _is_whole(folder, info):
+    if folder.exists() and not _is_whole(folder, info, verify=True):
         # Renamed first: a process that has the damaged folder open keeps what it has.
         folder.rename(temporary.with_suffix(".damaged.tmp"))
         shutil.rmtree(temporary.with_suffix(".damaged.tmp"), ignore_errors=True)
