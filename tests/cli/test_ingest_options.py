@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 HEAD = ("id", "price", "town")
@@ -30,6 +31,18 @@ def test_flags_say_how_text_is_written(cli: Any) -> None:
     assert (told.code, "utf-99" in told.err) == (2, True)
     told = cli("ingest", "more", "more.csv", "--delimiter", "||")
     assert (told.code, "delimiter" in told.err) == (2, True)
+    for flag, said in (("--delimiter", "\n"), ("--encoding", "zlib"), ("--encoding", "idna")):
+        told = cli("ingest", "more", "more.csv", flag, said)
+        assert (told.code, f"{flag[2:]} " in told.err, repr(said) in told.err) == (2, True, True)
+
+
+def test_the_help_shows_what_may_be_typed(cli: Any) -> None:
+    """A tab as the help writes it is taken as it stands there."""
+    shown = re.search(r"(\S+)\s+is[\s│]+a tab", cli("ingest", "--help").out)
+    assert shown is not None
+    (cli.folder / "tab.csv").write_text(_text("\t"), "utf-8")
+    found = cli("ingest", "tabs", "tab.csv", "--delimiter", shown[1], "--json").json()
+    assert (shown[1], found["accepted"]) == (r"\t", 60)
 
 
 def test_a_flag_leaves_the_other_options_as_they_are(cli: Any) -> None:

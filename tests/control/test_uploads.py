@@ -259,6 +259,11 @@ def test_a_file_that_cannot_be_read_fails(
         ({"create": "true", "files": "x.csv"}, {}, (400, "'files' is no parameter")),
         ({"create": "true", "wait_s": "61"}, {}, (400, "wait_s is '61'")),
         ({"create": "true", "lateness_s": "soon"}, {}, (400, "lateness_s is 'soon'")),
+        ({"create": "true", "delimiter": "\n"}, {}, (400, r"delimiter is '\n'")),
+        ({"create": "true", "delimiter": "||"}, {}, (400, "delimiter is '||'")),
+        ({"create": "true", "encoding": "zlib"}, {}, (400, "encoding 'zlib'")),
+        ({"create": "true", "encoding": "rot13"}, {}, (400, "encoding 'rot13'")),
+        ({"create": "true", "encoding": "idna"}, {}, (400, "encoding 'idna'")),
         ({"create": "true"}, {"content-type": "image/png"}, (400, "image/png", "text/csv")),
         (
             {"create": "true", "file": "a.parquet"},

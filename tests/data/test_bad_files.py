@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +188,52 @@ def test_other_encodings_are_read_if_declared(
     assert read_snapshot(home, result.snapshot).column("name")[7].as_py() == "Zürich"
     with pytest.raises(InvalidInput, match="'klingon' is not known"):
         ingest(home, "y", [path], options=DatasetOptions(encoding="klingon"))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        *(
+            ({"encoding": name}, f"encoding {name[:40]!r} is not known")
+            for name in (
+                *("hex", "base64", "zlib", "bz2", "quopri", "uu", "rot13", "idna", "punycode"),
+                *("undefined", "", "a\0b", "\ud800", "x" * 99),
+            )
+        ),
+        *(
+            ({"delimiter": sign}, f"delimiter is {sign!r}")
+            for sign in ("\n", "\r", "\0", '"', "é", "\ud800")
+        ),
+    ],
+)
+def test_what_no_text_is_written_with_is_refused(
+    said: dict[str, str], words: str, home: Home, tmp_path: Path
+) -> None:
+    """By name and value, before a file is read; nothing is recorded."""
+    path = _write(tmp_path / "a.csv", GOOD.encode())
+    with pytest.raises(InvalidInput, match=re.escape(words)) as told:
+        ingest(home, "x", [path], options=DatasetOptions(**said))
+    assert told.value.remedy
+    assert list_datasets(home) == []
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content"),
+    [
+        ("utf-16", GOOD.encode()),
+        ("utf-16", GOOD.encode("utf-16")[:-1]),
+        ("utf-32", GOOD.encode()),
+        ("unicode_escape", GOOD.replace("n7", r"\ud800").encode()),
+    ],
+)
+def test_bytes_that_a_declared_encoding_cannot_pass_over_are_told(
+    encoding: str, content: bytes, home: Home, tmp_path: Path
+) -> None:
+    """With the file and the encoding; a row alone cannot be held for them."""
+    path = _write(tmp_path / "a.csv", content)
+    with pytest.raises(InvalidInput, match=rf"a\.csv is not text of encoding '{encoding}'"):
+        ingest(home, "x", [path], options=DatasetOptions(encoding=encoding))
+    assert list_datasets(home) == []
 
 
 def test_compressed_files_are_what_they_hold(home: Home, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
             float | None, typer.Option(help="Rows older than the newest by more are held as late.")
         ] = None,
         delimiter: Annotated[
-            str | None, typer.Option(help="The sign between CSV fields; \\\\t is a tab.")
+            str | None, typer.Option(help=r"The sign between CSV fields; \t is a tab.")
         ] = None,
         encoding: Annotated[
             str | None, typer.Option(help="Of CSV text, as Python names it.")

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
+from tidemill.data.text_options import decoder_of, delimiter_of
 from tidemill.data.upload_records import UploadTerms
 from tidemill.foundation.errors import InvalidInput, TooLarge
 from tidemill.foundation.names import new_id
@@ -42,8 +43,8 @@ PARAMETERS = {
     "key": "Columns that name a row, with commas, as of tidemill ingest.",
     "time": "The column of a row's event time.",
     "lateness_s": "Rows older than the newest by more are held as late.",
-    "delimiter": "The sign between CSV fields.",
-    "encoding": "Of CSV text.",
+    "delimiter": "The sign between CSV fields; \\t is a tab.",
+    "encoding": "Of CSV text, as Python names it.",
     "create": "true: the dataset may be new.",
     "wait_s": f"How long the answer waits for the ingest, 0 to {MAX_WAIT_S}; else {WAIT_S}.",
 }
@@ -114,8 +115,8 @@ def read_request(request: Request, *, by: str) -> UploadRequest:
         key=_columns(query.get("key")),
         time=query.get("time") or None,
         lateness_s=_seconds(query.get("lateness_s")),
-        delimiter=query.get("delimiter") or None,
-        encoding=query.get("encoding") or None,
+        delimiter=_delimiter(query.get("delimiter")),
+        encoding=_encoding(query.get("encoding")),
         length=length,
         sha256=_digest(headers, "repr-digest"),
         named=bool(query.get("upload")),
@@ -163,6 +164,16 @@ def _file(said: str | None, media: str | None) -> str:
 
 def _columns(said: str | None) -> tuple[str, ...] | None:
     return tuple(part.strip() for part in said.split(",")) if said else None
+
+
+def _delimiter(said: str | None) -> str | None:
+    return delimiter_of(said) if said else None
+
+
+def _encoding(said: str | None) -> str | None:
+    if said:
+        decoder_of(said)
+    return said or None
 
 
 def _seconds(said: str | None) -> float | None:

@@ -52,6 +52,7 @@ from tidemill.data.schema_files import read_schema
 from tidemill.data.snapshot_drift import drift_refusal
 from tidemill.data.snapshots import batches_of
 from tidemill.data.sources import Source, locate, read
+from tidemill.data.text_options import decoder_of, delimiter_of
 from tidemill.data.validation import Rule, merge_anomalies
 from tidemill.data.volume import off_volume
 from tidemill.foundation.errors import Conflict, InvalidInput
@@ -140,9 +141,12 @@ def _checked(options: DatasetOptions | None) -> DatasetOptions | None:
     if options is None:
         return None
     try:
-        return msgspec.convert(msgspec.to_builtins(options), DatasetOptions)
+        options = msgspec.convert(msgspec.to_builtins(options), DatasetOptions)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the options are wrong: {error}", remedy="Correct them.") from error
+    delimiter_of(options.delimiter)
+    decoder_of(options.encoding)
+    return options
 
 
 def _known(home: Home, dataset: Dataset, files: list[SourceFile]) -> dict[str, SeenSource]:

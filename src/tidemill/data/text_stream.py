@@ -12,6 +12,7 @@ from typing import IO, Protocol
 
 from tidemill.data.batches import Progress, SourceFile, written_to
 from tidemill.data.records import DatasetOptions
+from tidemill.data.text_options import decoder_of
 from tidemill.foundation.errors import InvalidInput
 
 
@@ -93,14 +94,9 @@ class _Reader:
         self._plain = plain
         self._raw = raw
         self._progress = progress
-        try:
-            name = codecs.lookup(encoding).name
-            decoder = codecs.getincrementaldecoder(name)
-        except LookupError as error:
-            raise InvalidInput(
-                f"encoding {encoding[:40]!r} is not known", remedy="Use utf-8, latin-1, cp1252, …"
-            ) from error
-        self._decoder = None if name == "utf-8" else decoder("surrogateescape")
+        self._encoding = encoding
+        decoder = decoder_of(encoding)
+        self._decoder = None if codecs.lookup(encoding).name == "utf-8" else decoder
 
     def read(self, size: int, /) -> bytes:
         data = self._plain.read(size)
@@ -110,7 +106,14 @@ class _Reader:
         self._progress(done, self._size)
         if self._decoder is None:
             return data
-        text = self._decoder.decode(data, final=not data)
-        if data and not text:
-            return self.read(size)  # a character cut in two: its rest comes next
-        return text.encode("utf-8", "surrogateescape")
+        try:
+            text = self._decoder.decode(data, final=not data)
+            if data and not text:
+                return self.read(size)  # a character cut in two: its rest comes next
+            return text.encode("utf-8", "surrogateescape")
+        except UnicodeError as error:
+            raise InvalidInput(
+                f"{self._name} is not text of encoding {self._encoding[:40]!r}: "
+                f"{getattr(error, 'reason', error)}",
+                remedy="Say the encoding in which it was written.",
+            ) from error

@@ -11,6 +11,7 @@ from tidemill.data.catalog import get_dataset
 from tidemill.data.ingest import ingest
 from tidemill.data.records import DatasetOptions, IngestResult
 from tidemill.data.sources import Source
+from tidemill.data.text_options import delimiter_of
 from tidemill.foundation.errors import NotFound
 from tidemill.foundation.home import Home
 from tidemill.recipes.recipe import recipes_of
@@ -56,8 +57,8 @@ def take(
         for field in options.__struct_fields__
         if field != "schema" and (value := getattr(options, field)) is not None
     }
-    if said.get("delimiter") == "\\t":
-        said["delimiter"] = "\t"
+    if options.delimiter is not None:
+        said["delimiter"] = delimiter_of(options.delimiter)
     judged = _declared(home, name)
     if said:
         judged = msgspec.structs.replace(judged or _stored(home, name), **said)
