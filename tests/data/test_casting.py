@@ -112,6 +112,8 @@ def test_typed_floats_become_integers_where_they_are(numbers: list[float | None]
         (["1"] * 97 + ["9" * 26] * 3, "int64"),
         (["1"] * 80 + ["NaN"] * 20, "float64"),
         (["0.5", "9" * 26], "float64"),
+        (["1", *(str((1 << 62) + i) for i in range(7)), "NaN", "NaN"], "float64"),
+        (["1", *(str((1 << 62) + i) for i in range(18)), "NaN"], "int64"),
     ],
 )
 def test_the_large_majority_decides_the_type(values: list[str], kind: str) -> None:
@@ -152,3 +154,12 @@ def test_decimals_are_rounded_as_their_text_is(digits: int, scale: int) -> None:
     value = Decimal(digits).scaleb(-scale, Context(prec=40))
     found = cast(pa.array([value], pa.decimal128(38, scale)), "float64", ())
     assert found.values.to_pylist() == [float(value)]
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 60))
+def test_integers_that_fit_are_never_text(short: int, long: int, missing: int) -> None:
+    """However many of which length: beside NaN they are floats, or integers if it is rare."""
+    texts = ["7"] * short + [str(1 << 62)] * long + ["NaN"] * missing
+    rare = short + long >= 19 * missing
+    kind = "int64" if rare else "float64"
+    assert infer_type(pa.array(texts), NULLS) == kind

@@ -122,19 +122,23 @@ def _decimal_type(column: pa.Array) -> Type:
 
 def _number_type(text: pa.Array) -> Type:
     """Returns the type of texts of which nearly all are numbers."""
-    if _share(text, _PADDED + r"[0-9]*$") > 0:
+    if _count(text, _PADDED + r"[0-9]*$"):
         return "string"
-    whole = _share(text, _WHOLE)
-    if _share(text, _FLOAT) > whole:
+    whole = _count(text, _WHOLE)
+    if _count(text, _FLOAT) > whole:
         return "float64"
-    fitting = _share(text, _INT) + _long_ints(text) / len(text)
-    if fitting >= MAJORITY:
+    fitting = _count(text, _INT) + _long_ints(text)
+    if fitting / len(text) >= MAJORITY:
         return "int64"
     return "string" if whole > fitting else "float64"
 
 
 def _share(text: pa.Array, pattern: str) -> float:
-    return (pc.sum(pc.match_substring_regex(text, pattern)).as_py() or 0) / len(text)
+    return _count(text, pattern) / len(text)
+
+
+def _count(text: pa.Array, pattern: str) -> int:
+    return int(pc.sum(pc.match_substring_regex(text, pattern)).as_py() or 0)
 
 
 def _long_ints(text: pa.Array) -> int:
