@@ -194,10 +194,10 @@ def test_every_metric_is_in_operations() -> None:
     } == metric_names()
 
 
-def test_every_admin_route_is_in_operations() -> None:
+def test_every_admin_route_is_in_operations(home: Home) -> None:
     """Each path of the admin API is on the page, under its method."""
     text = page("docs/guide/operations.md")
-    app = admin_app(None, None, Instruments())
+    app = admin_app(home, None, Instruments())
     for route in app.routes:
         (method,) = set(route.methods) - {"HEAD"}
         assert f"`{method} {route.path}`" in text
