@@ -37,14 +37,17 @@ def sums(tmp_path: Path) -> Iterator[Home]:
         yield home
 
 
-def ask(home: Home) -> None:
+ASKED = [0.0] * 5 + [1.0] * 4 + [2.0] * 3 + [3.0] * 2 + [4.0]
+
+
+def ask(home: Home, *, asked: Any = ASKED, by: str = "gateway-1") -> None:
     """Writes the questions to the ledger."""
-    with LedgerWriter(home.ledger_path, "gateway-1") as ledger:
-        for number, a in enumerate([0.0] * 5 + [1.0] * 4 + [2.0] * 3 + [3.0] * 2 + [4.0]):
+    with LedgerWriter(home.ledger_path, by) as ledger:
+        for number, a in enumerate(asked):
             ledger.append_predictions(
                 [
                     PredictionRecord(
-                        request_id=f"r{number}",
+                        request_id=f"{by}-{number}",
                         time=home.clock.now(),
                         application="sums",
                         version=1,
@@ -76,6 +79,27 @@ def test_the_table_is_what_was_asked_most_and_the_rest_is_declared(sums: Home) -
     assert declared(sums, key=["a"], head_keys=3, slo_ms=50.0).changes == ()
     declared(sums, head_keys=0)
     assert get_deployment(sums, "sums").versions[0].table is None
+
+
+def test_keys_are_counted_as_they_are_represented(sums: Home) -> None:
+    """As the plan counts them; a table that is short is built again once there are more keys."""
+    ask(sums)
+    terms = {"key": ["a"], "represent": {"a": "bucket(1.5, 3.5)"}}
+
+    def rows() -> int:
+        return get_table(sums.store, str(get_deployment(sums, "sums").versions[0].table)).rows
+
+    declared(sums, **terms, head_keys=2)
+    assert rows() == 2
+    declared(sums, **terms, head_keys=3)
+    assert rows() == 3
+    declared(sums, key=["a"], represent={}, head_keys=6)
+    assert rows() == 5
+    assert declared(sums, head_keys=6).changes == ()
+    ask(sums, asked=[5.0, 5.0, 6.0], by="gateway-2")
+    assert declared(sums, head_keys=6).changes != ()
+    assert rows() == 6
+    assert declared(sums, head_keys=6).changes == ()
 
 
 def test_what_cannot_be_built_changes_nothing(sums: Home) -> None:

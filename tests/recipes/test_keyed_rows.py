@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from tidemill.foundation.settings import Settings
 from tidemill.models.packagers.onnx import package_onnx
 from tidemill.models.registry import Registry
 from tidemill.models.runtimes.onnx import OnnxRuntime
-from tidemill.recipes import keyed_rows, table
+from tidemill.recipes import asked_keys, keyed_rows, table
+from tidemill.recipes.asked_keys import AskedKeys
 from tidemill.recipes.keyed_rows import (
     rows_of_domain,
     rows_of_files,
@@ -199,6 +201,26 @@ def test_the_ledger_gives_what_was_asked_the_most_frequent_first(
     assert all_rows(rows_of_ledger(home, "app", ("a", "b"), head=2)) == rows[:2]
     with pytest.raises(InvalidInput, match="holds none"):
         rows_of_ledger(home, "app", ("a", "b"), head=0)
+
+
+def test_a_head_of_the_ledger_is_of_keys(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All questions about as many keys, whose questions count together, represented or not."""
+    rows = [(1, 1), (1, 2), (1, 3), (2, 5), (2, 5), (8, 9)]
+    asked = [f'{{"a":{a},"b":{b}}}' for a, b in rows] + ['{"a":9}'] * 9
+    part = pa.table({"inputs": pa.array(asked, pa.large_string())})
+    monkeypatch.setattr(asked_keys, "each_part", lambda *_: iter([part, part]))
+
+    def of(head: int, key: tuple[str, ...], **represent: str) -> set[tuple[int, int]]:
+        source = rows_of_ledger(home, "app", ("a", "b"), head=head, key=key, represent=represent)
+        return {(row["a"], row["b"]) for row in all_rows(source)}
+
+    assert of(1, ("a", "b")) == {(2, 5)}
+    assert of(1, ("a",)) == {(1, 1), (1, 2), (1, 3)}
+    assert of(2, ("a",)) == {(1, 1), (1, 2), (1, 3), (2, 5)}
+    assert of(1, ("a",), a="step(10)") == {(1, 1), (1, 2), (1, 3), (2, 5)}
+    counted = AskedKeys(home=home, application="app", inputs=("a", "b"), key=("a",))
+    assert counted.count() == 3
+    assert replace(counted, represent={"a": "step(10)"}).count() == 2
 
 
 def asked(home: Home, first: int, last: int) -> None:

@@ -86,7 +86,7 @@ def _register_build(group: typer.Typer) -> None:
             bool, typer.Option("--ledger", help="What the application was asked.")
         ] = False,
         head: Annotated[
-            int | None, typer.Option(help="With --ledger: so many questions, the most frequent.")
+            int | None, typer.Option(help="With --ledger: so many keys, the most frequent.")
         ] = None,
         key: Annotated[
             str | None,
@@ -137,8 +137,9 @@ def _register_build(group: typer.Typer) -> None:
             count_progress(on, f"scoring keys of {application}") as progress,
         ):
             rows = elsewhere or rollout.keyed_rows(
-                on.home, application, snapshot=snapshot, sql=sql, domain=domain, head=head
-            )
+                on.home, application, snapshot=snapshot, sql=sql, domain=domain, head=head,
+                key=columns, represent=None if represent is None else declarations(represent),
+            )  # fmt: skip
             done = rollout.build_live_table(
                 on.home, application, rows, key=columns, by="cli",
                 represent=None if represent is None else declarations(represent),

@@ -43,7 +43,7 @@ class VersionEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class ApplicationEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a document says of one application; what is unset stays as it is.
 
-    ``head_keys`` is how many of its most frequent questions a table is to answer: it is built
+    ``head_keys`` is how many of its most frequent keys a table is to answer: it is built
     before the rest is declared (``control.planned``); 0 takes the tables away.
     """
 

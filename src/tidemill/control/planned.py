@@ -12,7 +12,7 @@ from tidemill.control.applications import ApplicationChange, Applied
 from tidemill.control.deployments import get_deployment, profiled
 from tidemill.control.differences import Difference
 from tidemill.control.documents import ApplicationEntry, Document, VersionEntry
-from tidemill.control.rollout import Progress, answering, build_live_table, keyed_rows
+from tidemill.control.rollout import Progress, answering, build_live_table, count_asked, keyed_rows
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
 from tidemill.serving.plan import Deployment
@@ -101,7 +101,10 @@ def _without_head(present: Deployment, entry: ApplicationEntry, head: int) -> Ap
 def _head_change(
     home: Home, present: Deployment, entry: ApplicationEntry, head: int
 ) -> list[ApplicationChange]:
-    """Returns what is to be built, in one change; none where the live table is that one."""
+    """Returns what is to be built, in one change; none where the live table is that one.
+
+    A table of fewer keys is that one only where the ledger has no more of them.
+    """
     if not head:
         return []
     key, represent = _key(present, entry)
@@ -112,6 +115,10 @@ def _head_change(
         and info.source == keyed_rows(home, present.application, head=head).name
         and tuple(name for name, _ in info.key) == key
         and dict(info.represent) == represent
+        and (
+            info.rows >= head
+            or info.rows >= count_asked(home, present.application, key=key, represent=represent)
+        )
     ):
         return []
     was = None if info is None else info.rows
@@ -148,7 +155,7 @@ def _build(
     built = build_live_table(
         home,
         name,
-        keyed_rows(home, name, head=head),
+        keyed_rows(home, name, head=head, key=key or None, represent=represent),
         key=key or None,
         represent=represent,
         by=by,

@@ -13,6 +13,7 @@ from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.home import Home
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
+from tidemill.recipes.asked_keys import AskedKeys
 from tidemill.recipes.chunks import Where
 from tidemill.recipes.keyed_rows import (
     KeyedRows,
@@ -62,6 +63,8 @@ def keyed_rows(
     sql: str | None = None,
     domain: str | None = None,
     head: int | None = None,
+    key: tuple[str, ...] | None = None,
+    represent: Mapping[str, str] | None = None,
 ) -> KeyedRows:
     """Returns a table's source as it was named; without a name, what the application was asked.
 
@@ -71,7 +74,9 @@ def keyed_rows(
         snapshot: a dataset, or ``NAME@ID``.
         sql: a query of the warehouse.
         domain: a dataset whose schema's domains are combined.
-        head: of what was asked, so many.
+        head: of what was asked, so many keys.
+        key: the columns of those; as deployed if None.
+        represent: what represents some of them; as deployed if None.
 
     Raises:
         NotFound: there is no such application, dataset or snapshot.
@@ -81,12 +86,32 @@ def keyed_rows(
         return rows_of_snapshot(home, snapshot)
     if sql is not None:
         return rows_of_sql(home, sql)
-    version = answering(get_deployment(home, application))
-    manifest = read_manifest(Registry(home).fetch(version.model, version.version))
-    inputs = {column.name: column.type for column in manifest.signature.inputs}
+    deployment = get_deployment(home, application)
+    inputs = _inputs(home, deployment)
     if domain is not None:
         return rows_of_domain(home, domain, inputs)
-    return rows_of_ledger(home, application, tuple(inputs), head=head)
+    columns, own = profiled(deployment, key, represent)
+    return rows_of_ledger(home, application, tuple(inputs), head=head, key=columns, represent=own)
+
+
+def count_asked(
+    home: Home, application: str, *, key: tuple[str, ...], represent: Mapping[str, str]
+) -> int:
+    """Returns how many keys the ledger has of what an application was asked.
+
+    Raises:
+        NotFound: there is no such application.
+    """
+    inputs = tuple(_inputs(home, get_deployment(home, application)))
+    return AskedKeys(
+        home=home, application=application, inputs=inputs, key=key, represent=represent
+    ).count()
+
+
+def _inputs(home: Home, deployment: Deployment) -> dict[str, str]:
+    version = answering(deployment)
+    manifest = read_manifest(Registry(home).fetch(version.model, version.version))
+    return {column.name: column.type for column in manifest.signature.inputs}
 
 
 def build_live_table(

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -29,6 +30,7 @@ from tidemill.data.snapshots import get_snapshot, list_snapshots, snapshot_paths
 from tidemill.data.sources import SUFFIXES, locate, read
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home
+from tidemill.recipes.asked_keys import AskedKeys
 
 MAX_DOMAIN_ROWS = 20_000_000
 """More combinations than that are no domain to store whole."""
@@ -122,7 +124,13 @@ def rows_of_snapshot(home: Home, told: str) -> KeyedRows:
 
 
 def rows_of_ledger(
-    home: Home, application: str, inputs: Sequence[str], *, head: int | None = None
+    home: Home,
+    application: str,
+    inputs: Sequence[str],
+    *,
+    head: int | None = None,
+    key: Sequence[str] = (),
+    represent: Mapping[str, str] = MappingProxyType({}),
 ) -> KeyedRows:
     """Returns what an application was asked, each distinct question once, the most frequent first.
 
@@ -133,13 +141,23 @@ def rows_of_ledger(
         home: the installation.
         application: who was asked.
         inputs: of its model.
-        head: only so many, the most frequent.
+        head: only those about so many keys, the most frequent.
+        key: its columns; without any, each question is a key.
+        represent: what represents some of the key's columns.
 
     Raises:
         InvalidInput: the head is not positive.
     """
     if head is not None and head < 1:
         raise InvalidInput(f"a head of {head} keys holds none", remedy="Give 1 or more.")
+
+    def of_keys() -> Iterator[pa.RecordBatch]:
+        asked = AskedKeys(
+            home=home, application=application, inputs=inputs, key=key, represent=represent
+        )
+        for texts in asked.head(head or 0):
+            rows = [orjson.loads(each) for each in texts]
+            yield pa.RecordBatch.from_pydict({name: [row[name] for row in rows] for name in inputs})
 
     def batches() -> Iterator[pa.RecordBatch]:
         parts = each_part(home.ledger_path, application)
@@ -168,8 +186,10 @@ def rows_of_ledger(
     of = "" if head is None else f"the {head} most frequent of "
     return KeyedRows(
         name=f"{of}what {application} was asked",
-        batches=batches,
-        identity=repr(("ledger", application, tuple(inputs), head)),
+        batches=of_keys if head is not None and key else batches,
+        identity=repr(
+            ("ledger", application, tuple(inputs), head, tuple(key), sorted(represent.items()))
+        ),
         lasting_s=_LEDGER_LASTS_S,
     )
 
