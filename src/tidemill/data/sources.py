@@ -10,8 +10,10 @@ Every row comes out once: in a batch's table, or among its unreadable rows.
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from errno import EACCES
 from pathlib import Path
 
 from tidemill.data.arrow_source import MAGIC, read_arrow, read_parquet
@@ -22,7 +24,7 @@ from tidemill.data.csv_source import read_csv
 from tidemill.data.elsewhere import Elsewhere
 from tidemill.data.json_source import read_json_lines
 from tidemill.data.records import Anomaly, DatasetOptions, SourceRecord
-from tidemill.data.spans import is_pattern, read_pattern, resolve, span_note
+from tidemill.data.spans import is_pattern, read_glob, read_pattern, resolve, span_note
 from tidemill.data.sql_source import SqlSource, is_database
 from tidemill.data.text_stream import first_bytes
 from tidemill.foundation.errors import InvalidInput, NotFound
@@ -165,9 +167,12 @@ def _expand(source: Path | str, notes: list[Anomaly]) -> list[Path]:
     if is_pattern(str(source)):
         return _newest(str(source), notes)
     path = Path(source)
-    if not path.is_dir():
-        return [path]
-    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    try:
+        if not path.is_dir():
+            return [path]
+        inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise _unreadable(storable(path), error) from error
     files = [entry for entry in inside if entry.name.lower().endswith(SUFFIXES)]
     if not files:
         raise InvalidInput(
@@ -188,9 +193,27 @@ def _expand(source: Path | str, notes: list[Anomaly]) -> list[Path]:
 
 def _newest(text: str, notes: list[Anomaly]) -> list[Path]:
     pattern = read_pattern(text)
+    _check_open(text)
     found = resolve(pattern, glob.glob(pattern.glob))  # noqa: PTH207 - it may be absolute
     notes.append(span_note(text, found))
     return [path for one in found.paths for path in _expand(one, notes)]
+
+
+def _check_open(text: str) -> None:
+    """Refuses a pattern if one of its folders is closed: what is newest might be in there."""
+    parts = text.split("/")
+    for place in range(1, len(parts)):
+        wanted = os.X_OK | (os.R_OK if set(parts[place]) & set("{*?") else 0)
+        where, regex = read_glob("/".join(parts[:place]) or "/")
+        folders = filter(regex.fullmatch, glob.glob(where))  # noqa: PTH207 - it may be absolute
+        for folder in sorted(folders):
+            if Path(folder).is_dir() and not os.access(folder, wanted):
+                closed = PermissionError(EACCES, os.strerror(EACCES))
+                raise _unreadable(storable(Path(folder)), closed)
+
+
+def _unreadable(name: str, error: OSError) -> InvalidInput:
+    return InvalidInput(f"{name} cannot be read: {error.strerror}", remedy="Check its permissions.")
 
 
 def _look(path: Path, known_as: str | None = None) -> SourceFile:
@@ -203,9 +226,7 @@ def _look(path: Path, known_as: str | None = None) -> SourceFile:
     except FileNotFoundError as error:
         raise NotFound(f"{name} does not exist", remedy="Check the path.") from error
     except OSError as error:
-        raise InvalidInput(
-            f"{name} cannot be read: {error.strerror}", remedy="Check its permissions."
-        ) from error
+        raise _unreadable(name, error) from error
     return SourceFile(path=path, record=record, stamp=stamp)
 
 

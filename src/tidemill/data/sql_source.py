@@ -259,7 +259,13 @@ def _only_reading(url: sa.URL) -> sa.URL:
         raise InvalidInput(
             "the URL of a file of SQLite has a URL within it", remedy="Use sqlite:///PATH."
         )
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise InvalidInput(
+            f"{path} cannot be read: {error.strerror}", remedy="Check its permissions."
+        ) from error
+    if not found:
         raise NotFound(f"{path} does not exist", remedy="Check the path.")
     return url.set(
         database=f"file:{quote(str(path.absolute()))}", query={"mode": "ro", "uri": "true"}
