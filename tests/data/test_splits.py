@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -71,3 +75,18 @@ def test_what_makes_no_split_is_refused() -> None:
         split_by_time(table, "t", PARTS)
     with pytest.raises(InvalidInput, match="not a time"):
         split_by_time(table, "s", PARTS)
+
+
+def test_frames_are_split_as_tables_are() -> None:
+    """Arrow tables, Polars and pandas frames have the same parts, by hash, group and time."""
+    table = pa.table({"id": list(range(200)), "g": [f"g{i % 7}" for i in range(200)]})
+    splits: list[Callable[[Any], dict[str, pa.Table]]] = [
+        lambda rows: split_by_hash(rows, ["id"], PARTS, seed=3),
+        lambda rows: split_by_group(rows, "g", PARTS),
+        lambda rows: split_by_time(rows, "id", PARTS),
+    ]
+    for split in splits:
+        found = [split(one) for one in (table, pl.from_arrow(table), table.to_pandas())]
+        for name in PARTS:
+            assert found[0][name].to_pydict() == found[1][name].to_pydict()
+            assert found[0][name].to_pydict() == found[2][name].to_pydict()

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tidemill.data.frames import as_table
 from tidemill.data.keys import hash_rows
 from tidemill.data.mixing import mix
 from tidemill.foundation.errors import InvalidInput
@@ -23,9 +25,15 @@ Fractions = Mapping[str, float]
 
 
 def split_by_hash(
-    table: pa.Table, columns: Sequence[str], fractions: Fractions, *, seed: int = 0
+    data: Any, columns: Sequence[str], fractions: Fractions, *, seed: int = 0
 ) -> dict[str, pa.Table]:
     """Splits by the hash of some columns: rows equal in them are in the same part.
+
+    Args:
+        data: an Arrow table, or a Polars or pandas frame; parts are Arrow tables.
+        columns: what is hashed, in this order.
+        fractions: the share of each part.
+        seed: another one gives other parts.
 
     Raises:
         InvalidInput: a column isn't there, or the fractions don't add up to 1.
@@ -36,6 +44,7 @@ def split_by_hash(
         >>> parts["train"].num_rows + parts["eval"].num_rows
         1000
     """
+    table = _taken(as_table(data))
     if not columns:
         raise InvalidInput("no column to split by", remedy="Name at least one.")
     _check_columns(table, columns)
@@ -46,23 +55,24 @@ def split_by_hash(
 
 
 def split_by_group(
-    table: pa.Table, column: str, fractions: Fractions, *, seed: int = 0
+    data: Any, column: str, fractions: Fractions, *, seed: int = 0
 ) -> dict[str, pa.Table]:
     """Splits whole groups: all rows with one value of the column are in the same part.
 
     Raises:
         InvalidInput: the column isn't there, or the fractions don't add up to 1.
     """
-    return split_by_hash(table, [column], fractions, seed=seed)
+    return split_by_hash(data, [column], fractions, seed=seed)
 
 
-def split_by_time(table: pa.Table, column: str, fractions: Fractions) -> dict[str, pa.Table]:
+def split_by_time(data: Any, column: str, fractions: Fractions) -> dict[str, pa.Table]:
     """Splits by time, earliest part first: no part has a row as early as the part before it.
 
     Raises:
         InvalidInput: the column isn't there, isn't a number or a time, or has a row without
             value; or the fractions don't add up to 1.
     """
+    table = _taken(as_table(data))
     _check_columns(table, [column])
     values = table.column(column)
     if not (pa.types.is_temporal(values.type) or pa.types.is_primitive(values.type)):
@@ -79,6 +89,15 @@ def split_by_time(table: pa.Table, column: str, fractions: Fractions) -> dict[st
     )
     middle = before + 0.5 * np.bincount(inverse, minlength=len(moments))
     return _cut(table, (middle / max(table.num_rows, 1))[inverse], fractions)
+
+
+def _taken(table: pa.Table) -> pa.Table:
+    """Returns a table of which rows can be taken; of Polars' views of text Arrow takes none."""
+    for place, column in enumerate(table.schema):
+        if pa.types.is_string_view(column.type):
+            texts = table.column(place).cast(pa.large_string())
+            table = table.set_column(place, column.name, texts)
+    return table
 
 
 def _cut(
