@@ -292,3 +292,30 @@ def test_questions_without_a_column_of_the_key_are_skipped(tmp_path: Path) -> No
     assert read_served(tmp_path, "app", ("a",)).result().requests == 5
     with pytest.raises(InvalidInput, match="have no input 'c'"):
         read_served(tmp_path, "app", ("a", "c"))
+
+
+def test_without_a_key_each_question_counts_by_what_it_has_itself(tmp_path: Path) -> None:
+    """In whatever order they came, those with another column less too; what folds is one key."""
+    kinds = [{"a": 1.0, "b": 5.0}, {"a": 1.0}, {"a": 0.9, "b": 5.0}, {"b": 5.0}]
+    for name, order in (("forth", kinds), ("back", kinds[::-1])):
+        with LedgerWriter(tmp_path / name, "gateway-1") as ledger:
+            for at, inputs in enumerate(order):
+                ledger.append_predictions(
+                    [
+                        PredictionRecord(
+                            request_id=f"r{at}",
+                            time=1e9 + at,
+                            application="app",
+                            version=1,
+                            source="model",
+                            inputs={name: np.array([value]) for name, value in inputs.items()},
+                            outputs={"y": np.array([1.0])},
+                            n=1,
+                        )
+                    ]
+                )
+        found = read_served(tmp_path / name, "app", (), represent={"a": "step(0.5)"}).result()
+        assert (found.requests, found.skipped, found.cardinality) == (3, 1, 2)
+        assert {each.key for each in found.heavy} == {"a=1.0, b=5.0", "a=1.0"}
+        with pytest.raises(InvalidInput, match="have no input 'c'"):
+            read_served(tmp_path / name, "app", (), represent={"c": "step(1)"})

@@ -130,7 +130,7 @@ def read_served(
 
     A request's time is that of its answer: those that were answered in one turn of a gateway have
     the same one. Those that lack a column of the key, as they were asked before it was the key, are
-    skipped and counted.
+    skipped and counted; so are, without a key, those that lack a represented column.
 
     Args:
         ledger: its folder.
@@ -161,7 +161,7 @@ def read_served(
             if progress is not None:
                 progress(done, 0)
     if lacking is not None and not taken:
-        raise _no_input(application, key, orjson.loads(lacking))
+        raise _no_input(application, list(key or represent), orjson.loads(lacking))
     return seen
 
 
@@ -171,23 +171,30 @@ def _keys(
     """Returns the keys of the questions that have all of its columns, and which those are.
 
     Where some columns are represented, these are made of values as they are; all else is text.
+    Without a key, those that have all of the represented columns count, each by all that it has.
     """
     import pyarrow as pa  # noqa: PLC0415
 
     if not key and not represent:
         return pa.table({"key": inputs}), np.ones(len(inputs), np.bool_)
     rows = [orjson.loads(each) for each in inputs]
-    names = list(key or rows[0])
+    names = list(key or represent)
     whole = np.array([all(name in row for name in names) for row in rows], np.bool_)
     kept = [row for row, has in zip(rows, whole, strict=True) if has]
     if not represent or not kept:
-        texts = [", ".join(f"{name}={row[name]}" for name in names) for row in kept]
-        return pa.table({"key": pa.array(texts, pa.string())}), whole
-    columns = {}
-    for name in names:
-        values = [row[name] for row in kept]
-        columns[name] = pa.array(values if name in represent else map(str, values))
-    return represented_rows(pa.table(columns), represent), whole
+        return pa.table({"key": pa.array([_said(row, names) for row in kept], pa.string())}), whole
+    folded = {name: pa.array([row[name] for row in kept]) for name in names if name in represent}
+    stands = represented_rows(pa.table(folded), represent)
+    if key:
+        texts = {name: pa.array([str(row[name]) for row in kept]) for name in names}
+        columns = {name: stands[name] if name in represent else texts[name] for name in names}
+        return pa.table(columns), whole
+    alike = [{**row, **stood} for row, stood in zip(kept, stands.to_pylist(), strict=True)]
+    return pa.table({"key": [_said(row, sorted(row)) for row in alike]}), whole
+
+
+def _said(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={row[name]}" for name in names)
 
 
 def _no_input(application: str, key: Sequence[str], values: Mapping[str, Any]) -> InvalidInput:
