@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import subprocess
 import sys
 import tempfile
@@ -66,11 +67,38 @@ def here(home: Home, source: Path | pa.Table, **more: Any) -> TableInfo:
     return build_table(home, application="ratio", model="ratio", source=source, **given)
 
 
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder of one's own for clusters; sockets lie in it, so its name is short."""
+    with tempfile.TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def leave(place: Path) -> None:
+    """Leaves what builds that were killed before their folder had its name leave, and others."""
+    old = time.time() - 7_200.0
+    for name, inside in (
+        ("tm-new-bare", None), ("tm-new-locked", "lock"), ("tm-ray-half", "r"),
+        ("tm-new-young", "lock"), ("tm-new-others", "notes"),
+    ):  # fmt: skip
+        (place / name).mkdir()
+        if inside is not None:
+            (place / name / inside).touch()
+        if name != "tm-new-young":
+            os.utime(place / name, (old, old))
+
+
 @pytest.mark.timeout(240)
-def test_a_build_that_is_killed_goes_on_and_is_the_one_of_here(live: Home, source: Path) -> None:
-    """By kill -9, in the middle of the work; what it has is kept, and its cluster is gone."""
+def test_a_build_that_is_killed_goes_on_and_is_the_one_of_here(
+    live: Home, source: Path, place: Path
+) -> None:
+    """By kill -9, in the middle of the work; what it has is kept, and its cluster is gone.
+
+    So are folders that were never named, once they are old: a young one may be about to be locked.
+    """
+    leave(place)
     before = {each.id for each in list_tables(live.store, "ratio")}
-    folders = set(Path(tempfile.gettempdir()).glob("tm-ray-*"))
     process = subprocess.Popen(command(live, source), stderr=subprocess.PIPE)
     builds = live.cache_path / "builds"
     until = time.monotonic() + 100
@@ -80,7 +108,7 @@ def test_a_build_that_is_killed_goes_on_and_is_the_one_of_here(live: Home, sourc
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    left = set(Path(tempfile.gettempdir()).glob("tm-ray-*")) - folders
+    left = list(place.glob("tm-ray-*/lock"))
     assert {each.id for each in list_tables(live.store, "ratio")} == before
     kept = {path.name: path.stat().st_mtime_ns for path in builds.glob("*/scored-*.parquet")}
     assert kept
@@ -89,7 +117,8 @@ def test_a_build_that_is_killed_goes_on_and_is_the_one_of_here(live: Home, sourc
     )
     assert done.returncode == 0, done.stderr
     assert left
-    assert not any(each.exists() for each in left), "the next build removes what a killed one left"
+    stays = {path.name for path in place.glob("tm-*")}
+    assert stays == {"tm-new-young", "tm-new-others"}, "a build removes what killed ones left"
     (info,) = (each for each in list_tables(live.store, "ratio") if each.id not in before)
     build = list_builds(live.store, info.id)[0]
     assert (info.rows, build.resumed, build.cpu_s > 0.0) == (ROWS, True, True)

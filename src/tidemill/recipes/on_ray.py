@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidemill import __version__
+from tidemill.foundation.clock import SYSTEM_CLOCK
 from tidemill.foundation.environment import set_for_libraries
 from tidemill.foundation.errors import Conflict, TidemillError, Unavailable, WorkerLost
 from tidemill.foundation.locks import hold
@@ -42,7 +43,9 @@ STARTS_WITHIN_S = 180.0
 SILENCE_S = 120.0
 """Where no chunk has come back for so long, it is asked whether anything lives there still."""
 
-_FOLDER, _LOCK = "tm-ray-", "lock"
+_FOLDER, _NEW, _LOCK = "tm-ray-", "tm-new-", "lock"
+_NOBODYS_S = 3600.0
+"""A cluster's folder has its name and its lock long before it is so old."""
 _KNOCKS_S = 5.0
 _PIECE_BYTES = 16 << 20
 _TRIES_AGAIN = 3
@@ -298,19 +301,35 @@ def _own_folder() -> Iterator[Path]:
     Whoever has one holds the lock in it, from before it has its name; it goes with the process.
     """
     place = Path(tempfile.gettempdir())
-    for left in place.glob(f"{_FOLDER}*"):
+    for left in (*place.glob(f"{_FOLDER}*"), *place.glob(f"{_NEW}*")):
         with suppress(OSError, Conflict):  # it is somebody else's, or in use
-            if left.lstat().st_uid == os.getuid() and (left / _LOCK).is_file():
-                with hold(left / _LOCK, busy=Conflict(f"{left} is in use")):
-                    shutil.rmtree(left)
-    made = Path(tempfile.mkdtemp(prefix="tm-new-"))
-    folder = made.with_name(made.name.replace("tm-new-", _FOLDER))
+            _remove_left(left)
+    made = Path(tempfile.mkdtemp(prefix=_NEW))
+    folder = made.with_name(made.name.replace(_NEW, _FOLDER))
     try:
         with hold(made / _LOCK):
             made.rename(folder)
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left(folder: Path) -> None:
+    """Removes a cluster's folder whose build was killed; does nothing to any other.
+
+    Raises:
+        Conflict: it is in use.
+    """
+    status, named = folder.lstat(), folder.name.startswith(_FOLDER)
+    if status.st_uid != os.getuid():
+        return
+    if named and (folder / _LOCK).is_file():
+        with hold(folder / _LOCK, busy=Conflict(f"{folder} is in use")):
+            shutil.rmtree(folder)
+        return
+    ours = named or all(each.name == _LOCK for each in folder.iterdir())
+    if ours and SYSTEM_CLOCK.now() - status.st_mtime > _NOBODYS_S:  # else it may be locked next
+        shutil.rmtree(folder)
 
 
 def _knock(address: str) -> None:
