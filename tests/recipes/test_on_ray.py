@@ -125,6 +125,11 @@ def test_a_build_that_is_killed_goes_on_and_is_the_one_of_here(
     assert info.sha256 == here(live, source).sha256
 
 
+def scorers() -> list[psutil.Process]:
+    """The processes that score for this program, and for no other on this machine."""
+    return [each for each in psutil.Process().children(recursive=True) if "Scorer" in each.name()]
+
+
 @pytest.fixture(scope="module")
 def cluster(live: Home) -> Iterator[None]:
     """A cluster that this program has started itself."""
@@ -190,7 +195,7 @@ def test_a_chunk_whose_process_dies_is_scored_by_another(
     with actors(Registry(live).fetch("ratio", 1), asked, address=None, workers=2) as pool:
         for at in pool.scored(rows, todo, lambda at, made: kept.update({at: len(made.answers)})):
             if not killed:
-                killed = [each for each in psutil.process_iter() if "Scorer" in each.name()]
+                killed = scorers()
                 killed[0].kill()
             assert at in kept
     assert sorted(kept) == list(todo)
@@ -214,7 +219,7 @@ def test_a_cluster_that_falls_silent_ends_the_build(
             for at in pool.scored(rows, range(13), lambda at, made: None):
                 kept.append(at)
                 if not stopped:
-                    stopped = [p for p in psutil.process_iter() if "Scorer" in p.name()]
+                    stopped = scorers()
                     for each in stopped:
                         each.suspend()
     finally:
