@@ -16,6 +16,7 @@ from tidemill.data.held_rows import list_held, show_held
 from tidemill.data.ingest import ingest
 from tidemill.data.records import DatasetOptions, IngestResult
 from tidemill.data.schema import Column, Schema
+from tidemill.data.snapshot_checks import validate_snapshot
 from tidemill.data.snapshots import (
     get_snapshot,
     list_snapshots,
@@ -207,6 +208,37 @@ def test_a_missing_column_refuses_every_file(home: Home, tmp_path: Path) -> None
     (group,) = list_held(home, "sales")
     assert (group.reason, group.rows) == ("missing_column", 1)
     assert show_held(home, "sales").column("line").to_pylist() == [2]
+
+
+LABELLED = Schema(
+    columns=(
+        Column(name="id", type="int64"),
+        Column(name="label", type="bool", required=True, not_in_environment=("serving",)),
+    ),
+    default_environment=("training", "serving"),
+)
+
+
+def test_a_label_is_required_in_training_and_absent_in_serving(home: Home, tmp_path: Path) -> None:
+    """One schema judges both: served rows lack the label, training rows must not."""
+    (tmp_path / "served.csv").write_text("id\n1\n2\n")
+    (tmp_path / "more.csv").write_text("id\n3\nx\n")
+    served = DatasetOptions(environment="serving")
+    result = ingest(home, "served", [tmp_path / "served.csv"], options=served, schema=LABELLED)
+    assert (result.accepted, result.refused, result.anomalies) == (2, None, ())
+    later = ingest(home, "served", [tmp_path / "more.csv"])
+    assert (later.accepted, later.reasons) == (1, {"wrong_type": 1})
+    assert validate_snapshot(home, "served", environment="serving").report.anomalies == ()
+    found = validate_snapshot(home, "served", environment="training").report.anomalies
+    assert [(one.kind, one.column) for one in found] == [("FEATURE_TYPE_NOT_PRESENT", "label")]
+    for options in (DatasetOptions(), DatasetOptions(environment="training")):
+        name = options.environment or "all"
+        path = [tmp_path / "served.csv"]
+        result = ingest(home, name, path, options=options, schema=LABELLED)
+        assert result.reasons == {"missing_column": 2}
+    with pytest.raises(InvalidInput, match="no environment 'nowhere'"):
+        wrong = DatasetOptions(environment="nowhere")
+        ingest(home, "wrong", [tmp_path / "served.csv"], options=wrong, schema=LABELLED)
 
 
 def test_a_first_batch_that_is_refused_freezes_nothing(home: Home, tmp_path: Path) -> None:

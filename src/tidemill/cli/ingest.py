@@ -61,6 +61,10 @@ def register(app: typer.Typer) -> None:
         max_drift: Annotated[
             float | None, typer.Option(help="It is refused if a column has moved further, 0 to 1.")
         ] = None,
+        environment: Annotated[
+            str | None,
+            typer.Option(help="The schema's, such as serving: its columns alone must be there."),
+        ] = None,
         schema: Annotated[
             Path | None, typer.Option(help="A schema (TOML) for the first ingest of a dataset.")
         ] = None,
@@ -78,6 +82,7 @@ def register(app: typer.Typer) -> None:
             null_values=tuple(null_value) if null_value else None,
             max_bad_fraction=max_bad_fraction,
             max_drift=max_drift,
+            environment=environment,
             schema=schema,
         )
         with session(home=home, config=config, json=json) as on:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -188,7 +189,7 @@ class Gate:
         if self._schema is None and not batch.table.num_rows:
             return  # nothing to infer a schema from yet
         schema = self._schema = self._schema or self._first_schema(batch)
-        judged = validate(batch.table, schema, self._options)
+        judged = validate(batch.table, schema.within(self._options.environment), self._options)
         self._anomalies = merge_anomalies((*self._anomalies, *judged.anomalies))
         self._hold_broken(delivery, judged)
         good = np.flatnonzero(judged.good)
@@ -206,10 +207,11 @@ class Gate:
         schema = self._schema
         anomalies = [*self._anomalies]
         if self._dataset.schema is not None:
-            anomalies += compare(self._dataset.schema, statistics)
+            within = self._dataset.schema.within(self._options.environment)
+            anomalies += compare(within, statistics)
         elif schema is not None:
-            schema = infer(schema, statistics)
-            anomalies += _without_values(schema, statistics)
+            schema = self._taught(schema, statistics)
+            anomalies += _without_values(schema, statistics, self._options.environment)
         keys = None
         if self._options.key:
             keys = self._folder / "keys"
@@ -226,6 +228,15 @@ class Gate:
             time_min=min(self._times, default=None),
             time_max=max(self._times, default=None),
         )
+
+    def _taught(self, schema: Schema, statistics: TableStatistics) -> Schema:
+        """Returns what rows teach of the columns that their environment has."""
+        here = self._options.environment
+        pairs = zip(schema.columns, infer(schema, statistics).columns, strict=True)
+        columns = tuple(
+            after if schema.in_force(before, here) else before for before, after in pairs
+        )
+        return msgspec.structs.replace(schema, columns=columns)
 
     def abandon(self) -> None:
         """Closes the files; they are of no use."""
@@ -386,7 +397,10 @@ def _texts(table: pa.Table, column: str | None, rows: Ints) -> list[str | None]:
     return [None if value is None else str(value)[:1000] for value in found]
 
 
-def _without_values(schema: Schema, statistics: TableStatistics) -> list[Anomaly]:
+def _without_values(
+    schema: Schema, statistics: TableStatistics, environment: str | None
+) -> list[Anomaly]:
+    here = {one.name for one in schema.columns if schema.in_force(one, environment)}
     return [
         Anomaly(
             kind="FEATURE_TYPE_NOT_PRESENT",
@@ -396,5 +410,5 @@ def _without_values(schema: Schema, statistics: TableStatistics) -> list[Anomaly
             rows=seen.missing,
         )
         for seen in statistics.columns
-        if seen.count and seen.missing == seen.count and schema.column(seen.name)
+        if seen.count and seen.missing == seen.count and seen.name in here
     ]

@@ -33,6 +33,8 @@ class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         max_drift: the batch is refused whole when a column has moved further than that since the
             newest snapshot, and by more than chance: a part of the rows, as ``tidemill drift`` has
             it. None: however far it has moved.
+        environment: of the schema, for the dataset's rows: the columns that it does not have may be
+            absent. None: each column of the schema is there.
         delimiter: one character between CSV fields.
         encoding: of CSV text.
 
@@ -47,6 +49,7 @@ class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     null_values: tuple[str, ...] = ("", "NA", "N/A", "null", "NULL")
     max_bad_fraction: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     max_drift: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    environment: str | None = None
     delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
     encoding: str = "utf-8"
 

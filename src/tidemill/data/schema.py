@@ -234,6 +234,19 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Returns a column, or None."""
         return next((column for column in self.columns if column.name == name), None)
 
+    def within(self, environment: str | None) -> Schema:
+        """Returns the schema for an environment: columns that it does not have may be absent.
+
+        Raises:
+            InvalidInput: the schema names no such environment.
+        """
+        free = {"required": False, "max_missing_fraction": None, "min_count": 0}
+        columns = tuple(
+            one if self.in_force(one, environment) else msgspec.structs.replace(one, **free)
+            for one in self.columns
+        )
+        return msgspec.structs.replace(self, columns=columns)
+
     def in_force(self, rule: Column | Expectation, environment: str | None) -> bool:
         """Tells whether a column or an expectation belongs to an environment, as TFX does.
 

@@ -29,6 +29,7 @@ class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
         null_values: texts that mean "no value".
         max_bad_fraction: above it, the batch is refused.
         max_drift: likewise.
+        environment: of the schema, for these rows.
         schema: rules for columns.
     """
 
@@ -40,6 +41,7 @@ class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
     null_values: tuple[str, ...] | None = None
     max_bad_fraction: float | None = None
     max_drift: float | None = None
+    environment: str | None = None
     schema: Path | None = None
 
 
