@@ -160,12 +160,7 @@ def build_live_table(
         Conflict: somebody changed the application since.
     """
     current = get_deployment(home, application)
-    stores = not part and (current.features is not None if features is None else features)
-    if stores and keep:
-        raise InvalidInput(
-            "the source lacks the features of keys that are to be kept",
-            remedy="Leave --keep away, or build with --no-store-features.",
-        )
+    stores = not part and _stores(current, wanted=features, keep=keep)
     columns, own, represented = _key_of(current, key, represent)
     version, name = answering(current), str(source) if isinstance(source, Path) else source.name
     table = build_table(
@@ -197,6 +192,21 @@ def build_live_table(
         expected=expected,
     )
     return LiveTable(table=table, build=build, revision=deployment.revision)
+
+
+def _stores(current: Deployment, *, wanted: bool | None, keep: bool) -> bool:
+    """Returns whether features are stored, as asked for or as before.
+
+    Raises:
+        InvalidInput: those of keys to be kept are wanted, which the source lacks.
+    """
+    stores = current.features is not None if wanted is None else wanted
+    if stores and keep:
+        raise InvalidInput(
+            "the source lacks the features of keys that are to be kept",
+            remedy="Leave --keep away, or build with --no-store-features.",
+        )
+    return stores
 
 
 def _key_of(

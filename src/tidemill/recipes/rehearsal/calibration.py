@@ -60,7 +60,7 @@ def calibrate(
 ) -> Costs:
     """Measures what table, cache and model take on this machine, in some 20 times ``seconds``.
 
-    A model that takes more than 20 ms a row is asked for longer, at slower paces.
+    A model that takes more than 5 ms a row is asked for longer, at slower paces.
 
     Args:
         subject: the model and questions of the kind that it will be asked.
