@@ -167,7 +167,8 @@ def test_each_table_goes_in_a_turn_of_its_own(sums: Home) -> None:
     sums.files = files = Looking(sums)
     removed = {each.id for each in prune(sums, "sums", by="t", keep=1).removed}
     assert len(removed & tables) == 2
-    assert {len(seen & tables) for seen in files.seen} == {2, 1}
+    # Those of other tests are older, and go first.
+    assert {len(seen & tables) for seen in files.seen if not tables <= seen} == {2, 1}
 
 
 def test_many_files_go_in_several_turns(sums: Home, tmp_path: Path) -> None:
