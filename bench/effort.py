@@ -32,25 +32,25 @@ EFFORTS = {
 
 
 def parse_effort(name: str, description: str | None) -> tuple[Effort, argparse.Namespace]:
-    """Reads the command line of one benchmark."""
+    """Reads the command line of one benchmark that has no options of its own."""
+    options = effort_parser(name, description).parse_args()
+    return chosen_effort(options), options
+
+
+def effort_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of one benchmark's command line, to which it may add its own options."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_effort_options(parser)
-    options = parser.parse_args()
-    return chosen_effort(options), options
-
-
-def add_effort_options(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--smoke``, ``--quick``, ``--brief``, ``--repeats`` and ``--soak``."""
     levels = parser.add_mutually_exclusive_group()
     levels.add_argument("--smoke", action="store_true", help="seconds: shows that it runs")
     levels.add_argument("--quick", action="store_true", help="at most five minutes in all")
     levels.add_argument("--brief", action="store_true", help="every claim, in about ten minutes")
     parser.add_argument("--repeats", type=int, metavar="N", help="how often each is measured")
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="how long the soak lasts")
+    return parser
 
 
 def chosen_effort(options: argparse.Namespace) -> Effort:

@@ -8,11 +8,10 @@ JSON into ``bench/results``; ``python -m bench.report`` writes the tables of the
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 
-from bench.effort import add_effort_options, chosen_effort
+from bench.effort import chosen_effort, effort_parser
 from bench.peers import install
 from bench.results import say
 from bench.servers import ROOT
@@ -47,13 +46,8 @@ MATTER_MOST = ("serving",)
 def main() -> None:
     """Runs each benchmark in a process of its own; goes on after one that fails, and says so."""
     listed = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.run",
-        description=__doc__,
-        epilog=listed,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_effort_options(parser)
+    parser = effort_parser("bench.run", __doc__)
+    parser.epilog = listed
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHMARKS]

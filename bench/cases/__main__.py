@@ -8,7 +8,6 @@ the curves of each case's report are written into a folder, as the docs show the
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any
 
 import msgspec
 from bench.cases.tables import case_table
-from bench.effort import add_effort_options, chosen_effort
+from bench.effort import chosen_effort, effort_parser
 from bench.ours import TIDEMILL
 from bench.results import Record, claim, claims_table, say
 from bench.servers import BenchmarkFailed, run
@@ -29,12 +28,7 @@ _SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
 
 def main() -> None:
     """Runs the cases, prints tables and claims, and says where the figures are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.cases",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_effort_options(parser)
+    parser = effort_parser("bench.cases", __doc__)
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write the curves there")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="only these")
     options = parser.parse_args()

@@ -9,7 +9,6 @@ took.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.effort import Effort, add_effort_options, chosen_effort
+from bench.effort import Effort, chosen_effort, effort_parser
 from bench.footprint.claims import WITH, WITHOUT, claims
 from bench.footprint.soak import soak
 from bench.measure import Target, check, measure, summarised
@@ -99,12 +98,7 @@ def run_parts(effort: Effort, only: Collection[str] = PARTS) -> Record:
 
 def main() -> None:
     """Runs the benchmark, prints the claims, and says where the figures are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.footprint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_effort_options(parser)
+    parser = effort_parser("bench.footprint", __doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="only this part")
     options = parser.parse_args()
     try:

@@ -10,14 +10,13 @@ priority and swapped in; then for as long beside processes that only burn CPU at
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.effort import Effort, add_effort_options, chosen_effort
+from bench.effort import Effort, chosen_effort, effort_parser
 from bench.lookup.beside import beside_a_build, beside_a_burner
 from bench.lookup.claims import claims, servers_table, turns_table
 from bench.lookup.targets import AT, ours, peers
@@ -38,12 +37,7 @@ PARTS = ("servers", "swap")
 
 def main() -> None:
     """Runs the benchmark, prints tables and claims, and says where the figures are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.lookup",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_effort_options(parser)
+    parser = effort_parser("bench.lookup", __doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="only this part")
     options = parser.parse_args()
     parts = options.only or PARTS

@@ -14,7 +14,6 @@ A question is named by a part of its name; in a run of its own it takes three to
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 from bench.cases.tables import rehearsed_table
-from bench.effort import add_effort_options, chosen_effort
+from bench.effort import chosen_effort, effort_parser
 from bench.planning.claims import planning_claims
 from bench.planning.questions import QUESTIONS, Asked, examples_of, trace_of
 from bench.results import Record, claims_table, say
@@ -52,12 +51,7 @@ PASS_EVERY = 2
 
 def main() -> None:
     """Runs the benchmark, prints tables and claims, and says where the figures are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.planning",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_effort_options(parser)
+    parser = effort_parser("bench.planning", __doc__)
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help="only these")
     options = parser.parse_args()
     effort = chosen_effort(options)

@@ -12,7 +12,6 @@ run only.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.effort import Effort, add_effort_options, chosen_effort
+from bench.effort import Effort, chosen_effort, effort_parser
 from bench.measure import check, summarised
 from bench.peers import install
 from bench.results import Record, claims_table, say
@@ -87,12 +86,7 @@ def _run_workload(name: str, effort: Effort, record: Record) -> None:
 
 def main() -> None:
     """Runs the benchmark, prints tables and claims, and says where the figures are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_effort_options(parser)
+    parser = effort_parser("bench.serving", __doc__)
     parser.add_argument("--only", choices=WORKLOADS, action="append", help="only this workload")
     options = parser.parse_args()
     record = run(chosen_effort(options), options.only or WORKLOADS)

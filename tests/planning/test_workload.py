@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -267,11 +268,10 @@ def test_an_access_log_is_read_line_by_line(tmp_path: Path) -> None:
         read_access_log(tmp_path / "cut.gz")
 
 
-def test_questions_without_a_column_of_the_key_are_skipped(tmp_path: Path) -> None:
-    """As those from before it was the key; a column that no question has is an error."""
-    with LedgerWriter(tmp_path, "gateway-1") as ledger:
-        for at in range(5):
-            names = ("a", "b") if at < 3 else ("a",)
+def _asked(folder: Path, questions: Sequence[Mapping[str, float]]) -> None:
+    """Writes down what an application was asked, one question a second."""
+    with LedgerWriter(folder, "gateway-1") as ledger:
+        for at, inputs in enumerate(questions):
             ledger.append_predictions(
                 [
                     PredictionRecord(
@@ -280,12 +280,17 @@ def test_questions_without_a_column_of_the_key_are_skipped(tmp_path: Path) -> No
                         application="app",
                         version=1,
                         source="model",
-                        inputs={name: np.array([1.0]) for name in names},
+                        inputs={name: np.array([value]) for name, value in inputs.items()},
                         outputs={"y": np.array([1.0])},
                         n=1,
                     )
                 ]
             )
+
+
+def test_questions_without_a_column_of_the_key_are_skipped(tmp_path: Path) -> None:
+    """As those from before it was the key; a column that no question has is an error."""
+    _asked(tmp_path, [{"a": 1.0, "b": 1.0}] * 3 + [{"a": 1.0}] * 2)
     for represent in ({}, {"a": "step(2)"}):
         found = read_served(tmp_path, "app", ("a", "b"), represent=represent).result()
         assert (found.requests, found.skipped, found.cardinality) == (3, 2, 1)
@@ -298,22 +303,7 @@ def test_without_a_key_each_question_counts_by_what_it_has_itself(tmp_path: Path
     """In whatever order they came, those with another column less too; what folds is one key."""
     kinds = [{"a": 1.0, "b": 5.0}, {"a": 1.0}, {"a": 0.9, "b": 5.0}, {"b": 5.0}]
     for name, order in (("forth", kinds), ("back", kinds[::-1])):
-        with LedgerWriter(tmp_path / name, "gateway-1") as ledger:
-            for at, inputs in enumerate(order):
-                ledger.append_predictions(
-                    [
-                        PredictionRecord(
-                            request_id=f"r{at}",
-                            time=1e9 + at,
-                            application="app",
-                            version=1,
-                            source="model",
-                            inputs={name: np.array([value]) for name, value in inputs.items()},
-                            outputs={"y": np.array([1.0])},
-                            n=1,
-                        )
-                    ]
-                )
+        _asked(tmp_path / name, order)
         found = read_served(tmp_path / name, "app", (), represent={"a": "step(0.5)"}).result()
         assert (found.requests, found.skipped, found.cardinality) == (3, 1, 2)
         assert {each.key for each in found.heavy} == {"a=1.0, b=5.0", "a=1.0"}

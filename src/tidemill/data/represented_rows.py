@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,30 @@ def represented_rows(rows: pa.Table, represent: Mapping[str, str]) -> pa.Table:
             )
         rows = rows.set_column(at, name, _represented(name, rows.column(at), declared))
     return rows
+
+
+def key_columns(
+    questions: Sequence[Mapping[str, Any]], key: Sequence[str], represent: Mapping[str, str]
+) -> pa.Table:
+    """Returns the key of each question: represented columns of their values, all else as text.
+
+    Args:
+        questions: at least one, each with all columns of the key.
+        key: the columns, in order.
+        represent: the representation of some of them; those of other columns do not count.
+
+    Raises:
+        InvalidInput: a column has none of its representation's types.
+
+    Example:
+        >>> key_columns([{"city": "Oslo ", "km": 1}], ["city", "km"], {"city": "text"}).to_pylist()
+        [{'city': 'oslo', 'km': '1'}]
+    """
+    of_key = {name: how for name, how in represent.items() if name in key}
+    columns = {
+        name: [row[name] if name in of_key else str(row[name]) for row in questions] for name in key
+    }
+    return represented_rows(pa.table(columns), of_key)
 
 
 def _represented(name: str, column: pa.ChunkedArray, declared: str) -> Any:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tidemill.data.ledger import each_part
 from tidemill.data.queries import spilling
-from tidemill.data.represented_rows import represented_rows
+from tidemill.data.represented_rows import key_columns
 from tidemill.foundation.home import Home
 
 _BATCH = 1 << 16
@@ -90,12 +90,6 @@ class AskedKeys:
     def _texts(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if not rows:
             return []
-        columns = {
-            name: pa.array(values if name in self.represent else map(str, values))
-            for name in self.key
-            for values in [[row[name] for row in rows]]
-        }
-        of_key = {name: how for name, how in self.represent.items() if name in self.key}
-        found = represented_rows(pa.table(columns), of_key)
+        found = key_columns(rows, self.key, self.represent)
         lists = (found.column(name).to_pylist() for name in self.key)
         return [repr(each) for each in zip(*lists, strict=True)]

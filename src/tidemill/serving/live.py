@@ -26,7 +26,7 @@ from tidemill.models.requirements import read_lock
 from tidemill.serving.plan import Deployment, Live
 from tidemill.tables.catalog import fetch_table, get_table
 from tidemill.tables.redis import (
-    PASS_BY_S,
+    PassBy,
     check_library,
     place_of,
     publish_table,
@@ -193,7 +193,7 @@ class StoreSource:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._revision = Remembered(home.store, TABLES, current_revision)
-        self._passed_by_until = 0.0
+        self._pass_by = PassBy(home.clock)
 
     def revision(self) -> int:  # noqa: D102 - promised by DeploymentSource
         return self._revision.read()
@@ -216,21 +216,17 @@ class StoreSource:
         )
 
     def _table(self, table: str) -> tuple[Path | str, TableInfo | None]:
-        """Returns where a table is, or will be once Redis takes it: nobody waits for that.
-
-        A Redis that did not answer is not asked again for a while, however many tables there are.
-        """
+        """Returns where a table is, or will be once Redis takes it: nobody waits for that."""
         url = self._home.settings.tables.url
         if url is None:
             return fetch_table(self._home, table), None
         check_library()
         info = get_table(self._home.store, table)
-        clock = self._home.clock
-        if clock.monotonic() >= self._passed_by_until:
+        if not self._pass_by.on:
             try:
                 publish_table(self._home, table, soon=True)
             except Unavailable as error:
-                self._passed_by_until = clock.monotonic() + PASS_BY_S
+                self._pass_by.begin()
                 log("serving.live").warning("table.unpublished", table=table, reason=str(error))
         return place_of(url, info), info
 

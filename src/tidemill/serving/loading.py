@@ -37,7 +37,7 @@ from tidemill.serving.replicas.replica import Replica
 from tidemill.serving.replicas.worker import WorkerReplica
 from tidemill.serving.version import LiveVersion
 from tidemill.tables.lmdb import LmdbTable
-from tidemill.tables.redis import PASS_BY_S, RedisTable, is_place
+from tidemill.tables.redis import PassBy, RedisTable, is_place
 from tidemill.tables.represented import Keys, keys_of
 from tidemill.tables.table import Table, TableInfo
 
@@ -76,7 +76,7 @@ class Loader:
         self._changes: dict[int, list[tuple[LiveVersion, list[Replica]]]] = {}
         self._started: dict[int, list[Replica]] = {}
         self._replaced: list[Replica] = []
-        self._passes_by_until = 0.0
+        self._pass_by = PassBy(clock)
         self._specs: WeakKeyDictionary[Replica, ReplicaSpec] = WeakKeyDictionary()
 
     @property
@@ -231,21 +231,18 @@ class Loader:
         return live
 
     async def _open_table(self, place: str, record: TableInfo | None) -> Table:
-        """Opens a table; one that is to be in Redis, and is not yet, is looked for again and again.
-
-        A Redis that does not answer is not asked again for a while, however many tables there are.
-        """
+        """Opens a table; one that is to be in Redis and is not yet is looked for time and again."""
         if not is_place(place):
             return await asyncio.to_thread(LmdbTable.open, Path(place))
         if record is None:
             return await asyncio.to_thread(RedisTable.open, place)
-        if self._clock.monotonic() < self._passes_by_until:
+        if self._pass_by.on:
             return RedisTable(place, record)
         try:
             return await asyncio.to_thread(RedisTable.open, place, soon=True)
         except (Unavailable, NotFound) as error:
             if isinstance(error, Unavailable):
-                self._passes_by_until = self._clock.monotonic() + PASS_BY_S
+                self._pass_by.begin()
             log("serving.loading").warning("table.awaited", table=record.id, reason=str(error))
             return RedisTable(place, record)
 

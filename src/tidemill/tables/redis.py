@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
+from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     Corrupted,
     InvalidInput,
@@ -46,6 +47,27 @@ _BLOCK = 5000
 _CONNECT_S, _ANSWER_S = 2.0, 30.0
 _SOON_S = 5.0
 _LOCK_S, _PATIENCE_S = 60.0, 900.0
+
+
+class PassBy:
+    """Whether a Redis that did not answer is passed by for a while, however many tables it has.
+
+    Args:
+        clock: measures the while.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until = 0.0
+
+    @property
+    def on(self) -> bool:
+        """Says whether it is not to be asked now."""
+        return self._clock.monotonic() < self._until
+
+    def begin(self) -> None:
+        """Says that it did not answer just now."""
+        self._until = self._clock.monotonic() + PASS_BY_S
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ import orjson
 from tidemill.data.keys import hash_rows
 from tidemill.data.ledger import each_part
 from tidemill.data.queries import quoted, spilling
-from tidemill.data.represented_rows import represented_rows
+from tidemill.data.represented_rows import key_columns, represented_rows
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.names import nearest
 from tidemill.planning.workload.sketch import Floats, Workload
@@ -183,12 +183,10 @@ def _keys(
     kept = [row for row, has in zip(rows, whole, strict=True) if has]
     if not represent or not kept:
         return pa.table({"key": pa.array([_said(row, names) for row in kept], pa.string())}), whole
-    folded = {name: pa.array([row[name] for row in kept]) for name in names if name in represent}
-    stands = represented_rows(pa.table(folded), represent)
     if key:
-        texts = {name: pa.array([str(row[name]) for row in kept]) for name in names}
-        columns = {name: stands[name] if name in represent else texts[name] for name in names}
-        return pa.table(columns), whole
+        return key_columns(kept, key, represent), whole
+    folded = pa.table({name: [row[name] for row in kept] for name in represent})
+    stands = represented_rows(folded, represent)
     alike = [{**row, **stood} for row, stood in zip(kept, stands.to_pylist(), strict=True)]
     return pa.table({"key": [_said(row, sorted(row)) for row in alike]}), whole
 
