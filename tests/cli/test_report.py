@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 
 def _ingest(cli: Any, name: str, shift: float) -> str:
@@ -40,5 +41,14 @@ def test_what_cannot_be_told_writes_nothing(cli: Any) -> None:
     assert cli("report", "orders", "--against", "nope", "--out", str(out), "--json").code == 1
     assert cli("report", "orders", "--against", first, "--out", str(out), "--json").code == 2
     assert cli("report", "orders", "--out", str(cli.folder), "--json").code == 2
-    assert cli("report", "orders", "--json").code == 2
     assert not out.exists()
+
+
+def test_the_page_is_named_after_the_dataset(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file named, it lies in the working folder."""
+    monkeypatch.chdir(cli.folder)
+    _ingest(cli, "orders", 0.0)
+    assert cli("report", "orders", "--json").json()["path"] == "orders.html"
+    assert (cli.folder / "orders.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert cli("report", "../orders", "--json").code != 0
+    assert not (cli.folder.parent / "orders.html").exists()

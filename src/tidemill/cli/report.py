@@ -21,7 +21,10 @@ def register(app: typer.Typer) -> None:
     @app.command("report")
     def report(
         name: Annotated[str, typer.Argument(help="The dataset.")],
-        out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+        out: Annotated[
+            Path | None,
+            typer.Option(help="The HTML file to write.", show_default="NAME.html"),
+        ] = None,
         snapshot: SnapshotOption = None,
         against: Annotated[
             str | None,
@@ -35,8 +38,9 @@ def register(app: typer.Typer) -> None:
 
         One file, without a script; it needs no network.
         """
+        out = out or Path(f"{name}.html")
         if out.is_dir():
-            raise InvalidInput(f"{out} is a folder", remedy="Name a file to write.")
+            raise InvalidInput(f"{out} is a folder", remedy="Name a file to write, by --out.")
         with session(home=home, config=config, json=json) as on:
             told = snapshot_report(on.home, name, snapshot=snapshot, against=against)
             data = report_page(told).encode("utf-8", "replace")
