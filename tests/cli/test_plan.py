@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tomllib
 from typing import Any
 
@@ -218,6 +221,41 @@ def test_a_plan_is_watched_proposed_and_made(live: Any) -> None:
     ):
         assert live("plan", "trips", "--watch", *wrong, "--json").json()["exit_code"] == 2
     assert live("plan", "trips", "--apply", "--json").json()["exit_code"] == 2
+
+
+def test_of_two_that_watch_a_plan_one_changes_it(live: Any) -> None:
+    """Both have something to propose at the same moment: one makes it live, once, and the other
+    says that somebody does; who only watches is told what would be better, and is in nobody's way.
+    """
+    once = ("--examinations", "3", "--interval-s", "0.5", "--confirm", "1", "--json")
+    dear = ("--memory-gb-month", "1e9", "--cpu-hour", "1e-9")
+    command = (sys.executable, "-m", "tidemill", "plan", "trips", "--watch", *once, *dear)
+
+    def begun(*flags: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*command, *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with open_home(Settings(home=live.folder / ".tidemill")) as home:
+        asked_six(home)
+        before = get_deployment(home, "trips")
+        ended = []
+        for each in [begun("--apply"), begun("--apply"), begun()]:
+            with each:
+                said, _ = each.communicate(timeout=120)
+                ended.append((each.returncode, [json.loads(line) for line in said.splitlines()]))
+        *both, (watched, _) = ended
+        (won, (made,)), (lost, (refused,)) = sorted(both, key=lambda each: each[0])
+        assert (won, lost, watched) == (0, refused["exit_code"], 0)
+        assert "another plan --watch --apply" in refused["error"]
+        after = get_deployment(home, "trips")
+        assert (made["error"], made["revision"]) == (None, after.revision)
+        assert after.revision == before.revision + 1
+        entries = read_audit(home.store, subject="trips")
+        assert [each.by for each in entries].count("plan --watch") == 1
 
 
 def test_a_plan_of_the_ledger_is_put_into_service_with_its_table(live: Any) -> None:

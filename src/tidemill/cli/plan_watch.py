@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -14,9 +15,12 @@ from tidemill.cli.session import Session, print_json
 from tidemill.control.deployments import get_deployment
 from tidemill.control.replanning import make_live, present_alternative
 from tidemill.foundation.clock import iso
-from tidemill.foundation.errors import DataRefused, InvalidInput, NotReady, TidemillError
+from tidemill.foundation.errors import Conflict, DataRefused, InvalidInput, NotReady, TidemillError
+from tidemill.foundation.locks import hold
+from tidemill.planning.alternatives import Alternative
 from tidemill.planning.choose import Plan
-from tidemill.planning.reexamine import Rule, Standing, reexamine
+from tidemill.planning.reexamine import Rule, Standing, Verdict, reexamine
+from tidemill.serving.plan import Deployment
 
 WatchOption = Annotated[
     bool, typer.Option("--watch", help="Examine it again and again; propose what gains enough.")
@@ -92,16 +96,39 @@ def watch_plan(on: Session, application: str, plan: Callable[[float], Plan], how
         application: whose plan.
         plan: makes one of the traffic since a moment.
         how: how often, of what, and when a change is worth it.
+
+    Raises:
+        NotFound: there is no such application.
+        Conflict: another process of this machine makes its plans live already.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    standing, left = Standing(), how.examinations
-    while not stop.is_set():
-        standing = _examine(on, application, plan, how, standing)
-        left = None if left is None else left - 1
-        if left == 0 or stop.wait(how.interval_s):
-            return
+    seen, left = _Seen(revision=get_deployment(on.home, application).revision), how.examinations
+    with _alone(on, application) if how.applies else contextlib.nullcontext():
+        while not stop.is_set():
+            seen = _examine(on, application, plan, how, seen)
+            left = None if left is None else left - 1
+            if left == 0 or stop.wait(how.interval_s):
+                return
+
+
+def _alone(on: Session, application: str) -> contextlib.AbstractContextManager[None]:
+    """Returns the turn to change an application: two that watch it otherwise could change it to
+    and fro for ever.
+    """
+    busy = Conflict(
+        f"another plan --watch --apply changes {application!r}",
+        remedy="Stop it first, or leave --apply away: what is found is told all the same.",
+    )
+    return hold(on.home.run_path / f"plan-{application}.lock", busy=busy)
+
+
+class _Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What an examination leaves to the next one: what it found, of which revision."""
+
+    revision: int
+    standing: Standing = Standing()
 
 
 def _examine(
@@ -109,22 +136,41 @@ def _examine(
     application: str,
     plan: Callable[[float], Plan],
     how: Watching,
-    standing: Standing,
-) -> Standing:
+    seen: _Seen,
+) -> _Seen:
     at = on.home.clock.now()
+    deployment = get_deployment(on.home, application)
+    # What somebody changed is another question: it has been asked of nothing that was found before.
+    standing = seen.standing if seen.revision == deployment.revision else Standing()
     try:
-        deployment = get_deployment(on.home, application)
         found = plan(at - how.window_s)
         present = present_alternative(on.home, deployment, found)
     except (DataRefused, NotReady) as error:  # nobody asks, or the ledger is on the move
         on.err.print(f"{iso(at)} {application}: {error.what}", markup=False)
-        return Standing()
+        return _Seen(revision=deployment.revision)
     verdict, following = reexamine(present, found, standing, how.rule)
     on.err.print(f"{iso(at)} {application}: {verdict.kind}: {verdict.why}", markup=False)
-    if verdict.kind != "propose":
-        return following
+    if verdict.kind == "propose":
+        following = _propose(on, application, deployment, present, found, verdict, how) or following
+    return _Seen(revision=deployment.revision, standing=following)
+
+
+def _propose(
+    on: Session,
+    application: str,
+    deployment: Deployment,
+    present: Alternative,
+    found: Plan,
+    verdict: Verdict,
+    how: Watching,
+) -> Standing | None:
+    """Says what is better, and makes it live where that is asked for.
+
+    Returns:
+        A new standing after a change, and after one that failed; else None.
+    """
     said: dict[str, Any] = {
-        "at": at,
+        "at": on.home.clock.now(),
         "application": application,
         "gain": verdict.gain,
         "why": verdict.why,
@@ -139,14 +185,13 @@ def _examine(
             said["revision"] = make_live(
                 on.home, found, present, deployment, by="plan --watch", reason=verdict.why
             )
-            following = Standing()
         except TidemillError as error:
-            said["error"], following = str(error), Standing()
+            said["error"] = str(error)
     if on.json:
         print_json(said)
     else:
         _print(on, said, found)
-    return following
+    return Standing() if how.applies else None
 
 
 def _print(on: Session, said: dict[str, Any], found: Plan) -> None:
