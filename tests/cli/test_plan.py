@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 import tomllib
+import urllib.request
 from typing import Any
 
 import numpy as np
@@ -221,6 +224,43 @@ def test_a_plan_is_watched_proposed_and_made(live: Any) -> None:
     ):
         assert live("plan", "trips", "--watch", *wrong, "--json").json()["exit_code"] == 2
     assert live("plan", "trips", "--apply", "--json").json()["exit_code"] == 2
+
+
+def test_a_server_measures_the_workload_that_a_watched_plan_goes_by(live: Any) -> None:
+    """Again and again, by a chore beside the queries, as metrics and for whoever examines a plan:
+    nobody who does so within the interval reads a day of the ledger himself.
+    """
+    path = live.folder / ".tidemill"
+    with open_home(Settings(home=path)) as home:
+        asked_six(home)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tidemill", "serve", "--json", "--port=0", "--admin-port=0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout is not None
+        admin_port = json.loads(process.stdout.readline())["admin_port"]
+        shown = 'tidemill_workload_keys{application="trips"} 6'
+        deadline = time.monotonic() + 60.0
+        while shown not in _text(f"http://127.0.0.1:{admin_port}/metrics"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    watch = ("plan", "trips", "--watch", "--examinations", "1")
+    shutil.rmtree(path / "ledger")
+    assert "trips: keep" in live(*watch, "--gain", "0.99").err
+    for other in (("--interval-s", "0.001"), ("--window-s", "1000")):
+        assert "0 requests" in live(*watch, *other).err
+    shutil.rmtree(path / "cache" / "workloads")
+    assert "0 requests" in live(*watch).err
+
+
+def _text(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as response:
+        return str(response.read(), "utf-8")
 
 
 def test_of_two_that_watch_a_plan_one_changes_it(live: Any) -> None:

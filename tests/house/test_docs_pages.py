@@ -20,6 +20,7 @@ from tidemill.cli.app import VERBS, build
 from tidemill.cli.session import EXIT_CODES
 from tidemill.control.admin import admin_app
 from tidemill.control.documents import read_document
+from tidemill.control.profiling import Profiler
 from tidemill.control.scores import score_application
 from tidemill.control.scoring import Scorer
 from tidemill.data.anomaly_kinds import ABSENT, DETECTED, OWN
@@ -183,6 +184,7 @@ def metric_names() -> set[str]:
                 found.add(f"{first.value}{'_total' if node.func.attr == 'counter' else ''}")
     made = Instruments()
     Scorer(None, made)
+    Profiler(None, made)
     return found | set(made.snapshot())
 
 

@@ -32,6 +32,7 @@ from tidemill.cli.rehearsing import (
 )
 from tidemill.cli.represent_option import RepresentOption
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
+from tidemill.control.profiles import WINDOW_S, kept_profile
 from tidemill.data.representation import declarations
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.files import write_atomic
@@ -45,6 +46,7 @@ from tidemill.planning.prices import Prices
 from tidemill.planning.report import plan_page
 from tidemill.planning.requirements import read_requirements
 from tidemill.planning.traffic import Traffic
+from tidemill.planning.workload import WorkloadProfile
 from tidemill.planning.workload.sources import read_served, read_trace
 from tidemill.recipes.rehearsal.comparison import Rehearsed
 
@@ -132,7 +134,7 @@ def register(app: typer.Typer) -> None:
         watch: WatchOption = False,
         apply: ApplyOption = False,
         interval_s: IntervalOption = 300.0,
-        window_s: WindowOption = 86_400.0,
+        window_s: WindowOption = WINDOW_S,
         gain: GainOption = 0.1,
         confirm: ConfirmOption = 3,
         examinations: ExaminationsOption = None,
@@ -255,9 +257,11 @@ def _planned_since(
     aim: Aim,
     budget: float | None,
     since: float,
+    kept_since: float | None,
 ) -> Plan:
     known = application_of(on, application, None, None, None)
-    return _chosen(on, _measured(on, known, promise, prices, since=since), aim, budget)
+    asked = _measured(on, known, promise, prices, since=since, kept_since=kept_since)
+    return _chosen(on, asked, aim, budget)
 
 
 def _chosen(on: Session, asked: Asked, aim: Aim, budget: float | None) -> Plan:
@@ -300,25 +304,12 @@ def _measured(
     *,
     calibrate: bool = False,
     since: float | None = None,
+    kept_since: float | None = None,
 ) -> Asked:
     costs, costs_from = costs_of(on, known, calibrate=calibrate)
-    represent = known.represent
-    with count_progress(on, "reading the traffic") as progress:
-        if known.trace is not None:
-            columns = known.key or None
-            seen = read_trace(known.trace, columns, represent=represent, progress=progress)
-        else:
-            seen = read_served(
-                on.home.ledger_path,
-                known.name,
-                known.key,
-                represent=represent,
-                since=since,
-                progress=progress,
-            )
     return Asked(
         subject=known.name,
-        traffic=seen.result().traffic(),
+        traffic=_profile(on, known, since, kept_since).traffic(),
         costs=costs,
         costs_from=costs_from,
         promise=_changed(
@@ -327,8 +318,34 @@ def _measured(
         prices=_changed(Prices(), prices),
         key=known.key or _inputs(known),
         traced=known.trace is not None,
-        represent=represent,
+        represent=known.represent,
     )
+
+
+def _profile(
+    on: Session, known: Application, since: float | None, kept_since: float | None
+) -> WorkloadProfile:
+    """Returns the workload of a trace or the ledger, or what a server measured since a moment."""
+    if kept_since is not None:
+        kept = kept_profile(
+            on.home, known.name, key=known.key, represent=known.represent, since=kept_since
+        )
+        if kept is not None:
+            return kept.profile
+    with count_progress(on, "reading the traffic") as progress:
+        if known.trace is not None:
+            columns = known.key or None
+            seen = read_trace(known.trace, columns, represent=known.represent, progress=progress)
+        else:
+            seen = read_served(
+                on.home.ledger_path,
+                known.name,
+                known.key,
+                represent=known.represent,
+                since=since,
+                progress=progress,
+            )
+    return seen.result()
 
 
 def _inputs(known: Application) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import typer
 
 from tidemill.cli.session import Session, print_json
 from tidemill.control.deployments import get_deployment
+from tidemill.control.profiles import WINDOW_S
 from tidemill.control.replanning import make_live, present_alternative
 from tidemill.foundation.clock import iso
 from tidemill.foundation.errors import Conflict, DataRefused, InvalidInput, NotReady, TidemillError
@@ -43,6 +44,11 @@ ConfirmOption = Annotated[
 ExaminationsOption = Annotated[
     int | None, typer.Option("--examinations", help="With --watch: end after so many.")
 ]
+
+
+PlannedSince = Callable[[float, float | None], Plan]
+"""Makes a plan of the traffic since a moment; or of a workload that a server measured since
+another, unless that is None."""
 
 
 class Watching(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,13 +94,13 @@ def watching(
     )
 
 
-def watch_plan(on: Session, application: str, plan: Callable[[float], Plan], how: Watching) -> None:
+def watch_plan(on: Session, application: str, plan: PlannedSince, how: Watching) -> None:
     """Examines until it is told to stop; what is proposed, and no more, goes to standard output.
 
     Args:
         on: where it works.
         application: whose plan.
-        plan: makes one of the traffic since a moment.
+        plan: makes one.
         how: how often, of what, and when a change is worth it.
 
     Raises:
@@ -134,7 +140,7 @@ class _Seen(msgspec.Struct, frozen=True, kw_only=True):
 def _examine(
     on: Session,
     application: str,
-    plan: Callable[[float], Plan],
+    plan: PlannedSince,
     how: Watching,
     seen: _Seen,
 ) -> _Seen:
@@ -143,7 +149,9 @@ def _examine(
     # What somebody changed is another question: it has been asked of nothing that was found before.
     standing = seen.standing if seen.revision == deployment.revision else Standing()
     try:
-        found = plan(at - how.window_s)
+        # What was measured before the examination before would be counted twice.
+        kept_since = at - how.interval_s if how.window_s == WINDOW_S else None
+        found = plan(at - how.window_s, kept_since)
         present = present_alternative(on.home, deployment, found)
     except (DataRefused, NotReady) as error:  # nobody asks, or the ledger is on the move
         on.err.print(f"{iso(at)} {application}: {error.what}", markup=False)

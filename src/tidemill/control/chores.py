@@ -91,15 +91,26 @@ def _score(home: Home) -> dict[str, Any]:
     return score_live(home)
 
 
+def _profile(home: Home) -> dict[str, Any]:
+    from tidemill.control.profiles import profile_live  # noqa: PLC0415 - as above
+
+    return profile_live(home)
+
+
 def _settle(home: Home, dataset: str, upload: str) -> bool:
     from tidemill.control.uploads import settle  # noqa: PLC0415 - as above
 
     return settle(home, dataset, upload).finished
 
 
-CHORES: dict[str, Callable[..., Any]] = {"compact": _compact, "score": _score, "settle": _settle}
-"""compact: sealed segments become Parquet. score: what live applications served is judged.
-settle: an upload that is whole is ingested."""
+CHORES: dict[str, Callable[..., Any]] = {
+    "compact": _compact,
+    "profile": _profile,
+    "score": _score,
+    "settle": _settle,
+}
+"""compact: sealed segments become Parquet. profile: the workload of what is live is measured.
+score: what live applications served is judged. settle: an upload that is whole is ingested."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from tidemill.control.chores import do_chore, ledger_stamp
-from tidemill.foundation.errors import TidemillError
+from tidemill.control.following import follow_ledger
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments
-from tidemill.foundation.logs import log
 
 INTERVAL_S = 15.0
-SHARE = 0.05
-"""Of one core, at most, goes into scoring: a slow one waits accordingly longer."""
 
 
 class Scorer:
@@ -39,23 +34,10 @@ class Scorer:
         self._delay = instruments.gauge(
             "tidemill_label_delay_seconds", "Median time until a label comes.", ("application",)
         )
-        self._log = log("control.scoring")
 
     async def run(self) -> None:
         """Scores until it is cancelled, whenever the ledger has grown."""
-        clock = self._home.clock
-        seen: tuple[int, int, int] | None = None
-        while True:
-            began = clock.monotonic()
-            stamp = await asyncio.to_thread(ledger_stamp, self._home.ledger_path)
-            if stamp != seen:
-                try:
-                    self._show(await do_chore(self._home, "score"))
-                    seen = stamp
-                except (TidemillError, OSError, TimeoutError) as error:
-                    self._log.warning("scoring.failed", error=str(error))
-            took = clock.monotonic() - began
-            await asyncio.sleep(max(INTERVAL_S, took / SHARE))
+        await follow_ledger(self._home, "score", self._show, interval_s=INTERVAL_S)
 
     def _show(self, scores: dict[str, Any]) -> None:
         for name, score in scores.items():

@@ -18,6 +18,7 @@ from tidemill.control.admin import admin_app
 from tidemill.control.chores import do_chore
 from tidemill.control.local import local_listener
 from tidemill.control.loops import Loops
+from tidemill.control.profiling import Profiler
 from tidemill.control.repository import StoreModels
 from tidemill.control.scoring import Scorer
 from tidemill.control.upload_desk import UploadDesk
@@ -145,6 +146,7 @@ def _beside(
     loops = Loops(home.clock, instruments)
     works: dict[str, Callable[[], Awaitable[None]]] = {
         "scores": scorer.run,
+        "workloads": Profiler(home, instruments).run,
         "uploads": desk.run,
         "certificate": partial(_follow, certificate),
         "compaction": partial(_compact, home),
