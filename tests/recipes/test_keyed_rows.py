@@ -446,6 +446,30 @@ def test_the_same_build_twice_at_once_is_one(trained: Home, tmp_path: Path) -> N
     build(trained, tmp_path / "rows.parquet")
 
 
+def test_an_old_build_that_somebody_goes_on_with_stays(trained: Home, tmp_path: Path) -> None:
+    """Its folder and its lock are left alone while the lock is held, and go afterwards."""
+    builds = trained.cache_path / "builds"
+    folder, lock, done = builds / "ab12", builds / "ab12.lock", builds / "cd34.lock"
+    folder.mkdir(parents=True)
+    (folder / "rows.parquet").write_bytes(b"of many hours")
+    lock.touch()
+    done.touch()
+    ancient = trained.clock.now() - table._ABANDONED_S - 10.0
+    for path in (folder, lock, done):
+        os.utime(path, (ancient, ancient))
+    pq.write_table(made(4), tmp_path / "rows.parquet")
+    with hold(lock), hold(done):
+        build(trained, tmp_path / "rows.parquet")
+        assert (folder / "rows.parquet").read_bytes() == b"of many hours"
+        assert lock.exists()
+        assert done.exists()
+    build(trained, tmp_path / "rows.parquet")
+    build(trained, tmp_path / "rows.parquet")
+    assert not folder.exists()
+    assert not lock.exists()
+    assert not done.exists()
+
+
 def test_predictions_are_a_table_in_sql(trained: Home, tmp_path: Path) -> None:
     """Keys, answers, version and build; the newest alone or all; a wrong query is told."""
     first, second = build(trained, made(4)), build(trained, made(6))

@@ -30,17 +30,38 @@ def hold(
         >>> with hold(Path(tempfile.mkdtemp()) / "lock"):
         ...     pass
     """
-    handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    handle = _opened(path)
     waiting = stop or threading.Event()
     try:
-        while not _taken(handle):
-            if busy is not None:
-                raise busy
-            if waiting.wait(_LOOK_EVERY_S):
+        while True:
+            if not _taken(handle):
+                if busy is not None:
+                    raise busy
+                if waiting.wait(_LOOK_EVERY_S):
+                    break
+            elif _is_gone(handle, path):
+                os.close(handle)
+                handle = _opened(path)
+            else:
                 break
         yield
     finally:
         os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def _is_gone(handle: int, path: Path) -> bool:
+    """Tells whether who held the lock removed its file: others lock another one by now.
+
+    Where its folder is gone as well, there is nothing to hold any more.
+    """
+    try:
+        return not os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return path.parent.is_dir()
 
 
 def _taken(handle: int) -> bool:

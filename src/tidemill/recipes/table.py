@@ -267,10 +267,7 @@ def _work(home: Home, rows: KeyedRows, identity: str) -> Iterator[Path]:
     make_folder(builds)
     _remove_abandoned(builds, before=home.clock.now() - _ABANDONED_S)
     folder = builds / hashlib.sha256(identity.encode()).hexdigest()[:32]
-    busy = Conflict(
-        "the same table is being built by another process", remedy="Wait until it has ended."
-    )
-    with hold(builds / f"{folder.name}.lock", busy=busy):
+    with hold(_lock_of(folder), busy=_busy()):
         now = home.clock.now()
         if rows.lasting_s is not None and _began(folder, now) < now - rows.lasting_s:
             remove_folder(folder)
@@ -298,16 +295,30 @@ def _began(work: Path, now: float) -> float:
 
 
 def _remove_abandoned(builds: Path, *, before: float) -> None:
+    """Removes builds, and locks of such, that are old and not under way in another process."""
     for path in builds.iterdir():
-        with suppress(OSError):  # another process was faster
+        with suppress(OSError, Conflict):  # another process was faster, or goes on with it
             if is_half_removed(path):
                 shutil.rmtree(path, ignore_errors=True)
             elif path.stat().st_mtime >= before:
                 continue
             elif path.is_dir():
-                remove_folder(path)
-            else:
-                path.unlink(missing_ok=True)
+                with hold(_lock_of(path), busy=_busy()):
+                    if path.stat().st_mtime < before:
+                        remove_folder(path)
+            elif not path.with_suffix("").is_dir():  # of a build that is done
+                with hold(path, busy=_busy()):
+                    path.unlink(missing_ok=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _busy() -> Conflict:
+    return Conflict(
+        "the same table is being built by another process", remedy="Wait until it has ended."
+    )
 
 
 def _keep_measured(
