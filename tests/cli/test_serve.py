@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_server_follows_the_command_line(live: Any, tmp_path: Path) -> None:
-    """It says its ports as one JSON object, answers, follows what is deployed, and ends clean."""
+@contextmanager
+def serving() -> Iterator[dict[str, Any]]:
+    """Runs a server while the block runs, and gives what it says; it ends clean, with all of it."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "tidemill", "serve", "--json"),
@@ -50,7 +52,24 @@ def test_a_server_follows_the_command_line(live: Any, tmp_path: Path) -> None:
     try:
         assert process.stdout is not None
         assert select.select([process.stdout], [], [], 60)[0]
-        said = json.loads(process.stdout.readline())
+        yield json.loads(process.stdout.readline())
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert family
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stdout.read() == b""
+        assert not psutil.wait_procs(family, timeout=10)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def test_a_server_follows_the_command_line(live: Any, tmp_path: Path) -> None:
+    """It says its ports as one JSON object, answers, follows what is deployed, and ends clean."""
+    with serving() as said:
         assert said["applications"] == ["trips"]
         row = {"carrier": "AA", "origin": "JFK", "hour": 7}
         body = {"instances": [row]}
@@ -73,18 +92,6 @@ def test_a_server_follows_the_command_line(live: Any, tmp_path: Path) -> None:
         (row,) = live(*top, "--json").json()["applications"]
         assert (row["application"], row["version"], row["replicas_alive"]) == ("trips", "1", 1)
         assert "gateway-0" in live(*top, "--once").out
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert family
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-        assert process.stdout.read() == b""
-        assert not psutil.wait_procs(family, timeout=10)[1]
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-        if process.stdout is not None:
-            process.stdout.close()
     score = live("ledger", "score", "trips", "--json").json()
     counts = {"received": 2, "joined": 2, "replaced": 0, "unmatched": 0, "withdrawn": 0}
     assert score["labels"] == counts
@@ -94,6 +101,28 @@ def test_a_server_follows_the_command_line(live: Any, tmp_path: Path) -> None:
     assert "from table" in shown.out
     exported = live("ledger", "export", "out", "--json").json()
     assert (exported["prediction_rows"], exported["label_rows"]) == (2, 2)
+
+
+def test_a_bit_that_flips_in_a_copy_of_a_table_changes_no_answer(live: Any) -> None:
+    """A start finds it, answers from a whole copy, logs and counts it."""
+    query = "select carrier, origin, hour, probabilities from predictions.trips"
+    *keys, answers = zip(*live("sql", query, "--json").json()["rows"], strict=True)
+    (data,) = (live.folder / ".tidemill" / "cache" / "tables").glob("*/data.mdb")
+    flipped = bytearray(data.read_bytes())
+    flipped[flipped.index(b"probabilities") + 20] ^= 1
+    data.unlink()  # it is one file with that of the files
+    data.write_bytes(flipped)
+    instances = [
+        dict(zip(("carrier", "origin", "hour"), row, strict=True))
+        for row in zip(*keys, strict=True)
+    ]
+    with serving() as said:
+        found = ask(said["port"], "/v1/models/trips:predict", {"instances": instances})
+        assert set(found["sources"]) == {"table"}
+        assert [each["probabilities"] for each in found["predictions"]] == list(answers)
+        url = f"http://127.0.0.1:{said['admin_port']}/metrics"
+        with urllib.request.urlopen(url, timeout=20) as response:
+            assert b"tidemill_table_copies_damaged_total 1.0" in response.read().splitlines()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

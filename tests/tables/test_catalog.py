@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import Corrupted, InvalidInput, NotFound
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import FilesSettings, Settings
-from tidemill.tables import catalog
+from tidemill.tables import catalog, lmdb
 from tidemill.tables.build import TableBuilder
 from tidemill.tables.lmdb import LmdbTable
 from tidemill.tables.table import TableInfo
@@ -97,6 +98,88 @@ def test_a_damaged_cache_is_made_again(home: Home, tmp_path: Path) -> None:
     with LmdbTable.open(catalog.fetch_table(home, info.id), verify=True) as table:
         assert table.get([b"b"]) == [b"2"]
     assert [path.name for path in fetched.parent.iterdir()] == [info.id]
+
+
+def flip(path: Path) -> None:
+    """Changes one bit in the middle of a file."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        (byte,) = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+
+
+def apart(folder: Path) -> Path:
+    """Gives a copy's data a file of its own, as where the files are on another disk."""
+    data = folder / "data.mdb"
+    own = data.with_name("own")
+    shutil.copyfile(data, own)
+    own.replace(data)
+    return data
+
+
+def test_a_flipped_bit_in_a_copy_is_found(home: Home, tmp_path: Path) -> None:
+    """Its size is right, its bytes are fetched anew, and who asks is told."""
+    info = catalog.store_table(home, build(tmp_path / "t"))
+    folder = catalog.fetch_table(home, info.id)
+    told: list[str] = []
+
+    def fetch() -> None:
+        assert catalog.fetch_table(home, info.id, damaged=lambda: told.append("damaged")) == folder
+        with LmdbTable.open(folder, verify=True) as table:
+            assert table.get([b"a", b"b"]) == [b"1", b"2"]
+
+    fetch()
+    apart(folder)
+    fetch()
+    assert told == []
+    flip(folder / "data.mdb")
+    fetch()
+    assert told == ["damaged"]
+    fetch()
+    assert told == ["damaged"]
+    assert [path.name for path in folder.parent.iterdir()] == [info.id]
+
+
+def test_a_copy_is_read_whole_only_when_it_may_have_changed(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once verified, it is not read by a later start; another or a touched file is, once."""
+    info = catalog.store_table(home, build(tmp_path / "t"))
+    folder = catalog.fetch_table(home, info.id)
+    read: list[Path] = []
+    whole = lmdb.sha256_file
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(lmdb, "sha256_file", counted)
+    catalog.fetch_table(home, info.id)
+    assert read == []
+    data = apart(folder)
+    for _ in range(2):
+        catalog.fetch_table(home, info.id)
+        assert read == [data]
+    read.clear()
+    os.utime(data, (1.0, 1.0))
+    for _ in range(2):
+        catalog.fetch_table(home, info.id)
+        assert read == [data]
+
+
+def test_a_damaged_copy_of_what_is_in_a_bucket_is_downloaded_again(
+    tmp_path: Path, s3_url: str
+) -> None:
+    """Though the files' own copy on this machine is the same file under another name."""
+    settings = Settings(home=tmp_path / "home", files=FilesSettings(url=s3_url))
+    with open_home(settings) as home:
+        info = catalog.store_table(home, build(tmp_path / "t"))
+        folder = catalog.fetch_table(home, info.id)
+        flip(folder / "data.mdb")
+        with LmdbTable.open(catalog.fetch_table(home, info.id), verify=True) as table:
+            assert table.get([b"a", b"b"]) == [b"1", b"2"]
 
 
 def test_damaged_files_are_not_served(home: Home, tmp_path: Path) -> None:

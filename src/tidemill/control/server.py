@@ -74,7 +74,7 @@ async def serve(home: Home, *, ready: Callable[[Serving], None]) -> None:
         pass  # what waiting cannot mend is told at once
     instruments = Instruments()
     supervisor = Supervisor(
-        StoreSource(home),
+        StoreSource(home, instruments),
         settings.serve,
         settings.ledger,
         run_path=home.run_path,

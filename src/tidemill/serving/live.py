@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from tidemill.foundation.errors import InvalidInput, NotFound, TidemillError, Unavailable
 from tidemill.foundation.home import Home
+from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 from tidemill.foundation.names import check_name
 from tidemill.foundation.store import Remembered
@@ -188,10 +189,18 @@ class StoreSource:
 
     A registered model may run its code: who registered it was allowed to push code, or it would
     not be there.
+
+    Args:
+        home: the installation.
+        instruments: where copies of tables that were damaged are counted.
     """
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, instruments: Instruments | None = None) -> None:
         self._home = home
+        self._damaged = (instruments or Instruments()).counter(
+            "tidemill_table_copies_damaged",
+            "Copies of tables on this machine that were not what was stored.",
+        )
         self._revision = Remembered(home.store, TABLES, current_revision)
         self._pass_by = PassBy(home.clock)
 
@@ -210,7 +219,7 @@ class StoreSource:
             folder=folder,
             table=table,
             record=record,
-            features=None if features is None else fetch_table(self._home, features),
+            features=None if features is None else self._fetch(features),
             trust_code=read_manifest(folder).trust == "code",
             python=_python(environments_path(self._home.cache_path), folder, live),
         )
@@ -219,7 +228,7 @@ class StoreSource:
         """Returns where a table is, or will be once Redis takes it: nobody waits for that."""
         url = self._home.settings.tables.url
         if url is None:
-            return fetch_table(self._home, table), None
+            return self._fetch(table), None
         check_library()
         info = get_table(self._home.store, table)
         if not self._pass_by.on:
@@ -229,6 +238,12 @@ class StoreSource:
                 self._pass_by.begin()
                 log("serving.live").warning("table.unpublished", table=table, reason=str(error))
         return place_of(url, info), info
+
+    def _fetch(self, table: str) -> Path:
+        def damaged() -> None:
+            self._damaged.of().value += 1
+
+        return fetch_table(self._home, table, damaged=damaged)
 
 
 def publish_tables(home: Home) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from tidemill.foundation.durable import make_folder, sync_folder, write_atomic
 from tidemill.foundation.errors import Corrupted, InvalidInput, NotFound
 from tidemill.foundation.files import put_content
 from tidemill.foundation.home import Home
+from tidemill.foundation.logs import log
 from tidemill.foundation.store import Store
 from tidemill.tables.lmdb import check_data
 from tidemill.tables.table import DATA_FILE, INFO_FILE, TableInfo, info_decoder, read_info
@@ -36,6 +38,9 @@ _table = sa.Table(
 )
 
 _ID = re.compile(r"[0-9a-f]{16}\Z")
+
+_STAMP_FILE = "verified"
+"""What the file is called beside a copy that says of which data file the sha256 was compared."""
 
 
 def register_table(conn: Connection, info: TableInfo, file_key: str) -> TableInfo:
@@ -188,22 +193,53 @@ def folder_of(home: Home, table: str) -> Path:
     return home.cache_path / "tables" / table
 
 
-def fetch_table(home: Home, table: str) -> Path:
-    """Returns the folder of a table on this machine; fetched and verified the first time.
+def fetch_table(home: Home, table: str, *, damaged: Callable[[], None] | None = None) -> Path:
+    """Returns the folder of a table on this machine; what is in it has the sha256 that was stored.
+
+    A copy is read whole the first time, and whenever its data file is another one, or was written
+    to, since then. One that is damaged is replaced from the files, and the log says so.
+
+    Args:
+        home: the installation.
+        table: its id.
+        damaged: called where a copy was there, and was damaged.
 
     Raises:
         NotFound: there is no such table, or its data is gone from the files.
-        Corrupted: its data is not what was stored.
+        Corrupted: its data is not what was stored, in the files neither.
     """
     with home.store.read(TABLES) as conn:
         info, key = _find(conn, table)
     folder = folder_of(home, info.id)
-    if _is_whole(folder, info):
-        return folder
-    source = home.files.fetch(key)
-    check_data(source, info, verify=True)
-    _place_copy(source, folder, info)
+    damage = None
+    if folder.exists():
+        damage = _damage(folder, info)
+        if damage is None:
+            return folder
+        if damaged is not None:
+            damaged()
+    _place_copy(_fetch_data(home, info, key), folder, info)
+    if damage is not None:
+        log("tables.catalog").warning(
+            "table.replaced", table=info.id, path=str(folder), reason=str(damage)
+        )
     return folder
+
+
+def _fetch_data(home: Home, info: TableInfo, key: str) -> Path:
+    """Returns the data of a table from the files, verified.
+
+    What is remote has a copy on this machine, which may be the very file that was damaged.
+    """
+    source = home.files.fetch(key)
+    try:
+        check_data(source, info, verify=True)
+    except Corrupted:
+        if not home.files.holds(key, info.sha256):
+            raise
+        source = home.files.fetch(key)
+        check_data(source, info, verify=True)
+    return source
 
 
 def _find(conn: Connection, table: str) -> tuple[TableInfo, str]:
@@ -222,35 +258,70 @@ def _read(document: str) -> TableInfo:
 
 
 def _is_whole(folder: Path, info: TableInfo, *, verify: bool = False) -> bool:
+    return _damage(folder, info, verify=verify) is None
+
+
+def _damage(folder: Path, info: TableInfo, *, verify: bool = False) -> Corrupted | None:
+    """Returns what is wrong with a copy; its data is read where that was not done before."""
+    data = folder / DATA_FILE
     try:
         if read_info(folder) != info:
-            return False
-        check_data(folder / DATA_FILE, info, verify=verify)
-    except Corrupted:
-        return False
-    return True
+            return Corrupted(f"table {str(folder)!r} has the record of another table")
+        check_data(data, info, verify=False)
+        seen = _stamp(data)
+        if not verify and _read_stamp(folder) == seen:
+            return None
+        check_data(data, info, verify=True)
+    except Corrupted as error:
+        return error
+    if _stamp(data) == seen:  # nobody wrote to it meanwhile
+        _write_stamp(folder, seen)
+    return None
+
+
+def _stamp(data: Path) -> bytes:
+    """Returns what another file, or one that was written to, does not have in common with this."""
+    status = data.stat()
+    found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return " ".join(map(str, found)).encode()
+
+
+def _read_stamp(folder: Path) -> bytes | None:
+    with contextlib.suppress(OSError):
+        return (folder / _STAMP_FILE).read_bytes()
+    return None
+
+
+def _write_stamp(folder: Path, stamp: bytes) -> None:
+    with contextlib.suppress(OSError):  # without it, the data is read once more
+        write_atomic(folder / _STAMP_FILE, stamp)
 
 
 def _place_copy(source: Path, folder: Path, info: TableInfo) -> None:
+    """Places data that was just verified."""
     make_folder(folder.parent)
     temporary = folder.parent / f".{info.id}.{secrets.token_hex(8)}.tmp"
     try:
         temporary.mkdir()
-        _link(source, temporary / DATA_FILE)
+        data = temporary / DATA_FILE
+        if _link(source, data):  # a copy is another file, and not read yet
+            _write_stamp(temporary, _stamp(data))
         write_atomic(temporary / INFO_FILE, msgspec.json.encode(info))
         _place(temporary, folder, info)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Gives the immutable file a second name, or copies it to another file system."""
+def _link(source: Path, target: Path) -> bool:
+    """Gives the immutable file a second name, or copies it to another file system: then False."""
     try:
         target.hardlink_to(source)
     except OSError:
         shutil.copyfile(source, target)
         with target.open("rb") as file:
             os.fsync(file.fileno())
+        return False
+    return True
 
 
 def _place(temporary: Path, folder: Path, info: TableInfo) -> None:
