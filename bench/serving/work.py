@@ -1,4 +1,4 @@
-"""The work: four models, and at least a thousand distinct questions to each with their answers.
+"""The work: five models, and at least a thousand distinct questions to each with their answers.
 
 ======  =====================================================  ================
 name    model                                                  a question
@@ -6,6 +6,7 @@ name    model                                                  a question
 sum     none to speak of: the sum of the numbers               10 FP64
 lr      logistic regression on scikit-learn's digits           64 FP64
 rf      random forest of 100 trees on the digits               64 FP64
+bags    25 bagged trees, each asked through scikit-learn       64 FP64
 mlp     ONNX, 784-512-512-10, random weights                   784 FP32
 ======  =====================================================  ================
 """
@@ -26,7 +27,7 @@ import onnxruntime
 from bench.questions import Body, write_bodies
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import BaggingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 QUESTIONS = 1024
@@ -97,6 +98,10 @@ def _rf(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
     return _digits(RandomForestClassifier(100, random_state=0), folder / "rf.joblib")
 
 
+def _bags(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
+    return _digits(BaggingClassifier(n_estimators=25, random_state=0), folder / "bags.joblib")
+
+
 def _digits(estimator: Any, path: Path) -> tuple[Path, np.ndarray, list[Any]]:
     digits = load_digits()
     rows = np.asarray(digits.data, np.float64)
@@ -139,6 +144,7 @@ _MAKERS: dict[str, Callable[[Path], tuple[Path, np.ndarray, list[Any]]]] = {
     "sum": _sum,
     "lr": _lr,
     "rf": _rf,
+    "bags": _bags,
     "mlp": _mlp,
 }
 
