@@ -49,7 +49,7 @@ def test_what_a_client_encodes_is_what_is_read(
     """Any text, any number of the type, to the last bit."""
     said = asked(string=text, int64=str(whole), uint8=str(small), float64=repr(real), bool=truth)
     try:
-        read = READER.read_query(said)
+        read = READER.row(READER.read_query(said))
     except TooLarge:
         assert len(said) > MAX_QUERY_BYTES
         return
@@ -65,7 +65,7 @@ def test_what_a_client_encodes_is_what_is_read(
 def test_whatever_comes_is_a_key_or_a_typed_refusal(text: bytes) -> None:
     """No bytes break it."""
     with suppress(TidemillError):
-        assert READER.read_query(text).names == KINDS
+        assert len(READER.read_query(text)) == len(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_long_query_is_refused_whatever_the_columns_are_called() -> None:
     """A name that a URL must escape makes no empty key of a text that is too long."""
     columns = (Column("fare class", "string"),)
     reader = KeyReader(Signature(columns, (Column("y", "float64"),)), ("fare class",))
-    assert reader.read_query(b"fare%20class=b").values == ["b"]
+    assert reader.read_query(b"fare%20class=b") == ["b"]
     with pytest.raises(TooLarge, match="8210 bytes"):
         reader.read_query(b"fare%20class=".ljust(8210, b"b"))
 

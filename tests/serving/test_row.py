@@ -116,8 +116,9 @@ def test_a_row_in_a_body_is_read_as_an_array_would_be(kind: str, data: st.DataOb
     reader = KeyReader(signature, ("k",))
     other = st.one_of(values_of("int64"), st.none(), st.booleans(), st.text(max_size=2))
     instance = {"k": data.draw(st.one_of(values_of(kind), other))}
-    row = reader.read_row(instance)
-    if row is not None:
+    key = reader.read_row(instance)
+    if key is not None:
+        row = reader.row(key)
         wanted, _ = wire.read_rows([instance], reader.signature)
         assert row.arrays()["k"].tolist() == wanted["k"].tolist() == row.values
         assert type(row.values[0]) is type(wanted["k"].item(0))
@@ -131,14 +132,14 @@ def test_a_plain_question_is_read_as_an_unusual_one(text: bytes) -> None:
         with pytest.raises(Exception, match="column 'k' is ' 5'"):
             reader.read_query(text)
     else:
-        assert reader.read_query(text).values == [5]
+        assert reader.read_query(text) == [5]
 
 
 def test_names_that_are_escaped_are_never_taken_as_they_stand() -> None:
     """A column that is called ``a%20b`` is asked for as ``a%2520b``."""
     signature = Signature((Column("a%20b", "int64"), Column("x", "int64")), Y)
     reader = KeyReader(signature, ("a%20b",))
-    assert reader.read_query(b"a%2520b=5").values == [5]
+    assert reader.read_query(b"a%2520b=5") == [5]
     with pytest.raises(Exception, match="not known"):
         reader.read_query(b"a%20b=5")
 

@@ -14,7 +14,13 @@ from tidemill.data.ledger_compaction import CompactResult, compact
 from tidemill.data.ledger_ids import SECRET_BYTES, PredictionIds, open_ids
 from tidemill.data.ledger_labels import JoinCounts, join_counts, join_labels
 from tidemill.data.ledger_reader import Ledger, LedgerExport, each_part, export_parquet, read_ledger
-from tidemill.data.ledger_records import LabelRecord, PredictionRecord, Problem, prediction_ids
+from tidemill.data.ledger_records import (
+    LabelRecord,
+    PlainRows,
+    PredictionRecord,
+    Problem,
+    prediction_ids,
+)
 from tidemill.data.ledger_withdrawals import Withdrawal, read_withdrawals, withdraw
 from tidemill.data.ledger_writer import LedgerCounts, LedgerWriter
 
@@ -27,6 +33,7 @@ __all__ = [
     "LedgerCounts",
     "LedgerExport",
     "LedgerWriter",
+    "PlainRows",
     "PredictionIds",
     "PredictionRecord",
     "Problem",

@@ -23,7 +23,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.data.ledger_records import Columns, LabelRecord, Prediction, Problem, Shared
+from tidemill.data.ledger_records import (
+    Columns,
+    LabelRecord,
+    PlainRows,
+    Prediction,
+    Problem,
+    Shared,
+)
 from tidemill.foundation.errors import InvalidInput, InvalidSettings, TooLarge
 
 SCHEMA_VERSION = 1
@@ -187,6 +194,28 @@ def _encoded(predictions: Sequence[Prediction]) -> bytes:
         )
     named = [(*asked, None, *said) for asked, said in layouts]
     return _encoder.encode((0, named, rows))
+
+
+def encode_rows(rows: PlainRows) -> bytes:
+    """Returns the payload of one frame, as ``encode_predictions`` does of the same queries.
+
+    Raises:
+        InvalidInput: one of them holds something else than plain values.
+    """
+    when, application, version, source = rows.time, rows.application, rows.version, rows.source
+    of_each = zip(rows.ids, rows.asked, rows.said, strict=True)
+    records = [
+        (name, when, None, application, version, source, 1, 0, asked, said)
+        for name, asked, said in of_each
+    ]
+    names, answers = rows.columns
+    try:
+        return _encoder.encode((0, [(*names, None, *answers)], records))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"a prediction cannot be kept in the ledger: {error}",
+            remedy="Give numbers, booleans or strings.",
+        ) from error
 
 
 def encode_labels(records: Sequence[LabelRecord]) -> bytes:

@@ -62,6 +62,19 @@ class PredictionIds:
             self._renew(monotonic)
         return self._ready.pop()
 
+    def several(self, count: int, monotonic: float) -> list[str]:
+        """Returns so many new ids; see ``next``."""
+        if monotonic >= self._until:
+            self._renew(monotonic)
+        made: list[str] = []
+        while len(made) < count:
+            if not self._ready:
+                self._renew(monotonic)
+            lacking = count - len(made)
+            made += self._ready[-lacking:]
+            del self._ready[-lacking:]
+        return made
+
     def made_at(self, prediction_id: str) -> float | None:
         """Returns when an id was made, in seconds since the epoch; None if it was not made here.
 

@@ -114,6 +114,30 @@ class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     plain: tuple[PlainRow, PlainRow] | None = None
 
 
+class PlainRows(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Answered queries of one row of plain values each, which share all but that and their ids.
+
+    Args:
+        application: what the clients queried.
+        version: the model version whose answers they are.
+        source: where the answers came from.
+        time: when they were answered, seconds since the epoch.
+        ids: of each, 32 hexadecimal digits.
+        columns: the names of what was asked, and of what was answered.
+        asked: of each query, as ``PlainRow.stored`` has it.
+        said: likewise.
+    """
+
+    application: str
+    version: int
+    source: str
+    time: float
+    ids: Sequence[str]
+    columns: tuple[tuple[str, ...], tuple[str, ...]]
+    asked: Sequence[Sequence[Any]]
+    said: Sequence[Sequence[Any]]
+
+
 class LabelRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """What one prediction turned out to be.
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tidemill.data.ledger_frames import encode_labels, encode_predictions, frame
+from tidemill.data.ledger_frames import encode_labels, encode_predictions, encode_rows, frame
 from tidemill.data.ledger_manifest import read_manifest
-from tidemill.data.ledger_records import LabelRecord, Prediction
+from tidemill.data.ledger_records import LabelRecord, PlainRows, Prediction
 from tidemill.data.ledger_segments import OpenSegment, seal_abandoned, segments_folder
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.durable import make_folder, sync_folder
@@ -155,10 +155,21 @@ class LedgerWriter:
         """
         if not predictions:
             return
-        payload = encode_predictions(predictions)
+        self._append_counted(encode_predictions(predictions), len(predictions))
+
+    def append_rows(self, rows: PlainRows) -> None:
+        """Does with some rows what ``append_predictions`` does, with less ado for each.
+
+        Raises:
+            InvalidInput, Overloaded, Unavailable, NotReady: as ``append_predictions``.
+        """
+        if rows.ids:
+            self._append_counted(encode_rows(rows), len(rows.ids))
+
+    def _append_counted(self, payload: bytes, predictions: int) -> None:
         with self._lock:
             self._append(payload)
-            self.counts.predictions += len(predictions)
+            self.counts.predictions += predictions
 
     def append_labels(self, records: Sequence[LabelRecord], done: Done) -> None:
         """Writes the labels in one frame and calls ``done`` once they are on the disk.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -38,7 +38,7 @@ class KeyReader:
     Example:
         >>> columns = (Column("carrier", "string"), Column("hour", "int64"), Column("x", "float32"))
         >>> reader = KeyReader(Signature(columns, (Column("y", "float32"),)), ("carrier", "hour"))
-        >>> reader.read_query(b"hour=5&carrier=UA").values
+        >>> reader.read_query(b"hour=5&carrier=UA")
         ['UA', 5]
     """
 
@@ -55,10 +55,20 @@ class KeyReader:
             for column in self.signature.inputs
             if plain
         ]
+        self._only = self._plain[0] if len(self._plain) == 1 else None
         self._types = [_row_type(column) for column in self.signature.inputs]
 
-    def read_query(self, text: bytes) -> Row:
-        """Returns the key in the query string of a URL, in the key's order.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of the key, in order."""
+        return self._form.names
+
+    def row(self, values: Sequence[Any]) -> Row:
+        """Returns a key that was read as a row."""
+        return Row(self._form, values)
+
+    def read_query(self, text: bytes) -> list[Any]:
+        """Returns the key in the query string of a URL: a value for each column, in their order.
 
         A value is text as it is, ``true`` or ``false``, or a number in decimal notation; blanks may
         be ``+`` or ``%20``.
@@ -68,6 +78,13 @@ class KeyReader:
                 type; the column and the value are named.
             TooLarge: it is longer than any key.
         """
+        if self._only is not None:
+            said, size, parse = self._only
+            if text.startswith(said) and b"&" not in text and len(text) <= MAX_QUERY_BYTES:
+                value = parse(text[size:])
+                if value is not None:
+                    return [value]
+            return self._read_closely(text)
         values: list[Any] = []
         parts = text.split(b"&") if len(text) <= MAX_QUERY_BYTES else []
         if not parts or len(parts) != len(self._plain):
@@ -78,9 +95,9 @@ class KeyReader:
             if value is None:
                 return self._read_closely(text)
             values.append(value)
-        return Row(self._form, values)
+        return values
 
-    def _read_closely(self, text: bytes) -> Row:
+    def _read_closely(self, text: bytes) -> list[Any]:
         """Reads what may be escaped, in another order, or no key at all."""
         if len(text) > MAX_QUERY_BYTES:
             raise TooLarge(
@@ -99,9 +116,9 @@ class KeyReader:
             refuse_names("column", set(given), set(self._of))
         if self._shaped is not None:
             from_rows([given[self._shaped.name]], self._shaped)  # which refuses what is no list
-        return Row(self._form, [parse(given[name]) for name, parse in self._of.items()])
+        return [parse(given[name]) for name, parse in self._of.items()]
 
-    def read_row(self, instance: Any) -> Row | None:
+    def read_row(self, instance: Any) -> list[Any] | None:
         """Returns the key in a v1 row of plain values; None for what needs a closer look."""
         if type(instance) is not dict or len(instance) != len(self._types) or self._shaped:
             return None
@@ -113,7 +130,7 @@ class KeyReader:
             if type(value) is int and not kind[1] <= value <= kind[2]:
                 return None
             values.append(value)
-        return Row(self._form, values)
+        return values
 
     def holds(self, instances: list[Any]) -> bool:
         """Says whether the first row of a v1 request is an object of the key's columns alone."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from tidemill import __version__
-from tidemill.data.ledger import LabelRecord, LedgerWriter, prediction_ids
+from tidemill.data.ledger import LabelRecord, LedgerWriter, PlainRows, prediction_ids
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     InvalidInput,
@@ -28,11 +28,12 @@ from tidemill.serving.classification import classified
 from tidemill.serving.exchange import Caller, Exchange
 from tidemill.serving.gate import Gate
 from tidemill.serving.guard import Guard
+from tidemill.serving.key_turn import KeyTurn, Values
 from tidemill.serving.labels import judge, refusal
 from tidemill.serving.pace import Pace
 from tidemill.serving.processor import Processor
 from tidemill.serving.query import DEFAULT_PRIORITY, Query
-from tidemill.serving.row import Row
+from tidemill.serving.row import Row, RowForm
 from tidemill.serving.templates import InferReader
 
 EXTENSIONS = [
@@ -51,13 +52,14 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class _Form:
     """How an application's requests are read and its answers written."""
 
-    __slots__ = ("_key", "_writers", "application", "gate", "reader")
+    __slots__ = ("_key", "_writers", "application", "gate", "reader", "turn")
 
     def __init__(self, application: Application, gate: Gate) -> None:
         self.application = application
         self._key: KeyReader | None = None
         self.reader = InferReader(application.signature)
         self.gate = gate
+        self.turn: KeyTurn | None = None
         self._writers: dict[tuple[tuple[Column, bool], ...], AnswerWriter] = {}
 
     def turns_away(self, exchange: Exchange) -> bool:
@@ -213,12 +215,40 @@ class DataPlane:
 
     def lookup(self, exchange: Exchange, name: str) -> None:
         """Answers the key in the query string."""
-        application = self._processor.application(name)
-        key = self.key_reader(application).read_query(exchange.query)
-        arrived, until = exchange.arrived, exchange.arrived + application.slo_s
-        self._processor.look_up(
-            application, Query(key, 1, arrived, until, self._predicted, context=exchange)
-        )
+        form = self._form(self._processor.application(name))
+        self._look_up(exchange, form, form.key.read_query(exchange.query))
+
+    def _look_up(self, exchange: Exchange, form: _Form, key: Values) -> None:
+        """Answers one key, together with others of this turn where that may be."""
+        turn = form.turn
+        if turn is None:
+            application = form.application
+            self._processor.look_up(application, self.query_of(exchange, application, key))
+        else:
+            turn.add(exchange, key, exchange.arrived)
+
+    def query_of(self, context: Exchange, application: Application, key: Values) -> Query:
+        """Returns one key as a query; see ``Asker``."""
+        arrived, row = context.arrived, self._form(application).key.row(key)
+        until = arrived + application.slo_s
+        query = Query(row, 1, arrived, until, self._predicted, context=context)
+        query.nbytes = context.nbytes
+        return query
+
+    def looked_up(
+        self,
+        contexts: Sequence[Exchange],
+        answers: PlainRows,
+        said: Sequence[Values],
+        form: RowForm,
+    ) -> None:
+        """Answers those who asked for keys; see ``Asker``."""
+        write = wire.RowWriter(form, version=answers.version, source=answers.source).write
+        for exchange, name, values in zip(contexts, answers.ids, said, strict=True):
+            try:
+                exchange.answer(write(values, name))
+            except Exception as error:  # noqa: BLE001 - an exchange must end
+                exchange.fail(unwritable(answers.version, error))
 
     def lookup_many(self, exchange: Exchange, name: str) -> None:
         """Answers the keys in a v1 request."""
@@ -236,12 +266,17 @@ class DataPlane:
         nbytes: int,
     ) -> None:
         """Answers a v1 request whose rows are keys."""
-        reader = self.key_reader(application)
-        inputs: Batch | Row | None = None
-        if len(instances) == 1:
-            inputs, n = reader.read_row(instances[0]), 1
-        if inputs is None:
+        form = self._form(application)
+        reader, turn = form.key, form.turn
+        inputs: Batch | Row
+        key = reader.read_row(instances[0]) if len(instances) == 1 else None
+        if key is None:
             inputs, n = wire.read_rows(instances, reader.signature)
+        elif turn is not None and request.timeout_ms is None and request.event_time is None:
+            turn.add(exchange, key, exchange.arrived)
+            return
+        else:
+            inputs, n = reader.row(key), 1
         arrived = exchange.arrived
         timeout_s = None if request.timeout_ms is None else request.timeout_ms / 1e3
         query = Query(
@@ -282,6 +317,8 @@ class DataPlane:
             form = self._forms[application.name] = _Form(
                 application, Gate(application, self._processor, self._pace)
             )
+            if application.deployment.key:
+                form.turn = self._processor.key_turn(application, form.key.names, self)
         return form
 
     def _inferred(self, query: Query) -> None:
@@ -295,7 +332,7 @@ class DataPlane:
             try:
                 query = classified(query, asked.classes, application.classes_of(query.version))
             except Exception as error:  # noqa: BLE001 - an exchange must end
-                exchange.fail(unwritable(query, error))
+                exchange.fail(unwritable(query.version, error))
                 return
         if query.row_sources is None:
             self._infer_plainly(query, exchange, application.name)
@@ -315,7 +352,7 @@ class DataPlane:
                 parameters=parameters,
             )
         except Exception as error:  # noqa: BLE001 - an exchange must end
-            exchange.fail(unwritable(query, error))
+            exchange.fail(unwritable(query.version, error))
             return
         _answer(exchange, body, header_length)
 
@@ -328,7 +365,7 @@ class DataPlane:
         try:
             body, header_length = writer.write(query, asked.request.id)
         except Exception as error:  # noqa: BLE001 - an exchange must end
-            exchange.fail(unwritable(query, error))
+            exchange.fail(unwritable(query.version, error))
             return
         _answer(exchange, body, header_length)
 
@@ -352,7 +389,7 @@ class DataPlane:
                     sources=list(query.row_sources or [query.source] * query.n),
                 )
         except Exception as error:  # noqa: BLE001 - an exchange must end
-            exchange.fail(unwritable(query, error))
+            exchange.fail(unwritable(query.version, error))
             return
         exchange.answer(body)
 
@@ -481,10 +518,10 @@ class DataPlane:
         task.add_done_callback(self._tasks.discard)
 
 
-def unwritable(query: Query, error: Exception) -> ModelFailed:
+def unwritable(version: int, error: Exception) -> ModelFailed:
     """Returns the error of an answer that no protocol could carry."""
     return ModelFailed(
-        f"version {query.version} of the model gave an answer that cannot be sent: {error}",
+        f"version {version} of the model gave an answer that cannot be sent: {error}",
         remedy="Compare the model's outputs with its signature.",
     )
 

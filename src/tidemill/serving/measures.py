@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter as Count
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from tidemill.foundation.errors import (
@@ -218,6 +220,14 @@ class Measures:
             if source == "default":
                 return  # ``defaulted`` has counted what it stands for
         of.outcomes["met" if now <= query.deadline else "missed"].value += 1
+
+    def looked_up(self, version: int, arrived: Sequence[float], slo_s: float, now: float) -> None:
+        """Counts queries of one row that were answered from the table, each by its arrival."""
+        of = self._versions.get(version) or self.of(version)
+        of.answers["table"].value += len(arrived)
+        for moment, times in Count(arrived).items():  # those of one turn mostly came as one
+            of.seconds.observe_many(now - moment, times)
+            of.outcomes["met" if now <= moment + slo_s else "missed"].value += times
 
     def refused(self, version: int, error: TidemillError, waited_s: float, times: int) -> None:
         """Counts queries that were refused before they were read, after they waited so long."""

@@ -27,6 +27,7 @@ from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.application import Application
 from tidemill.serving.inspection import inspect_versions
+from tidemill.serving.key_turn import Asker, KeyTurn
 from tidemill.serving.levels import Levels
 from tidemill.serving.loading import Loader, retired_versions
 from tidemill.serving.measures import Measures
@@ -85,6 +86,7 @@ class Processor:
             clock, self._from_replica, instruments, turned=self._flush_due, noted=noted
         )
         self._ended: list[Query] = []
+        self._turns: list[KeyTurn] = []
         self._flushing = False
         self._due: asyncio.Handle | None = None
         self.ids = ids or PredictionIds(secrets.token_bytes(SECRET_BYTES), clock)
@@ -132,6 +134,7 @@ class Processor:
 
     def activate(self, revision: int) -> None:
         """Makes a prepared assignment live, between two queries."""
+        self._flush_due()  # keys that were asked for are of what was live then
         self._applications = self._staged.pop(revision)
         self._staged.clear()  # whatever else was prepared was given up
         for application in self._applications.values():
@@ -235,6 +238,51 @@ class Processor:
         except TidemillError as error:
             query.error, query.refused = error, True
         self._end(query)
+
+    def key_turn(
+        self, application: Application, key: tuple[str, ...], asker: Asker
+    ) -> KeyTurn | None:
+        """Returns what answers an application's keys of these columns together, turn by turn.
+
+        None where each is a query of its own: watched singly, or answered by one of several
+        versions, a table on another host, or a model that takes nothing else.
+        """
+        version, watch = application.only, self._watch
+        watched = watch is not None and watch.every
+        if version is None or watched or len(key) == len(application.signature.inputs):
+            return None
+        if not version.looks_up_rows(key):
+            return None
+        return KeyTurn(
+            application,
+            version,
+            asker,
+            self,
+            ledger=self._ledger,
+            ids=self.ids,
+            clock=self._clock,
+            begin=self._begin_turn,
+        )
+
+    def _begin_turn(self, turn: KeyTurn) -> None:
+        self._turns.append(turn)
+        self._flush_soon()
+
+    def lacks(self, application: Application, version: LiveVersion, query: Query) -> None:
+        """Takes a query of keys alone of which the table of a version holds nothing."""
+        self._name(application, version, query)
+        self._told_alone(version, query, whole=False)
+
+    def found(self, application: Application, version: LiveVersion, query: Query) -> None:
+        """Takes a query that a version's table has answered, and that is not recorded yet."""
+        self._name(application, version, query)
+        query.source = "table"
+        self._end(query)
+
+    def _name(self, application: Application, version: LiveVersion, query: Query) -> None:
+        query.state, query.application = application, application.name
+        query.version = version.version
+        query.request_id = self.ids.next(query.arrived)
 
     def _told_alone(self, chosen: LiveVersion, query: Query, *, whole: bool | None) -> None:
         """Goes on with a query of keys alone by what a table on another host said."""
@@ -437,6 +485,9 @@ class Processor:
         if query.error is not None:
             self._default(query)
         self._ended.append(query)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._flushing:
             self._flushing = True
             self._pace.computed()  # more is read before the flush
@@ -461,6 +512,9 @@ class Processor:
 
     def _flush(self) -> None:
         """Writes what ended in this turn to the ledger, then tells the clients."""
+        turns, self._turns = self._turns, []
+        for turn in turns:
+            turn.end()
         self._flushing = False
         ended, self._ended = self._ended, []
         watch = self._watch

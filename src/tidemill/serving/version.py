@@ -98,7 +98,7 @@ class LiveVersion:
         self._stages = measures.stages
         self._told_unreadable: set[str] = set()
         self._log = log("serving.version")
-        self._key_columns = tuple(name for name, _ in key.columns) if key else ()
+        self.key_columns = tuple(name for name, _ in key.columns) if key else ()
         self._answers: tuple[RowForm, AnswerReader] | None = None
         self._reads_plainly = True
         self._keeping = Keeping(signature.outputs)
@@ -141,6 +141,44 @@ class LiveVersion:
         self._stages["table"].observe(self._clock.monotonic() - began)
         return whole
 
+    def looks_up_rows(self, names: tuple[str, ...]) -> bool:
+        """Says whether ``look_up_rows`` takes keys of these columns."""
+        return self.table is not None and self.lookups is None and names == self.key_columns
+
+    def look_up_rows(
+        self, keys: Sequence[Sequence[Any]]
+    ) -> tuple[RowForm | None, list[tuple[Any, ...] | None]] | None:
+        """Returns what the table answers to each key, as plain values, with the form of them all.
+
+        None stands for a key that the table lacks. None for all of them where each needs a look of
+        its own: the table is too old or does not answer, or its answers are no plain values.
+        Nothing is counted then.
+
+        Args:
+            keys: a value for each column of the key, in its order.
+        """
+        if self.stale or not self._reads_plainly or self.table is None or self.key is None:
+            return None
+        began = self._clock.monotonic()
+        try:
+            if len(keys) == 1:
+                found = self.table.get([self.key.one(keys[0])])
+            else:
+                found = self.table.get(self.key.many([*zip(*keys, strict=True)]))
+            first = next((value for value in found if value is not None), None)
+            answers = None if first is None else self._answers or self._answer_reader(first)
+            if answers is not None:
+                said = answers[1].read_all(found)
+                if None in said and said.count(None) != found.count(None):
+                    return None
+        except (TidemillError, LookupError, TypeError, ValueError):
+            return None
+        if first is not None and answers is None:
+            return None
+        took_s = self._clock.monotonic() - began
+        self._stages["table"].observe_many(took_s / len(keys), len(keys))
+        return (None, [None] * len(keys)) if answers is None else (answers[0], said)
+
     def check_alone(self, query: Query) -> None:
         """Does nothing if a query of nothing but key columns can be looked up.
 
@@ -156,12 +194,12 @@ class LiveVersion:
             )
         asked = query.asked
         names = asked.names if isinstance(asked, Row) else tuple(query.inputs)
-        missing = [] if names == self._key_columns else [*set(self._key_columns) - {*names}]
+        missing = [] if names == self.key_columns else [*set(self.key_columns) - {*names}]
         if missing:
-            missing.sort(key=self._key_columns.index)
+            missing.sort(key=self.key_columns.index)
             raise InvalidInput(
                 f"the table of version {self.version} is looked up by {missing[0]!r}, too",
-                remedy=f"Give its key: {', '.join(self._key_columns)}.",
+                remedy=f"Give its key: {', '.join(self.key_columns)}.",
             )
         if self.stale:
             self.measures.stale.value += 1
@@ -235,7 +273,7 @@ class LiveVersion:
         assert self.key is not None
         rows = query.table_rows
         at = 0 if rows is None else rows.index(None)
-        key = self.key.one([query.inputs[name].item(at) for name in self._key_columns])
+        key = self.key.one([query.inputs[name].item(at) for name in self.key_columns])
         of = f" (row {at})" if query.n > 1 else ""
         return NotFound(
             f"the table of version {self.version} does not hold {self.key.show(key)[:200]}{of}"
@@ -291,10 +329,10 @@ class LiveVersion:
         asked = query.asked
         if isinstance(asked, Row):
             values, names = asked.values, asked.form.names
-            if names != self._key_columns:
-                values = [values[names.index(name)] for name in self._key_columns]
+            if names != self.key_columns:
+                values = [values[names.index(name)] for name in self.key_columns]
             return [self.key.one(values)]
-        columns = [query.inputs[name] for name in self._key_columns]
+        columns = [query.inputs[name] for name in self.key_columns]
         if query.n == 1:
             return [self.key.one([column.item(0) for column in columns])]
         return self.key.many(columns)

@@ -134,6 +134,16 @@ class AnswerReader:
             return None
         return values
 
+    def read_all(self, found: Sequence[bytes | None]) -> list[tuple[Any, ...] | None]:
+        """Returns what ``read`` does of each answer; None also where there is none."""
+        if not self._rounded:
+            decode, plain = self._decode, msgspec.structs.astuple
+            try:
+                return [None if data is None else plain(decode(data)) for data in found]
+            except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError):
+                pass  # one of them is of another form
+        return [None if data is None else self.read(data) for data in found]
+
 
 def reader_of(columns: Sequence[Column]) -> AnswerReader | None:
     """Returns what reads answers of these columns; None where one is of many elements."""

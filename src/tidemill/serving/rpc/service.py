@@ -292,7 +292,7 @@ class Service:
             try:
                 asker.answered.set_result(write_infer(query, stream=asker.stream))
             except Exception as reason:  # noqa: BLE001 - whoever waits is told
-                error = unwritable(query, reason)
+                error = unwritable(query.version, reason)
         if error is not None:
             asker.answered.set_exception(error)
 

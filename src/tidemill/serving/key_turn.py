@@ -1,0 +1,166 @@
+"""Keys asked for in one turn of the loop: looked up, recorded and answered together.
+
+Most of what a lookup costs is what surrounds it. What a turn's keys have in common is done once for
+all of them, in plain values; whatever is not the usual case goes its own way as a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from tidemill.data.ledger import LedgerWriter, PlainRows, PredictionIds
+from tidemill.foundation.clock import Clock
+from tidemill.serving.application import Application
+from tidemill.serving.query import Query
+from tidemill.serving.row import Row, RowForm
+from tidemill.serving.version import LiveVersion
+
+Values = Sequence[Any]
+"""One value for each column, in order."""
+
+
+class Asker(Protocol):
+    """Whoever takes the keys, and tells what was found."""
+
+    def query_of(self, context: Any, application: Application, key: Values) -> Query:
+        """Returns one key as a query, which whoever asked is told of by itself."""
+
+    def looked_up(
+        self, contexts: Sequence[Any], answers: PlainRows, said: Sequence[Values], form: RowForm
+    ) -> None:
+        """Tells those who asked what was found and is recorded; each of them, whatever happens.
+
+        Args:
+            contexts: whom to answer, in the order of the answers.
+            answers: as they are recorded.
+            said: the same, as values of the columns.
+            form: the columns.
+        """
+
+
+class Elsewhere(Protocol):
+    """What answers queries one by one."""
+
+    def look_up(self, application: Application, query: Query) -> None:
+        """Takes a query of keys alone."""
+
+    def lacks(self, application: Application, version: LiveVersion, query: Query) -> None:
+        """Takes a query of keys alone of which the table of that version holds nothing."""
+
+    def found(self, application: Application, version: LiveVersion, query: Query) -> None:
+        """Takes a query that is answered, and not recorded."""
+
+
+class KeyTurn:
+    """The keys of one application, as long as it is live as it is now.
+
+    Args:
+        application: whom they ask.
+        version: the only one that answers; it looks up rows.
+        asker: takes the keys.
+        elsewhere: takes what is not the usual case.
+        ledger: where answers are written before they are told.
+        ids: names them.
+        clock: tells the time.
+        begin: called with the first key of a turn; has ``end`` called at the end of that turn.
+    """
+
+    __slots__ = (
+        "_application",
+        "_asked",
+        "_asker",
+        "_begin",
+        "_clock",
+        "_elsewhere",
+        "_ids",
+        "_ledger",
+        "_version",
+    )
+
+    def __init__(
+        self,
+        application: Application,
+        version: LiveVersion,
+        asker: Asker,
+        elsewhere: Elsewhere,
+        *,
+        ledger: LedgerWriter,
+        ids: PredictionIds,
+        clock: Clock,
+        begin: Callable[[KeyTurn], None],
+    ) -> None:
+        self._application = application
+        self._version = version
+        self._asker = asker
+        self._elsewhere = elsewhere
+        self._ledger = ledger
+        self._ids = ids
+        self._clock = clock
+        self._begin = begin
+        self._asked: list[tuple[Any, Values, float]] = []
+
+    def add(self, context: Any, key: Values, arrived: float) -> None:
+        """Takes a key; whoever asked is told at the end of this turn, or later.
+
+        Args:
+            context: whom to answer.
+            key: read and checked.
+            arrived: when, on the monotonic clock.
+        """
+        if not self._asked:
+            self._begin(self)
+        self._asked.append((context, key, arrived))
+
+    def end(self) -> None:
+        """Answers the keys of the turn."""
+        asked, self._asked = self._asked, []
+        found = self._version.look_up_rows([key for _, key, _ in asked])
+        if found is None:
+            for context, key, _ in asked:
+                query = self._asker.query_of(context, self._application, key)
+                self._elsewhere.look_up(self._application, query)
+            return
+        form, said = found
+        if None in said:
+            self._miss([each for each, row in zip(asked, said, strict=True) if row is None])
+            asked = [each for each, row in zip(asked, said, strict=True) if row is not None]
+        if form is not None:
+            self._answer(asked, [row for row in said if row is not None], form)
+
+    def _miss(self, lacking: list[tuple[Any, Values, float]]) -> None:
+        for context, key, _ in lacking:
+            query = self._asker.query_of(context, self._application, key)
+            self._elsewhere.lacks(self._application, self._version, query)
+
+    def _answer(
+        self, asked: list[tuple[Any, Values, float]], said: list[Values], form: RowForm
+    ) -> None:
+        contexts, keys, arrived = zip(*asked, strict=True)
+        answers = PlainRows(
+            application=self._application.name,
+            version=self._version.version,
+            source="table",
+            time=self._clock.now(),
+            ids=self._ids.several(len(asked), arrived[0]),
+            columns=(self._version.key_columns, form.names),
+            asked=keys,
+            said=[(*zip(row),) for row in said] if form.nested else said,
+        )
+        try:
+            self._ledger.append_rows(answers)
+        except Exception:  # noqa: BLE001 - nothing was written; each is told of its own trouble
+            self._answer_apart(asked, said, form)
+            return
+        self._application.measures.looked_up(
+            self._version.version, arrived, self._application.slo_s, self._clock.monotonic()
+        )
+        self._asker.looked_up(contexts, answers, said, form)
+
+    def _answer_apart(
+        self, asked: list[tuple[Any, Values, float]], said: list[Values], form: RowForm
+    ) -> None:
+        for (context, key, _), values in zip(asked, said, strict=True):
+            query = self._asker.query_of(context, self._application, key)
+            query.answer_plainly(Row(form, values))
+            self._elsewhere.found(self._application, self._version, query)
