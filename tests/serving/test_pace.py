@@ -229,7 +229,7 @@ def test_what_has_waited_too_long_is_refused_unread() -> None:
         )
         for ask in (lambda e: plane.infer(e, "app", None), lambda e: plane.predict(e, "app")):
             connection = SimpleNamespace(load=Load(), flush=lambda: None)
-            exchange = Exchange(cast("Any", connection), Head(), b"no JSON", 99.8, closes=False)
+            exchange = Exchange(cast("Any", connection), Head(), b"no JSON", 99.8)
             ask(exchange)
             assert exchange.out is not None
             assert exchange.out.startswith(b"HTTP/1.1 504 ")

@@ -220,7 +220,7 @@ def test_a_waiting_query_holds_its_arrays_and_no_more(tmp_path: Path, kind: str)
     del values
     tracemalloc.start()
     try:
-        exchange = Exchange(cast("Connection", None), Head(), body, 0.0, closes=False)
+        exchange = Exchange(cast("Connection", None), Head(), body, 0.0)
         if kind == "infer":
             plane.infer(exchange, "app", None)
         else:

@@ -82,6 +82,13 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Counts several observations."""
+        counts, bounds = self.counts, self.bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.total += sum(values)
+
     def state(self) -> Any:
         """Returns the counts (not cumulative, the last one above every bound) and the sum."""
         return [list(self.counts), self.total]

@@ -171,14 +171,20 @@ class Connection(asyncio.Protocol):
             self._refuse(503, "too many connections. Retry in a moment.")
 
     def connection_lost(self, _: Exception | None) -> None:  # noqa: D102
-        self._closing = True
+        self._end()
         self._edge.connections.pop(self, None)
         self._pipeline.clear()
         self._drop_body()
         self._drop_backlog()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
-        self._receive(data)
+        # Between two requests, a client mostly sends one whole request of a known head.
+        same = self._same
+        if same is not None and (query := same.query_of(data)):
+            self._last_active = now = self._edge.arrival()
+            self._ask(same.head, b"", now, query)
+        else:
+            self._receive(data)
         pace = self._edge.pace
         if pace is not None and pace.late:
             pace.catch_up()
@@ -188,12 +194,6 @@ class Connection(asyncio.Protocol):
             return  # what follows a refused request is its rest, and no request
         if self._reading_since is not None or self._fed_bytes or self._parses:
             self._parse(data)
-            return
-        # Between two messages, a client mostly sends one whole request of a known head.
-        same = self._same
-        if same is not None and (query := same.query_of(data)):
-            self._last_active = now = self._edge.arrival()
-            self._ask(same.head, b"", now, closes=self._edge.draining, query=query)
             return
         end = data.find(b"\r\n\r\n") + 4
         head_bytes = data[:end] if 4 <= end <= MAX_REMEMBERED_HEAD_BYTES else b""
@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
             if gate is not None and self._may_turn_away(known[0]) and gate.turns_away(now):
                 self._send(gate.response)
                 return
-            self._ask(known[0], data[end:], now, closes=self._edge.draining, query=query)
+            self._ask(known[0], data[end:], now, query or known[0].query)
             return
         self._told = None  # what came before is none of it
         self._parse(data)
@@ -222,6 +222,7 @@ class Connection(asyncio.Protocol):
         The parser cannot be stopped between two requests: it gets a slice at a time, and the rest
         of a body whose length is known at once.
         """
+        self._same = None  # it is of whole requests, and this may be a part of one
         if len(data) <= SLICE_BYTES and not self._paused:
             self._feed(data)
             return
@@ -362,18 +363,15 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:  # noqa: D102
         head, body = self._head, bytes(self._body)
-        head.method = self._parser.get_method()
+        head.method, head.query = self._parser.get_method(), head.target.partition(b"?")[2]
         keeps = self._parser.should_keep_alive()
         self._in_head = True
-        self._fed_bytes = 0
-        self._reading_since = None
+        self._fed_bytes, self._reading_since = 0, None
         self._parses = not keeps
         self._drop_body()
         self._told = (head, body) if keeps and not head.expects else None
         self._last_active = now = self._edge.arrival()
-        overload, self._overload = self._overload, None
-        closes = self._edge.draining or not keeps
-        self._ask(head, body, now, closes=closes, overload=overload)
+        self._ask(head, body, now, head.query, self._overload)
 
     def _drop_body(self) -> None:
         self.load.nbytes -= len(self._body)
@@ -384,23 +382,24 @@ class Connection(asyncio.Protocol):
         head: Head,
         body: bytes,
         arrived: float,
-        *,
-        closes: bool,
+        query: bytes,
         overload: TidemillError | None = None,
-        query: bytes = b"",
     ) -> None:
-        exchange = Exchange(self, head, body, arrived, closes=closes, query=query)
-        guard = self._edge.guard
-        self.load.nbytes += exchange.nbytes
-        self._pipeline.append(exchange)
-        if len(self._pipeline) >= MAX_PIPELINE:
+        exchange = Exchange(self, head, body, arrived, query)
+        edge, load, pipeline = self._edge, self.load, self._pipeline
+        if self._parses or edge.draining:
+            exchange.closes = True
+        load.nbytes += exchange.nbytes
+        pipeline.append(exchange)
+        if len(pipeline) >= MAX_PIPELINE:
             self._set_reading()
+        guard = edge.guard
         try:
-            if overload is not None or self.load.nbytes > self._limits.max_held_bytes:
+            if overload is not None or load.nbytes > self._limits.max_held_bytes:
                 self._check_load(overload)
             handler = head.handler or self._find(head)
             if guard is not None and head.admitted_by is not guard.table:
-                guard.admit(head, self._edge.routes.access(handler), self._edge.hosts)
+                guard.admit(head, edge.routes.access(handler), edge.hosts)
             if head.coding is None:
                 handler(exchange)
             else:
@@ -474,13 +473,13 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Sends the answers that are ready and have none before them that is not."""
         pipeline = self._pipeline
-        full = len(pipeline) >= MAX_PIPELINE
+        waiting = len(pipeline)
         while pipeline and (out := pipeline[0].out) is not None and not self._closing:
             exchange = pipeline.popleft()
             self._send(out)
             if exchange.closes:
                 self._close(linger=self._refusal is not None)
-        if full:
+        if waiting >= MAX_PIPELINE:
             self._set_reading()
 
     @property
@@ -497,7 +496,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drops the connection."""
-        self._closing = True
+        self._end()
         if self._transport is not None:
             self._transport.abort()
 
@@ -515,6 +514,9 @@ class Connection(asyncio.Protocol):
         elif not self._pipeline and now - self._last_active > limits.idle_timeout_s:
             self._close()
 
+    def _end(self) -> None:
+        self._closing, self._same = True, None
+
     # Bounds
 
     def _stop(self, status: int, message: str) -> None:
@@ -525,14 +527,14 @@ class Connection(asyncio.Protocol):
         """Answers a request that cannot be read to its end, and closes."""
         if self._closing or self._refused:
             return
-        self._refused = True
-        self._reading_since = None
+        self._refused, self._same, self._reading_since = True, None, None
         self._drop_body()
         self._drop_backlog()
         self._parser = httptools.HttpRequestParser(self)
         head = Head()
         head.answer_headers = self._head.answer_headers
-        refusal = Exchange(self, head, b"", self._last_active, closes=True)
+        refusal = Exchange(self, head, b"", self._last_active)
+        refusal.closes = True
         self._refusal = (status, message)
         self._edge.refused.of(f"http_{status}").value += 1
         self._pipeline.append(refusal)
@@ -583,7 +585,7 @@ class Connection(asyncio.Protocol):
         """
         if self._closing:
             return
-        self._closing = True
+        self._end()
         self._pipeline.clear()
         now = self._edge.clock.monotonic()
         if linger and self._transport.can_write_eof():

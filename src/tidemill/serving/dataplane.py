@@ -52,10 +52,16 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class _Form:
     """How an application's requests are read and its answers written."""
 
-    __slots__ = ("_key", "_writers", "application", "gate", "reader", "turn")
+    __slots__ = ("_key", "_turn_of", "_writers", "application", "gate", "reader", "turn")
 
-    def __init__(self, application: Application, gate: Gate) -> None:
+    def __init__(
+        self,
+        application: Application,
+        gate: Gate,
+        turn_of: Callable[[Application, tuple[str, ...]], KeyTurn | None],
+    ) -> None:
         self.application = application
+        self._turn_of = turn_of
         self._key: KeyReader | None = None
         self.reader = InferReader(application.signature)
         self.gate = gate
@@ -82,6 +88,7 @@ class _Form:
         """
         if self._key is None:
             self._key = key_reader(self.application.deployment, self.application.signature)
+            self.turn = self._turn_of(self.application, self._key.names)
         return self._key
 
     def writer(self, wanted: tuple[tuple[Column, bool], ...]) -> AnswerWriter:
@@ -216,11 +223,7 @@ class DataPlane:
     def lookup(self, exchange: Exchange, name: str) -> None:
         """Answers the key in the query string."""
         form = self._form(self._processor.application(name))
-        self._look_up(exchange, form, form.key.read_query(exchange.query))
-
-    def _look_up(self, exchange: Exchange, form: _Form, key: Values) -> None:
-        """Answers one key, together with others of this turn where that may be."""
-        turn = form.turn
+        key, turn = form.key.read_query(exchange.query), form.turn
         if turn is None:
             application = form.application
             self._processor.look_up(application, self.query_of(exchange, application, key))
@@ -246,7 +249,7 @@ class DataPlane:
         write = wire.RowWriter(form, version=answers.version, source=answers.source).write
         for exchange, name, values in zip(contexts, answers.ids, said, strict=True):
             try:
-                exchange.answer(write(values, name))
+                exchange.say(write(values, name))
             except Exception as error:  # noqa: BLE001 - an exchange must end
                 exchange.fail(unwritable(answers.version, error))
 
@@ -314,12 +317,12 @@ class DataPlane:
     def _form(self, application: Application) -> _Form:
         form = self._forms.get(application.name)
         if form is None or form.application is not application:
-            form = self._forms[application.name] = _Form(
-                application, Gate(application, self._processor, self._pace)
-            )
-            if application.deployment.key:
-                form.turn = self._processor.key_turn(application, form.key.names, self)
+            gate = Gate(application, self._processor, self._pace)
+            form = self._forms[application.name] = _Form(application, gate, self._turn_of)
         return form
+
+    def _turn_of(self, application: Application, key: tuple[str, ...]) -> KeyTurn | None:
+        return self._processor.key_turn(application, key, self)
 
     def _inferred(self, query: Query) -> None:
         exchange: Exchange = query.context
@@ -391,7 +394,7 @@ class DataPlane:
         except Exception as error:  # noqa: BLE001 - an exchange must end
             exchange.fail(unwritable(query.version, error))
             return
-        exchange.answer(body)
+        exchange.say(body)
 
     # Feedback
 
@@ -532,7 +535,7 @@ def _json(exchange: Caller, value: object) -> None:
 
 def _answer(exchange: Exchange, body: bytes, header_length: int | None) -> None:
     if header_length is None:
-        exchange.answer(body)
+        exchange.say(body)
     else:
         exchange.answer(
             body,

@@ -102,7 +102,7 @@ class Edge:
         head_bytes, query = cut_query(head_bytes)
         if query:
             head = copy(head)
-            head.target = head.target.partition(b"?")[0]
+            head.target, head.query = head.target.partition(b"?")[0], b""
         if len(self.heads) >= MAX_REMEMBERED_HEADS:
             self.heads.clear()  # somebody sends ever new ones; the others come back
         self.heads[head_bytes] = (head, body_bytes)

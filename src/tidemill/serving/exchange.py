@@ -93,6 +93,7 @@ _NOT_JUDGED = KeyTable()
 """Stands on a head that no guard has looked at; None says that no key was needed."""
 _OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 _PLAIN = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~%&=+"
+_LETTERS = bytes(ord("a") if byte in _PLAIN else 0 for byte in range(256))
 _JSON = b"application/json"
 _OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
 
@@ -116,8 +117,8 @@ def cut_query(head: bytes) -> tuple[bytes, bytes]:
 
 
 def is_query(text: bytes) -> bool:
-    """Says whether it holds nothing but what any parser takes as a query in a request line."""
-    return not text.translate(None, _PLAIN)
+    """Says whether it is something, and that no more than what any parser takes as a query."""
+    return text.translate(_LETTERS).isalpha()
 
 
 class Load:
@@ -162,6 +163,7 @@ class Head:
         "method",
         "origin",
         "principal",
+        "query",
         "target",
         "traceparent",
     )
@@ -169,6 +171,7 @@ class Head:
     def __init__(self) -> None:
         self.method = b""
         self.target = b""
+        self.query = b""
         self.header_length: int | None = None
         self.bad_header: str | None = None
         self.coding: str | None = None
@@ -243,12 +246,13 @@ class Exchange:
     """One request and its one answer.
 
     ``head`` may be shared with other requests that began with the same bytes: nobody changes it,
-    but what was found for these bytes is written on it, by the edge and the guard.
+    but what was found for these bytes is written on it, by the edge and the guard. ``query`` is
+    what follows the question mark in the path. Of one that ``closes``, the connection ends with
+    the answer.
     """
 
     __slots__ = (
         "_connection",
-        "_query",
         "answered",
         "arrived",
         "body",
@@ -256,6 +260,7 @@ class Exchange:
         "head",
         "nbytes",
         "out",
+        "query",
     )
 
     def __init__(
@@ -264,24 +269,17 @@ class Exchange:
         head: Head,
         body: bytes,
         arrived: float,
-        *,
-        closes: bool,
         query: bytes = b"",
     ) -> None:
         self._connection = connection
-        self._query = query
+        self.query = query
         self.head = head
         self.body = body
         self.nbytes = len(body)
         self.arrived = arrived
-        self.closes = closes
+        self.closes = False
         self.answered = False
         self.out: bytes | None = None
-
-    @property
-    def query(self) -> bytes:
-        """What follows the question mark in its path, of a head that is known with that cut off."""
-        return self._query or self.head.target.partition(b"?")[2]
 
     @property
     def header_length(self) -> int | None:
@@ -322,6 +320,26 @@ class Exchange:
         else:
             self._fold(body, self.head.accepts, content_type, headers or {})
 
+    def say(self, body: bytes) -> None:
+        """Gives the usual answer, as ``answer`` does: JSON, of which there is no more to say."""
+        head = self.head
+        if (
+            self.answered
+            or self.closes
+            or head.answer_headers
+            or len(body) >= FOLD_FROM_BYTES
+            or head.method == b"HEAD"
+        ):
+            self.answer(body)
+            return
+        self.answered = True
+        connection = self._connection
+        if self.nbytes:
+            connection.load.nbytes -= self.nbytes
+            self.body = b""
+        self.out = _OK_JSON % (len(body), body)
+        connection.flush()
+
     def _fold(
         self, body: bytes, coding: Coding, content_type: bytes, headers: Mapping[bytes, bytes]
     ) -> None:
@@ -348,11 +366,6 @@ class Exchange:
         status: int,
     ) -> None:
         head = self.head
-        more = headers or self.closes or head.answer_headers
-        if status == 200 and content_type is _JSON and not more:
-            self.out = _OK_JSON % (len(body), b"" if head.method == b"HEAD" else body)
-            self._connection.flush()
-            return
         lines = _lines(headers) + head.answer_headers
         if self.closes:
             lines += b"connection: close\r\n"

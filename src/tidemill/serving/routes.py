@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
+from types import MethodType
 from typing import Any
 from urllib.parse import unquote
 
 from tidemill.foundation.errors import InvalidInput, NotFound
-from tidemill.serving.exchange import Handler, WrongMethod
+from tidemill.serving.exchange import Exchange, Handler, WrongMethod
 from tidemill.serving.keys import Access
 from tidemill.serving.operations import OPERATIONS, REFUSED, Operation
 
@@ -41,12 +41,10 @@ class PathRoutes:
 
     def access(self, handler: Handler) -> Access:
         """Returns what an operation demands; see ``Routes``."""
-        operation = self._operations[_name_of(handler)]
-        return Access(
-            scope=operation.scope,
-            application=getattr(handler, "keywords", {}).get("name"),
-            whole=operation.whole,
-        )
+        if isinstance(handler, MethodType):  # of a path without a name in it
+            return _access(self._operations[handler.__name__], None)
+        found: Access = handler.__dict__["access"]
+        return found
 
     def find(self, method: bytes, target: bytes) -> Handler:
         """Returns the handler; see ``Routes``."""
@@ -79,10 +77,11 @@ class PathRoutes:
         served: dict[bytes, Handler] = {}
         for pattern, operation, serve in self._patterns:
             if match := pattern.match(path):
-                named: dict[str, Any] = {"name": unquote(match["name"])}
+                named: list[Any] = [unquote(match["name"])]
                 if operation.versioned:
-                    named["version"] = version_of(match.groupdict().get("version"))
-                served.setdefault(operation.method.encode(), partial(serve, **named))
+                    named.append(version_of(match.groupdict().get("version")))
+                handler = _handler(operation, serve, *named)
+                served.setdefault(operation.method.encode(), handler)
         if not served:
             raise NotFound(
                 f"nothing is served at {path[:100]!r}",
@@ -91,9 +90,23 @@ class PathRoutes:
         return served
 
 
-def _name_of(handler: Handler) -> str:
-    name: str = getattr(getattr(handler, "func", handler), "__name__", "")
-    return name
+def _handler(operation: Operation, serve: Callable[..., None], name: str, *more: Any) -> Handler:
+    """Returns what serves an operation of that name, which says itself what it demands."""
+
+    def named(exchange: Exchange) -> None:
+        serve(exchange, name)
+
+    def versioned(exchange: Exchange) -> None:
+        serve(exchange, name, version)
+
+    (version,) = more or (None,)
+    handler = versioned if more else named
+    handler.__dict__["access"] = _access(operation, name)
+    return handler
+
+
+def _access(operation: Operation, name: str | None) -> Access:
+    return Access(scope=operation.scope, application=name, whole=operation.whole)
 
 
 def version_of(text: str | None) -> int | None:
