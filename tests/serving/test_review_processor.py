@@ -202,7 +202,9 @@ def test_a_waiting_query_holds_its_arrays_and_no_more(tmp_path: Path, kind: str)
         signature=signature,
     )
     processor = SimpleNamespace(
-        application=lambda _: application, submit=lambda _, query, *__: queries.append(query)
+        applications={},
+        application=lambda _: application,
+        submit=lambda _, query, *__: queries.append(query),
     )
     plane = DataPlane(
         cast("Processor", processor),

@@ -29,7 +29,9 @@ _AT_ONCE = 64
 _TAG_BYTES = 5
 _PURPOSE = b"tidemill prediction ids, 1\0"
 _DIGITS = 2 * _TAG_BYTES
-_CUTS = tuple((_DIGITS * number, f"{number:02x}") for number in range(_AT_ONCE))
+_CUTS = tuple(
+    (slice(_DIGITS * number, _DIGITS * (number + 1)), f"{number:02x}") for number in range(_AT_ONCE)
+)
 
 
 class PredictionIds:
@@ -97,7 +99,7 @@ class PredictionIds:
     def _renew(self, monotonic: float) -> None:
         rest = secrets.token_bytes(6) + int(self._clock.now()).to_bytes(4)
         tags, ending = self._stream(rest).hexdigest(_AT_ONCE * _TAG_BYTES), rest.hex()
-        self._ready = [tags[start : start + _DIGITS] + number + ending for start, number in _CUTS]
+        self._ready = [f"{tags[cut]}{number}{ending}" for cut, number in _CUTS]
         self._until = monotonic + RENEW_S
 
     def _stream(self, rest: bytes) -> Any:

@@ -17,27 +17,25 @@ from tidemill.serving.version import LiveVersion
 class Application:
     """What clients query: the live versions behind a name, looked up once per query.
 
-    ``only`` is the one version that has a weight, if it is one: the usual case, and no choice.
+    ``name`` is the one that clients use; ``only`` is the one version that has a weight, if it is
+    one: the usual case, and no choice.
     """
 
     deployment: Deployment
     versions: tuple[LiveVersion, ...]
     signature: Signature
     measures: Measures
+    name: str = field(init=False)
     only: LiveVersion | None = field(init=False)
     policy: SelectionPolicy | None = field(init=False)
     slo_s: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.name = self.deployment.application
         at = sole(self.deployment)
         self.only = None if at is None else self.versions[at]
         self.policy = split_of(self.deployment)
         self.slo_s = self.deployment.slo_ms / 1000.0
-
-    @property
-    def name(self) -> str:
-        """The name that clients use."""
-        return self.deployment.application
 
     @property
     def answering(self) -> list[LiveVersion]:

@@ -25,6 +25,7 @@ MAX_QUERY_BYTES = 8192
 _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 _REAL = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,5})?")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_AND, _ESCAPE, _BLANK = b"&%+"
 _TRUTH = {"true": True, "false": False}
 
 
@@ -80,7 +81,7 @@ class KeyReader:
         """
         if self._only is not None:
             said, size, parse = self._only
-            if text.startswith(said) and b"&" not in text and len(text) <= MAX_QUERY_BYTES:
+            if text.startswith(said) and _AND not in text and len(text) <= MAX_QUERY_BYTES:
                 value = parse(text[size:])
                 if value is not None:
                     return [value]
@@ -249,7 +250,9 @@ def _plain_parser(column: Column) -> Callable[[bytes], Any]:
         return int(said) if len(said) <= digits and said.isdigit() else None
 
     def text(said: bytes) -> Any:
-        return said.decode() if said.isascii() and b"%" not in said and b"+" not in said else None
+        return (
+            said.decode() if said.isascii() and _ESCAPE not in said and _BLANK not in said else None
+        )
 
     parsers: dict[str, Callable[[bytes], Any]] = {"O": text, "i": whole, "u": whole}
     return parsers.get(kind, lambda _: None)

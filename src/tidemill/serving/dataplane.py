@@ -68,16 +68,13 @@ class _Form:
         self.turn: KeyTurn | None = None
         self._writers: dict[tuple[tuple[Column, bool], ...], AnswerWriter] = {}
 
-    def turns_away(self, exchange: Exchange) -> bool:
-        """Refuses a request that cannot be answered in time, without reading it; says whether.
+    def refuse(self, exchange: Exchange) -> None:
+        """Refuses a request that cannot be answered in time, without reading it.
 
         The next of the same head need not come so far.
         """
-        if not self.gate.turns_away(exchange.arrived):
-            return False
         exchange.head.gate = self.gate
         exchange.refuse(self.gate.refusal)
-        return True
 
     @property
     def key(self) -> KeyReader:
@@ -150,10 +147,11 @@ class DataPlane:
 
     def infer(self, exchange: Exchange, name: str, version: int | None) -> None:
         """Answers a v2 inference request."""
-        application = self._processor.application(name)
-        form = self._form(application)
+        form = self._form_of(name)
+        application, arrived = form.application, exchange.arrived
         asks_any = version is None or len(application.versions) == 1
-        if asks_any and form.turns_away(exchange):
+        if asks_any and form.gate.turns_away(arrived):
+            form.refuse(exchange)
             return
         body = exchange.body
         try:
@@ -164,17 +162,11 @@ class DataPlane:
             self._infer_by_key(exchange, form, version, error)
             return
         exchange.body = b""  # a query that waits holds its arrays, no more
-        arrived = exchange.arrived
-        query = Query(
-            inputs,
-            n,
-            arrived,
-            arrived + application.allowed_s(asked.timeout_s),
-            self._inferred,
-            context=exchange,
-            request=asked,
-            event_time=asked.event_time,
-        )
+        allowed_s = application.slo_s
+        if asked.timeout_s is not None:
+            allowed_s = application.allowed_s(asked.timeout_s)
+        until = arrived + allowed_s
+        query = Query(inputs, n, arrived, until, self._inferred, exchange, asked, asked.event_time)
         query.nbytes = len(body)
         if asked.priority != DEFAULT_PRIORITY:
             query.priority = asked.priority
@@ -184,8 +176,10 @@ class DataPlane:
 
     def predict(self, exchange: Exchange, name: str) -> None:
         """Answers a v1 prediction request."""
-        application = self._processor.application(name)
-        if self._form(application).turns_away(exchange):
+        form = self._form_of(name)
+        application = form.application
+        if form.gate.turns_away(exchange.arrived):
+            form.refuse(exchange)
             return
         body_bytes = len(exchange.body)
         request = wire.decode_predict(exchange.body)
@@ -222,7 +216,7 @@ class DataPlane:
 
     def lookup(self, exchange: Exchange, name: str) -> None:
         """Answers the key in the query string."""
-        form = self._form(self._processor.application(name))
+        form = self._form_of(name)
         key, turn = form.key.read_query(exchange.query), form.turn
         if turn is None:
             application = form.application
@@ -313,6 +307,17 @@ class DataPlane:
         )
         query.nbytes, query.priority = nbytes, asked.priority
         self._processor.look_up(application, query, version)
+
+    def _form_of(self, name: str) -> _Form:
+        """Returns how the requests of what is live under a name are read.
+
+        Raises:
+            NotFound: nothing of that name is live.
+        """
+        form = self._forms.get(name)
+        if form is not None and form.application is self._processor.applications.get(name):
+            return form
+        return self._form(self._processor.application(name))
 
     def _form(self, application: Application) -> _Form:
         form = self._forms.get(application.name)

@@ -27,6 +27,7 @@ class Gate:
 
     __slots__ = (
         "_application",
+        "_open_turn",
         "_pace",
         "_patience",
         "_processor",
@@ -43,6 +44,7 @@ class Gate:
         self._pace = pace
         self._patience = Patience(application.slo_s)
         self._shut_turn: float | None = None
+        self._open_turn: float | None = None  # in which nothing has waited unseen
         self._times = 0
         self._waited_s = 0.0
         self.refusal = Refusal(
@@ -60,6 +62,8 @@ class Gate:
         Where one is refused, so are all that are read after it in the same turn.
         """
         pace = self._pace
+        if self._open_turn == pace.began and not self._application.closed_to(arrived):
+            return False
         now = max(arrived, pace.now)
         if self._shut_turn != pace.began:
             if not self._is_shut(arrived, now):
@@ -78,6 +82,7 @@ class Gate:
         application, pace, patience = self._application, self._pace, self._patience
         if patience.seen_at != pace.began:
             patience.update(pace.began, pace.waited_s)
+            self._open_turn = pace.began if pace.waited_s <= 0.0 else None
         if pace.waited_s <= 0.0 and not application.closed_to(arrived):
             return False
         if self._processor.applications.get(application.name) is not application:

@@ -77,7 +77,8 @@ class Processor:
         self._ledger = ledger
         self._instruments = instruments
         self._clock = clock
-        self._applications: dict[str, Application] = {}
+        self.applications: dict[str, Application] = {}
+        """What is live, by name."""
         self._staged: dict[int, dict[str, Application]] = {}
         self._watch = watch
         self._pace = pace or Pace(clock)
@@ -94,20 +95,15 @@ class Processor:
         self._log = log("serving.processor")
         self.revision = 0
 
-    @property
-    def applications(self) -> dict[str, Application]:
-        """What is live, by name."""
-        return self._applications
-
     def application(self, name: str) -> Application:
         """Returns a live application.
 
         Raises:
             NotFound: nothing of that name is live.
         """
-        found = self._applications.get(name)
+        found = self.applications.get(name)
         if found is None:
-            known = ", ".join(sorted(self._applications)[:10]) or "none yet"
+            known = ", ".join(sorted(self.applications)[:10]) or "none yet"
             raise NotFound(
                 f"Request for unknown model: {name[:100]!r} is not found",
                 remedy=f"Live applications: {known}.",
@@ -116,7 +112,7 @@ class Processor:
 
     def inspect(self, name: str) -> list[dict[str, Any]]:
         """Returns the present state of an application's versions, for people."""
-        found = self._applications.get(name)
+        found = self.applications.get(name)
         return [] if found is None else inspect_versions(found.versions)
 
     async def prepare(self, assignment: Assignment) -> None:
@@ -125,7 +121,7 @@ class Processor:
         Raises:
             TidemillError: something could not be loaded; what was loaded is given back.
         """
-        live = [v for app in self._applications.values() for v in app.versions]
+        live = [v for app in self.applications.values() for v in app.versions]
         prepared = await self._loader.load(assignment, live)
         self._staged[assignment.revision] = {
             each.deployment.application: self._application(each, versions)
@@ -135,19 +131,19 @@ class Processor:
     def activate(self, revision: int) -> None:
         """Makes a prepared assignment live, between two queries."""
         self._flush_due()  # keys that were asked for are of what was live then
-        self._applications = self._staged.pop(revision)
+        self.applications = self._staged.pop(revision)
         self._staged.clear()  # whatever else was prepared was given up
-        for application in self._applications.values():
+        for application in self.applications.values():
             for version in application.versions:
                 version.limit_age(application.deployment.max_age_s)
         self.revision = revision
         self._loader.adopt(revision)
-        self._log.info("revision.live", revision=revision, applications=list(self._applications))
+        self._log.info("revision.live", revision=revision, applications=list(self.applications))
 
     async def retire(self) -> None:
         """Gives back what is no longer live, once its last queries have ended."""
         staged = [app for stage in self._staged.values() for app in stage.values()]
-        needed = [v for app in (*self._applications.values(), *staged) for v in app.versions]
+        needed = [v for app in (*self.applications.values(), *staged) for v in app.versions]
         retired = retired_versions(self._loader, needed)
         for version in retired:
             await version.aclose()
@@ -156,7 +152,7 @@ class Processor:
 
     async def drain(self, timeout_s: float) -> None:
         """Lets queries in flight end, for at most so long, and gives everything back."""
-        self._applications = {}
+        self.applications = {}
         try:
             async with asyncio.timeout(timeout_s):
                 await self.retire()
@@ -169,13 +165,13 @@ class Processor:
         now, monotonic = self._clock.now(), self._clock.monotonic()
         return [
             version.measures.tally(caches=version.caches, now=now, monotonic=monotonic)
-            for application in self._applications.values()
+            for application in self.applications.values()
             for version in application.versions
         ]
 
     def show_levels(self) -> None:
         """Has the instruments show how full the queues are now, and who answers."""
-        self._levels.show(v for app in self._applications.values() for v in app.versions)
+        self._levels.show(v for app in self.applications.values() for v in app.versions)
 
     def submit(self, application: Application, query: Query, version: int | None = None) -> None:
         """Takes a query of checked inputs; it ends through ``query.done``, exactly once.
@@ -352,7 +348,7 @@ class Processor:
 
     def catch_up(self) -> None:
         """Sends the batches that are due, and tells clients what has ended, at once."""
-        for application in self._applications.values():
+        for application in self.applications.values():
             for version in application.versions:
                 version.batcher.catch_up()
         self._flush_due()

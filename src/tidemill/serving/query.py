@@ -126,14 +126,13 @@ class Query:
     state: Any = None
     _outputs: Batch | None = None
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one is made for every request, and names take time
         self,
         inputs: Batch | Packed | Row,
         n: int,
         arrived: float,
         deadline: float,
         done: Callable[[Query], None],
-        *,
         context: Any = None,
         request: Any = None,
         event_time: float | None = None,

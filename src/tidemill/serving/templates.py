@@ -29,6 +29,7 @@ LEARN_EVERY = 16
 """Only every so many unknown requests are learned from: ids that never repeat cost little."""
 
 _DEEPEST = 4
+_U, _S = b"us"  # looking for a number in bytes is a fourth of looking for bytes in them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +171,7 @@ def _stands_around(before: bytes, after: bytes) -> bool:
 def _read(template: _Template, body: bytes, start: int, stop: int) -> Batch | Packed | None:
     """Returns the input, or None if the text is not plainly as many numbers of its type."""
     numbers = body[start - 1 : stop + 1]  # with the brackets of their list
-    if b"u" in numbers or b"s" in numbers:  # true and false would pass for 1 and 0
+    if _U in numbers or _S in numbers:  # true and false would pass for 1 and 0
         return None
     try:
         data = template.numbers.pack(*orjson.loads(numbers))
