@@ -142,6 +142,7 @@ class Processor:
 
     async def retire(self) -> None:
         """Gives back what is no longer live, once its last queries have ended."""
+        self._flush_due()  # keys that were asked for before are answered by their table
         staged = [app for stage in self._staged.values() for app in stage.values()]
         needed = [v for app in (*self.applications.values(), *staged) for v in app.versions]
         retired = retired_versions(self._loader, needed)
@@ -512,6 +513,8 @@ class Processor:
         for turn in turns:
             turn.end()
         self._flushing = False
+        if self._turns:  # whoever was answered made room for more of its own
+            self._flush_soon()
         ended, self._ended = self._ended, []
         watch = self._watch
         self._record([query for query in ended if query.error is None])
