@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tidemill.data.statistics.counting import Counted, count, first_places, repeated
 from tidemill.data.statistics.hashes import hash_numbers, hash_texts
+from tidemill.data.statistics.layout import Texts, numbers_of, places_of
 from tidemill.data.statistics.sketches import (
     EXACT_DISTINCT,
     Distinct,
@@ -94,7 +96,7 @@ class ColumnState:
         """Takes values in; they are of a schema's type, or lists of such.
 
         Args:
-            values: one for each row.
+            values: one for each row; texts may be a dictionary's, in which each is once.
             weights: of the rows, if they have one; then always.  # (rows,)
         """
         self.count += len(values)
@@ -110,7 +112,7 @@ class ColumnState:
             values, weights = self._opened(values, weights)
         if not len(values):
             return
-        if pa.types.is_string(values.type):
+        if self.type == "string":
             self._update_texts(values, weights)
         else:
             self._update_numbers(values, weights)
@@ -168,40 +170,59 @@ class ColumnState:
         return flat, weights
 
     def _update_numbers(self, values: pa.Array, weights: Floats | None) -> None:
+        if self.type == "bool" and weights is None:
+            self._put_counted(_flags(values))
+            return
         raw = _raw(values)
-        if raw.dtype == np.float64:
+        low, high = raw.min(), raw.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
             raw, weights = self._finite(raw, weights)
             if not len(raw):
                 return
-        points, times, sums = _counted(raw, weights)
-        self._extend(*self._plain(points[[0, -1]]))
-        self.distinct.update(hash_numbers(points))
+            low, high = raw.min(), raw.max()
+        if weights is not None:
+            found, sums = _weighed(raw, weights)
+            self._put_counted(found)
+            self._update_weighted(found.points, sums)
+            return
+        found = count(raw, low, high)
+        if found.middles is None:
+            self._put_counted(found)
+            return
+        self._extend(*self._plain(np.array([low, high])))
+        self.distinct.update(hash_numbers(found.points if found.complete else raw))
+        self.moments.update_each(self._numbers(raw))
+        self.quantiles.update_middles(self._numbers(found.middles), len(raw))
+        self._put_frequent(self.frequent, found.points, found.times, complete=found.complete)
+
+    def _put_counted(self, found: Counted) -> None:
+        numbers = self._numbers(found.points)
+        self._extend(*self._plain(found.points[[0, -1]]))
+        self.distinct.update(hash_numbers(found.points))
+        self.moments.update(numbers, found.times)
+        self.quantiles.update(numbers, found.times)
+        self._put_frequent(self.frequent, found.points, found.times)
+
+    def _update_weighted(self, points: Array, sums: Floats) -> None:
+        weighted, kept = self.weighted or Weighted(), sums > 0
+        points, sums = points[kept], sums[kept]
         numbers = self._numbers(points)
-        self.moments.update(numbers, times)
-        self.quantiles.update(numbers, np.ones(len(points)) if times is None else times)
-        if times is None and len(points) > EXACT_DISTINCT:
-            self.frequent.update((), (), dropped=1)
-        else:
-            counts = np.ones(len(points), np.int64) if times is None else times
-            self._put_frequent(self.frequent, points, counts)
-        if self.weighted is not None and sums is not None:
-            kept = sums > 0
-            self.weighted.moments.update(numbers[kept], sums[kept])
-            self.weighted.quantiles.update(numbers[kept], sums[kept])
-            self._put_frequent(self.weighted.frequent, points[kept], sums[kept])
+        weighted.moments.update(numbers, sums)
+        weighted.quantiles.update(numbers, sums)
+        self._put_frequent(weighted.frequent, points, sums)
 
     def _finite(self, raw: Floats, weights: Floats | None) -> tuple[Floats, Floats | None]:
         """Counts what is no finite number, and returns the rest."""
         fine = np.isfinite(raw)
-        if fine.all():
-            return raw, weights
         nan = int(np.isnan(raw).sum())
         self.nan += nan
         self.infinite += int(len(raw) - fine.sum()) - nan
         return raw[fine], None if weights is None else weights[fine]
 
-    def _put_frequent(self, frequent: Frequent, points: Array, counts: Array) -> None:
-        dropped = 0.0
+    def _put_frequent(
+        self, frequent: Frequent, points: Array, counts: Array, *, complete: bool = True
+    ) -> None:
+        dropped = 0.0 if complete else 1.0
         if len(points) > EXACT_DISTINCT:
             places, dropped = most_frequent(counts)
             points, counts = points[places], counts[places]
@@ -209,8 +230,10 @@ class ColumnState:
 
     def _numbers(self, points: Array) -> Floats:
         """Returns numbers as they are, and times as seconds."""
-        floats = points.astype(np.float64)
-        return floats / 1e6 if self.type == "timestamp" else floats
+        if points.dtype == np.float64:
+            return points
+        unit = 1e6 if self.type == "timestamp" else 1.0
+        return points / unit
 
     def _plain(self, points: Array) -> list[Any]:
         """Returns values as JSON has them."""
@@ -223,18 +246,22 @@ class ColumnState:
     # --- texts -----------------------------------------------------------------------------------
 
     def _update_texts(self, texts: pa.Array, weights: Floats | None) -> None:
-        if weights is None and self._varied(texts):
-            self._update_varied(texts)
-            return
-        coded = texts.dictionary_encode()
-        codes = coded.indices.to_numpy(zero_copy_only=False)
-        values = coded.dictionary
+        if not isinstance(texts, pa.DictionaryArray):
+            if weights is None and self._varied(texts):
+                self._update_varied(texts)
+                return
+            texts = texts.dictionary_encode()
+        codes = numbers_of(texts.indices)
+        values = texts.dictionary
         times = np.bincount(codes, minlength=len(values))
-        self._update_lengths(values, times)
-        self.distinct.update(np.unique(hash_texts(values)))
+        there = np.flatnonzero(times > 0)
+        values, times = values.take(places_of(there)), times[there]
+        laid = Texts(values)
+        self._update_lengths(laid, times)
+        self.distinct.update(hash_texts(laid))
         self._put_texts(self.frequent, values, times)
         if self.weighted is not None and weights is not None:
-            sums = np.bincount(codes, weights, minlength=len(values))
+            sums = np.bincount(codes, weights, minlength=len(texts.dictionary))[there]
             self._put_texts(self.weighted.frequent, values, sums)
 
     def _varied(self, texts: pa.Array) -> bool:
@@ -246,31 +273,21 @@ class ColumnState:
 
     def _update_varied(self, texts: pa.Array) -> None:
         """Takes texts in that are counted by their hashes: only frequent ones are looked up."""
-        self._update_lengths(texts, None)
-        hashes = hash_texts(texts)
-        points, times, _ = _counted(hashes, None)
-        self.distinct.update(points)
-        if times is None:
-            self.frequent.update((), (), dropped=1)
-            return
+        laid = Texts(texts)
+        self._update_lengths(laid, None)
+        hashes = hash_texts(laid)
+        self.distinct.update(hashes)
+        points, times = repeated(hashes)
+        dropped = 1.0
         if len(points) > EXACT_DISTINCT:
             places, dropped = most_frequent(times)
-        else:
-            places, dropped = np.arange(len(points)), 0.0
-        wanted = points[places]
-        values: list[Any] = []
-        if len(wanted):
-            slot = np.searchsorted(wanted, hashes).clip(max=len(wanted) - 1)
-            rows = np.flatnonzero(wanted[slot] == hashes)
-            first = np.empty(len(wanted), np.int64)
-            first[slot[rows[::-1]]] = rows[::-1]
-            values = _shown(texts.take(pa.array(first)))
-        self.frequent.update(values, times[places].tolist(), dropped=_whole(dropped))
+            points, times = points[places], times[places]
+        values = _shown(texts.take(places_of(first_places(hashes, points))))
+        self.frequent.update(values, times.tolist(), dropped=_whole(dropped))
 
-    def _update_lengths(self, texts: pa.Array, times: Array | None) -> None:
-        extremes = pc.min_max(texts).as_py()
-        self._extend(extremes["min"], extremes["max"])
-        sizes = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
+    def _update_lengths(self, texts: Texts, times: Array | None) -> None:
+        self._extend(*texts.extremes())
+        sizes = texts.characters()
         if int(sizes.max()) < 1 << 16:
             found = np.bincount(sizes, times)
             points = np.flatnonzero(found)
@@ -286,7 +303,7 @@ class ColumnState:
         dropped = 0.0
         if len(values) > EXACT_DISTINCT:
             places, dropped = most_frequent(counts)
-            values, counts = values.take(pa.array(places)), counts[places]
+            values, counts = values.take(places_of(places)), counts[places]
         frequent.update(_shown(values), counts.tolist(), dropped=_whole(dropped))
 
     def _extend(self, smallest: Any, largest: Any) -> None:
@@ -399,29 +416,25 @@ def equal_parts(sketch: Quantiles, moments: Moments) -> Histogram | None:
     return Histogram(edges=tuple(edges.tolist()), counts=tuple(map(_whole, counts.tolist())))
 
 
-def _counted(raw: Array, weights: Floats | None) -> tuple[Array, Array | None, Floats | None]:
-    """Returns the different values in ascending order, how often each comes, and its weight.
+def _weighed(raw: Array, weights: Floats) -> tuple[Counted, Floats]:
+    """Returns how often each value comes, and with what weight."""
+    points, inverse = np.unique(raw, return_inverse=True)
+    sums: Floats = np.bincount(inverse, weights).astype(np.float64)
+    return Counted(points=points, times=np.bincount(inverse)), sums
 
-    None for how often if each comes once.
-    """
-    if weights is not None:
-        points, inverse = np.unique(raw, return_inverse=True)
-        sums: Floats = np.bincount(inverse, weights).astype(np.float64)
-        return points, np.bincount(inverse), sums
-    ordered = np.sort(raw)
-    new = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    if len(new) == len(ordered) - 1:
-        return ordered, None, None
-    starts = np.concatenate([[0], new])
-    return ordered[starts], np.diff(np.concatenate([starts, [len(ordered)]])), None
+
+def _flags(values: pa.Array) -> Counted:
+    true = values.true_count
+    times = np.array([len(values) - true, true], np.int64)
+    there = np.flatnonzero(times)
+    return Counted(points=there, times=times[there])
 
 
 def _raw(values: pa.Array) -> Array:
-    if pa.types.is_floating(values.type):
-        return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
-    if pa.types.is_timestamp(values.type):
-        values = values.cast(pa.int64())
-    return np.asarray(values.to_numpy(zero_copy_only=False)).astype(np.int64)
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.uint8())
+    raw = numbers_of(values)
+    return raw if raw.dtype == np.float64 else raw.astype(np.int64, copy=False)
 
 
 def _shown(texts: pa.Array) -> list[str]:

@@ -7,52 +7,58 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from tidemill.data.mixing import Words, mix
+from tidemill.data.mixing import Words, mix_in_place
+from tidemill.data.statistics.layout import Texts
+from tidemill.data.statistics.scratch import scratch
 
 LONG_BYTES = 256
 """Longer texts are hashed one by one."""
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_HALF = np.uint64(32)
 
 
 def hash_numbers(values: npt.NDArray[Any]) -> Words:
-    """Returns the hash of each number; ``-0.0`` is ``0.0``."""
+    """Returns the hash of each number, until the thread hashes others; ``-0.0`` is ``0.0``."""
+    hashes = scratch("hashes", len(values), np.uint64)
     if values.dtype == np.float64:
-        values = values + 0.0
-    return mix(np.ascontiguousarray(values).view(np.uint64) + _FACTOR)
+        np.add(values, 0.0, out=hashes.view(np.float64))
+        np.add(hashes, _FACTOR, out=hashes)
+    else:
+        np.add(np.ascontiguousarray(values).view(np.uint64), _FACTOR, out=hashes)
+    mix_in_place(hashes, scratch("mixing", len(hashes), np.uint64))
+    return hashes
 
 
-def hash_texts(texts: pa.Array) -> Words:
-    """Returns the hash of each text; none is missing.
+def hash_texts(texts: Texts) -> Words:
+    """Returns the hash of each text, until the thread hashes others.
 
     Eight bytes of every text are taken in at a time.
     """
-    rows = len(texts)
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, np.int32, rows + 1, 4 * texts.offset)
-    begin, length = ends[:-1].astype(np.int64), np.diff(ends)
-    raw = b"" if data is None else memoryview(data)[int(ends[0]) : int(ends[-1])]
-    begin -= int(ends[0])
-    padded = np.zeros(len(raw) + 16, np.uint8)
-    padded[: len(raw)] = np.frombuffer(raw, np.uint8)
-    words = np.ndarray((len(padded) - 7,), "<u8", padded, strides=(1,))
-    hashes: Words = length.astype(np.uint64)
-    active: Any = slice(None)
-    for at in range(0, min(int(length.max(initial=0)), LONG_BYTES), 8):
-        if at:
-            active = np.flatnonzero(length > at)
-        left = np.minimum(length[active] - at, 8)
-        kept = _MASKS[np.maximum(left, 0)]
-        word = words[begin[active] + at] & kept
-        state = (hashes[active] ^ word) * _FACTOR
-        hashes[active] = state ^ (state >> np.uint64(32))
+    length = texts.length
+    hashes = scratch("hashes", len(length), np.uint64)
+    hashes[:] = length
+    _take_in(hashes, texts.heads)
+    shortest = int(length.min(initial=LONG_BYTES))
+    for at in range(8, min(int(length.max(initial=0)), LONG_BYTES), 8):
+        if shortest > at:
+            _take_in(hashes, texts.words(texts.begin, length, at))
+            continue
+        active = np.flatnonzero(length > at)
+        some = hashes[active]
+        _take_in(some, texts.words(texts.begin[active], length[active], at))
+        hashes[active] = some
     for row in np.flatnonzero(length > LONG_BYTES).tolist():
-        text = raw[begin[row] : begin[row] + int(length[row])]
-        hashes[row] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-    return mix(hashes)
+        digest = hashlib.blake2b(texts.text_bytes(row), digest_size=8).digest()
+        hashes[row] = int.from_bytes(digest, "little")
+    mix_in_place(hashes, scratch("mixing", len(hashes), np.uint64))
+    return hashes
 
 
-_MASKS = np.array([(1 << (8 * n)) - 1 for n in range(9)], np.uint64)
-"""Keeps the first so many bytes of a word."""
+def _take_in(hashes: Words, words: Words) -> None:
+    """Takes a word of each text into its hash."""
+    np.bitwise_xor(hashes, words, out=hashes)
+    np.multiply(hashes, _FACTOR, out=hashes)
+    half = np.right_shift(hashes, _HALF, out=scratch("mixing", len(hashes), np.uint64))
+    np.bitwise_xor(hashes, half, out=hashes)

@@ -19,6 +19,8 @@ from tidemill.foundation.errors import InvalidInput
 
 BATCH_ROWS = 1 << 17
 THREADS = 2
+DICTIONARY_BYTES = 1 << 17
+"""Of a larger one not all texts may be in it."""
 
 Progress = Callable[[int, int], None]
 """Told how many rows were read, and how many there are."""
@@ -141,7 +143,9 @@ def _parquet(paths: Sequence[Path]) -> Iterator[tuple[int, pa.Table]]:
     try:
         total = sum(pq.read_metadata(path).num_rows for path in paths)
         for path in paths:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path) as found:
+                metadata, texts = found.metadata, _coded(found)
+            with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
                 if not file.metadata.num_rows:
                     yield total, file.schema_arrow.empty_table()
                 # One row group at a time: else all that was read of the file stays in memory.
@@ -152,3 +156,21 @@ def _parquet(paths: Sequence[Path]) -> Iterator[tuple[int, pa.Table]]:
         raise InvalidInput(
             f"the rows cannot be read: {error}", remedy="Give Parquet files that are whole."
         ) from error
+
+
+def _coded(file: pq.ParquetFile) -> list[str]:
+    """Returns the columns of texts that are written as those of a small dictionary.
+
+    They are read as such. It is looked up in the first rows, and only decides how long it takes.
+    """
+    if not file.num_row_groups:
+        return []
+    group = file.metadata.row_group(0)
+    columns = (group.column(place) for place in range(group.num_columns))
+    return [
+        one.path_in_schema
+        for one in columns
+        if one.physical_type == "BYTE_ARRAY"
+        and one.has_dictionary_page
+        and one.data_page_offset - one.dictionary_page_offset <= DICTIONARY_BYTES
+    ]

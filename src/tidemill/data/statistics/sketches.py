@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.data.mixing import Words
+from tidemill.data.statistics.scratch import scratch
 
 Floats = npt.NDArray[np.float64]
 
@@ -76,6 +77,12 @@ class Quantiles:
         self.waiting += len(points)
         if self.waiting > EXACT_POINTS:
             self._compact()
+
+    def update_middles(self, points: Floats, count: int) -> None:
+        """Takes so many numbers in, by those in the middles of ``POINTS`` parts of equal size."""
+        self.weight += count
+        self.lost += count / (2 * POINTS)
+        self._put(points, float(count))
 
     def merge(self, other: Quantiles) -> None:
         """Takes another's numbers in."""
@@ -173,17 +180,24 @@ class Distinct:
     hashes: Words = field(default_factory=lambda: np.empty(0, np.uint64))
 
     def update(self, hashes: Words) -> None:
-        """Takes hashes in, well mixed, each once."""
+        """Takes hashes in, well mixed."""
         if len(self.hashes) >= HASHES:
-            hashes = hashes[hashes < self.hashes[-1]]
-        elif len(hashes) > 4 * HASHES:
-            hashes = np.partition(hashes, HASHES)[:HASHES]
-        if len(hashes):
-            self.hashes = np.union1d(self.hashes, hashes)[:HASHES]
+            self._join(hashes[hashes < self.hashes[-1]])
+            return
+        if len(hashes) > 8 * HASHES:  # enough are small, unless most come more than once
+            self._join(hashes[hashes < np.uint64((2 * HASHES << 64) // len(hashes))])
+            if len(self.hashes) >= HASHES:
+                return
+        self._join(hashes)
 
     def merge(self, other: Distinct) -> None:
         """Takes another's hashes in."""
-        self.hashes = np.union1d(self.hashes, other.hashes)[:HASHES]
+        self._join(other.hashes)
+
+    def _join(self, hashes: Words) -> None:
+        if len(hashes):
+            both = np.sort(np.concatenate([self.hashes, hashes]))
+            self.hashes = both[np.concatenate([[True], both[1:] != both[:-1]])][:HASHES]
 
     def result(self) -> int:
         """Returns how many different values there were, about."""
@@ -246,11 +260,12 @@ def most_frequent(times: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], float]
 
     Values that came once stand for nothing and are left out.
     """
-    places = np.argpartition(times, -EXACT_DISTINCT)
-    chosen, others = places[-EXACT_DISTINCT:], places[:-EXACT_DISTINCT]
-    least = float(times[others].max(initial=0))
-    kept = np.sort(chosen[times[chosen] > max(least, 1)])
-    return kept, max(least, 1.0)
+    places, least = np.flatnonzero(times > 1), 1.0
+    if len(places) > EXACT_DISTINCT:
+        counts = times[places]
+        least = float(np.sort(counts)[-1 - EXACT_DISTINCT])
+        places = places[counts > least]
+    return places, least
 
 
 @dataclass(slots=True)
@@ -264,23 +279,17 @@ class Moments:
     smallest: float = math.inf
     largest: float = -math.inf
 
-    def update(self, points: Floats, times: npt.NDArray[Any] | None) -> None:
-        """Takes ascending finite numbers in, each so many times, or once."""
+    def update(self, points: Floats, times: npt.NDArray[Any]) -> None:
+        """Takes ascending finite numbers in, each so many times."""
         if not len(points):
             return
         low, high = np.searchsorted(points, 0.0, "left"), np.searchsorted(points, 0.0, "right")
         with np.errstate(over="ignore", invalid="ignore"):  # near the largest floats
-            if times is None:
-                count, zeros = float(len(points)), float(high - low)
-                mean = float(points.mean())
-                off = points - mean
-                squares = float(np.square(off, out=off).sum())
-            else:
-                times = times.astype(np.float64)
-                count, zeros = float(times.sum()), float(times[low:high].sum())
-                mean = float((points * times).sum() / count)
-                off = points - mean
-                squares = float((off * off * times).sum())
+            times = times.astype(np.float64)
+            count, zeros = float(times.sum()), float(times[low:high].sum())
+            mean = float((points * times).sum() / count)
+            off = points - mean
+            squares = float((off * off * times).sum())
         self.merge(
             Moments(
                 count=count,
@@ -289,6 +298,24 @@ class Moments:
                 squares=squares,
                 smallest=float(points[0]),
                 largest=float(points[-1]),
+            )
+        )
+
+    def update_each(self, numbers: Floats) -> None:
+        """Takes finite numbers in, each once, in any order."""
+        count = len(numbers)
+        with np.errstate(over="ignore", invalid="ignore"):  # near the largest floats
+            mean = float(numbers.mean())
+            off = np.subtract(numbers, mean, out=scratch("off", count, np.float64))
+            squares = float(np.square(off, out=off).sum())
+        self.merge(
+            Moments(
+                count=float(count),
+                zeros=float(count - np.count_nonzero(numbers)),
+                mean=mean,
+                squares=squares,
+                smallest=float(numbers.min()),
+                largest=float(numbers.max()),
             )
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tidemill.data.statistics.layout import places_of
 from tidemill.data.statistics.table import Statistics, named, plain_array
 from tidemill.data.summaries import SliceStatistics
 from tidemill.foundation.errors import InvalidInput
@@ -61,7 +62,7 @@ class Slices:
         codes = coded.indices.to_numpy(zero_copy_only=False)
         order = np.argsort(codes, kind="stable")
         ends = np.searchsorted(codes[order], np.arange(len(keys) + 1))
-        ordered = table.take(pa.array(order))
+        ordered = table.take(places_of(order))
         for code, key in enumerate(keys):
             rows = ordered.slice(int(ends[code]), int(ends[code + 1] - ends[code]))
             self._slices.setdefault(key, Statistics(weight=self._weight)).update(rows, pool=pool)

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tidemill.data.casting import ARROW, supported, type_of
 from tidemill.data.statistics.column import ColumnState
@@ -58,9 +59,8 @@ class Statistics:
         self._rows += table.num_rows
         work = []
         for name in table.column_names:
-            values = plain_array(table.column(name), name)
-            inner = values.type.value_type if pa.types.is_list(values.type) else values.type
-            kind = type_of(inner)
+            values = plain_array(table.column(name), name, coded=True)
+            kind = type_of(_inner(values.type))
             column = self._columns.setdefault(name, ColumnState(type=kind))
             if values.null_count < len(values):
                 column.become(kind)
@@ -114,8 +114,13 @@ class Statistics:
         return found
 
 
-def plain_array(column: pa.ChunkedArray, name: str) -> pa.Array:
+def plain_array(column: pa.ChunkedArray, name: str, *, coded: bool = False) -> pa.Array:
     """Returns a column as one array of a type that can be kept, or of lists of such.
+
+    Args:
+        column: of a table.
+        name: of the column, for errors.
+        coded: texts of a small dictionary stay so.
 
     Raises:
         InvalidInput: it is of no such type, or a number is too large for one.
@@ -124,6 +129,8 @@ def plain_array(column: pa.ChunkedArray, name: str) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], column.type)
     if isinstance(values, pa.DictionaryArray):
+        if coded and _small(values):
+            return values
         values = values.dictionary_decode()
     kind = values.type
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -144,6 +151,22 @@ def plain_array(column: pa.ChunkedArray, name: str) -> pa.Array:
         raise InvalidInput(
             f"column {name!r} cannot be kept: {error}", remedy="Write it as float64 or as text."
         ) from error
+
+
+def _small(coded: pa.DictionaryArray) -> bool:
+    """Tells whether a dictionary of texts has each once, and fewer than there are rows."""
+    texts = coded.dictionary
+    return (
+        pa.types.is_string(texts.type)
+        and not texts.null_count
+        and len(texts) <= len(coded)
+        and pc.count_distinct(texts).as_py() == len(texts)
+    )
+
+
+def _inner(kind: pa.DataType) -> pa.DataType:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind)
+    return kind.value_type if lists else kind
 
 
 def weights_of(table: pa.Table, weight: str) -> Floats:
