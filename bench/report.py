@@ -5,7 +5,7 @@
 In ``docs/benchmarks.md`` a table stands between ``<!-- results: NAME -->`` and
 ``<!-- end of results -->``; whatever is there is replaced by what ``bench/results`` holds. A
 benchmark without results here is left as it is. Workloads that were served in several runs, and
-plans that were measured in several, are put together, each in its newest run.
+plans and cases that were measured in several, are put together, each in its newest run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from bench.cases.claims import case_claims
 from bench.cases.tables import case_table, rehearsed_table
 from bench.lookup.claims import servers_table, turns_table
 from bench.openloop.sweep import sweep_table
@@ -157,17 +158,8 @@ def described(runs: list[dict[str, Any]]) -> str:
 
 def planned(runs: list[dict[str, Any]]) -> str:
     """Returns how true plans are: predicted beside measured, each question in its newest run."""
-    newest: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-    for run in sorted(runs, key=lambda each: each["finished"]):  # the newest of those last
-        newest |= {each["question"]: (run, each) for each in run["questions"]}
-    spoken: dict[str, tuple[dict[str, Any], list[str]]] = {}
-    for name, (run, _) in newest.items():
-        spoken.setdefault(run["at"], (run, []))[1].append(name)
-    parts = []
-    for run, names in spoken.values():
-        of = f"{'; '.join(names).capitalize()}: m" if len(spoken) > 1 else "M"
-        said = f"The median of {run['repeats']} repeats, in brackets the least and the greatest."
-        parts.append(f"{of}{measured_on(run)[1:]} {said}")
+    newest = _newest_parts(runs, "questions", "question")
+    parts = _spoken(newest, "The median of {repeats} repeats, in brackets least and greatest.")
     questions = [question for _, question in newest.values()]
     parts.append(claims_table(planning_claims(questions)))
     for each in questions:
@@ -178,10 +170,35 @@ def planned(runs: list[dict[str, Any]]) -> str:
 
 
 def cases(runs: list[dict[str, Any]]) -> str:
-    """Returns what came of the six cases."""
-    results = _newest(runs)
-    parts = [measured_on(results), claims_table(results["claims"])]
-    return "\n\n".join([*parts, *(case_table(each) for each in results["cases"])])
+    """Returns what came of the six cases, each in its newest run."""
+    newest = _newest_parts(runs, "cases", "case")
+    found = [case for _, case in newest.values()]
+    parts = [*_spoken(newest, ""), claims_table(case_claims(found))]
+    return "\n\n".join([*parts, *map(case_table, found)])
+
+
+Parts = dict[str, tuple[dict[str, Any], dict[str, Any]]]
+"""By its name, each part's newest run, and what that found of it."""
+
+
+def _newest_parts(runs: list[dict[str, Any]], parts: str, name: str) -> Parts:
+    """Returns each part in its newest run: what a run that was cut off has written is whole."""
+    newest: Parts = {}
+    for run in sorted(runs, key=lambda each: each["at"]):
+        newest |= {each[name]: (run, each) for each in run[parts]}
+    return newest
+
+
+def _spoken(newest: Parts, said: str) -> list[str]:
+    """Returns where and when parts were measured, those of one run together."""
+    spoken: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for name, (run, _) in newest.items():
+        spoken.setdefault(run["at"], (run, []))[1].append(name)
+    told = []
+    for run, names in spoken.values():
+        of = f"{'; '.join(names).capitalize()}: m" if len(spoken) > 1 else "M"
+        told.append(f"{of}{measured_on(run)[1:]} {said.format(**run)}".rstrip())
+    return told
 
 
 def drifted(runs: list[dict[str, Any]]) -> str:

@@ -176,20 +176,28 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def run(command: Sequence[str], environment: dict[str, str] | None = None) -> str:
+def run(
+    command: Sequence[str], environment: dict[str, str] | None = None, *, shown: bool = False
+) -> str:
     """Runs a command to its end and returns what it printed.
+
+    Args:
+        command: its words.
+        environment: what is added to this one's.
+        shown: whether what it says on standard error is shown as it comes.
 
     Raises:
         BenchmarkFailed: it failed.
     """
     done = subprocess.run(
         command,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=None if shown else subprocess.PIPE,
         text=True,
         check=False,
         cwd=ROOT,
         env={**os.environ, **(environment or {})},
     )
     if done.returncode != 0:
-        raise BenchmarkFailed(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+        raise BenchmarkFailed(f"{' '.join(command)}:\n{done.stdout}{done.stderr or ''}")
     return done.stdout

@@ -9,7 +9,8 @@ by side: no table with and without a cache, tables of a few, of many and of all 
 the same queries at the same moments, in an open loop, in every repeat. How fast a machine is that
 others share changes within minutes, so that costs are measured in passes between the repeats.
 
-A question is named by a part of its name; in a run of its own it takes three to four minutes.
+A question is named by a part of its name; in a run of its own it takes three to four minutes. What
+came of it is written when it ends; the report puts together each one's newest.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ def main() -> None:
     parser = effort_parser("bench.planning", __doc__)
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help="only these")
     options = parser.parse_args()
+    known = [asked.name for asked in QUESTIONS]
+    for part in options.questions:
+        if not any(part in name for name in known):
+            parser.error(f"there is no question {part!r}: {'; '.join(known)}")
     effort = chosen_effort(options)
     repeats = max(effort.repeats, REPEATS[effort.name])
     record = Record(
@@ -74,11 +79,10 @@ def main() -> None:
                 "found": msgspec.to_builtins(found),
             }
         )
-        record.write()
-        print(f"\n{asked.name}\n\n{rehearsed_table(found)}")
-    claims = planning_claims(record.values["questions"])
-    record.write(claims=claims, finished=True)
-    print(f"\n{claims_table(claims)}")
+        record.write(claims=planning_claims(record.values["questions"]))
+        print(f"\n{asked.name}\n\n{rehearsed_table(found)}", flush=True)
+    record.write(finished=len(record.values["questions"]) == len(QUESTIONS))
+    print(f"\n{claims_table(record.values['claims'])}")
     say(f"written to {record.path}")
 
 

@@ -96,7 +96,8 @@ def test_questions_that_were_never_answered_are_the_slowest() -> None:
 def test_predicted_stands_beside_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan and a case are told with each figure's prediction, median and spread.
 
-    Plans that were measured in several runs are told together, each by its newest.
+    Plans and cases that were measured in several runs are told together, each by its newest, be it
+    one that was cut off.
     """
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     figures = {"cpu_us": 100.0, "mean_ms": 1.0, "p50_ms": 0.5, "p99_ms": 2.0, "table_bytes": 8192}
@@ -121,7 +122,12 @@ def test_predicted_stands_beside_measured(tmp_path: Path, monkeypatch: pytest.Mo
         "rehearsed": [rehearsed],
         "flips": [flip],
     }
-    results.Record("cases", effort="brief", cases=[case], claims=[], finished=True).write()
+    earlier = [{**case, "choice": "hybrid", "agrees": False}, {**case, "case": "ads"}]
+    for at, found, finished in (("1", earlier, True), ("2", [case], False)):
+        record = results.Record("cases", effort="brief", cases=found, claims=[], finished=finished)
+        record.values["at"] = f"2026-11-0{at}T00:00:00Z"
+        record.path = tmp_path / f"cases-{at}.json"
+        record.write()
     for at, names in (("1", ["few keys", "many keys"]), ("2", ["many keys"])):
         questions = [
             {"question": name, "costs_month": [1.0], "found": [rehearsed]} for name in names
@@ -133,7 +139,10 @@ def test_predicted_stands_beside_measured(tmp_path: Path, monkeypatch: pytest.Mo
         record.path = tmp_path / f"planning-{at}.json"
         record.write()
     page = filled("".join(f"<!-- results: {name} -->\n<!-- end of results -->\n" for name in TOLD))
-    assert page.count(line) == 3
+    assert page.count(line) == 4
+    assert "Ads: measured 2026-11-01" in page
+    assert "Divisions: measured 2026-11-02" in page
+    assert "| cases decided as theory says | ≥ 1 of all | 1 of all | met |" in page
     assert "Few keys: measured 2026-11-01" in page
     assert "Many keys: measured 2026-11-02" in page
     assert "| configurations | ≥ 12  | 2  | **not met** |" in page
