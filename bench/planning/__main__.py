@@ -124,7 +124,12 @@ def _measured(
         for each in found
     ]
     again = tuple(
-        msgspec.structs.replace(each, predicted=predicted(alternative, study, each.table_rows))
+        msgspec.structs.replace(
+            each,
+            predicted=predicted(
+                alternative, study, each.table_rows, queries=each.measured[0].queries
+            ),
+        )
         for each, alternative in zip(found, planned, strict=True)
     )
     return costs, [each.cost_month for each in planned], again

@@ -17,7 +17,7 @@ import numpy as np
 
 from tidemill.planning.costs import Costs
 from tidemill.planning.prices import Prices, per_million
-from tidemill.planning.simulate import Queries, Simulated, draw_queries, serve
+from tidemill.planning.simulate import Queries, Served, Simulated, draw_queries, serve
 from tidemill.planning.traffic import Popularity, Traffic
 
 Choice = Literal["static", "dynamic", "hybrid"]
@@ -299,9 +299,9 @@ class Study:
         if not fixed:
             shape = replace(shape, replicas=self._fewest(shape))
         while True:
-            usual = peak = self._simulated(shape, 1.0)
+            usual = peak = self._served(shape, 1.0).simulated
             if self.traffic.peak_to_mean > _PEAK_FROM:
-                peak = self._simulated(shape, self.traffic.peak_to_mean)
+                peak = self._served(shape, self.traffic.peak_to_mean).simulated
             met = peak.p99_ms <= self.promise.slo_ms
             helps = not self.costs.on_loop and peak.replicas_busy > _BUSY_ENOUGH
             if fixed or met or not helps or shape.replicas >= self.promise.most_replicas:
@@ -330,7 +330,21 @@ class Study:
         drawn = draw_queries(rng, self._queries, rate_rps=rate_rps, cv2=self.traffic.cv2)
         return replace(drawn, key=self.popularity.ranks(drawn.fate))
 
-    def _simulated(self, shape: _Shape, peak: float) -> Simulated:
+    def served(self, alternative: Alternative) -> Served:
+        """Returns what becomes of each query at the average rate, as it was simulated before."""
+        gateways = alternative.gateways
+        shape = _Shape(
+            keys=alternative.head_keys,
+            entries=alternative.cache_entries,
+            covered=alternative.covered,
+            cached=alternative.cached,
+            gateways=gateways,
+            replicas=max(1, alternative.replicas // gateways),
+            limit=alternative.batch_limit,
+        )
+        return self._served(shape, 1.0)
+
+    def _served(self, shape: _Shape, peak: float) -> Served:
         """Simulates one of the gateways, with the replicas that are its own."""
         return serve(
             self._drawn(self.traffic.rate_rps * peak / shape.gateways),
@@ -341,7 +355,7 @@ class Study:
             max_batch=shape.limit,
             slo_s=self.promise.slo_ms / 1e3,
             rng=np.random.default_rng(self._seed + 1),
-        ).simulated
+        )
 
     def _figures(self, shape: _Shape, usual: Simulated, peak: Simulated) -> Alternative:
         keys, entries, gateways = shape.keys, shape.entries, shape.gateways

@@ -381,11 +381,13 @@ class _Run:
         rows, costs = len(batch), self._costs
         self._pace.update(rows, min(now - self._sent_at, 4.0 * self._law.a_s))
         self._sent_at = now
-        took_s = costs.law.expect(rows) * self._strays[self.batches % len(self._strays)]
+        # On average it takes the CPU that it takes; how far it strays is time that passes.
+        cpu_s = costs.law.expect(rows)
+        took_s = cpu_s * self._strays[self.batches % len(self._strays)]
         self.batches += 1
         self.rows += rows
         if costs.on_loop:
-            self.busy_s += took_s
+            self.busy_s += cpu_s
             now += took_s
             for each in batch:
                 self._answer(each, now)
@@ -393,8 +395,9 @@ class _Run:
         self.busy_s += costs.hop_s
         now += costs.hop_s
         rest_s = max(0.0, now - self._free_at[replica])
-        took_s += costs.worker_s + self._workers[replica].after(rest_s)
-        self.computed_s += took_s
+        beside_s = costs.worker_s + self._workers[replica].after(rest_s)
+        self.computed_s += cpu_s + beside_s
+        took_s += beside_s
         self._free_at[replica] = max(self._free_at[replica], now) + took_s
         wait_s = self._waits[self.batches % len(self._waits)]
         arrives = max(now, self._free_at[replica] + wait_s)

@@ -14,7 +14,7 @@ import numpy as np
 from tidemill.models.signature import Array
 from tidemill.planning.cold import RESTS_S
 from tidemill.planning.costs import Costs
-from tidemill.planning.latency import QUANTILES, LatencyLaw
+from tidemill.planning.latency import LatencyLaw
 from tidemill.planning.simulate import Queries, Served, Simulated, Tally, serve
 from tidemill.recipes.rehearsal.offering import Offered
 from tidemill.recipes.rehearsal.stage import Used
@@ -25,6 +25,11 @@ SLO_MS = 2000.0
 _ROUNDS = 6
 _SWEEPS = 300
 _MOVES = 4
+_DRAWN = 10_000
+WAIT_QUANTILES = 401
+"""So many values tell how waits are spread: a stall that is rarer than one query in four hundred
+must not make every hundredth one wait.
+"""
 _PRIOR = 0.02
 _ALIKE = 0.4
 _SMOOTH = 0.1
@@ -88,7 +93,7 @@ def _usual(passes: list[Run]) -> Run:
     return sorted(passes, key=lambda each: each.each_s)[(len(passes) - 1) // 2]
 
 
-def _simulated(costs: Costs, run: Run) -> Served:
+def _simulated(costs: Costs, run: Run, seed: int = 0) -> Served:
     n = len(run.due_s)
     return serve(
         Queries(at_s=run.due_s, fate=np.full(n, 0.5), key=run.key),
@@ -98,7 +103,7 @@ def _simulated(costs: Costs, run: Run) -> Served:
         replicas=1,
         max_batch=64,
         slo_s=SLO_MS / 1e3,
-        rng=np.random.default_rng(0),
+        rng=np.random.default_rng([seed, len(run.due_s)]),
     )
 
 
@@ -244,32 +249,27 @@ def _timed(costs: Costs, passes: list[list[Run]]) -> Costs:
 
     Both are such that the simulation sees what clients saw at the paces at which nobody queues.
     """
-    beside = [some for some in passes if some[0].pace_rps < _QUEUES_FROM_RPS]
+    beside = [run for some in passes for run in some if run.pace_rps < _QUEUES_FROM_RPS]
     costs = msgspec.structs.replace(costs, transport_s=(0.0,), hop_wait_s=(0.0,))
-    stored = [some for some in beside if some[0].source != "model"]
-    costs = _waiting(costs, stored, "transport_s")
+    costs = _waiting(costs, [run for run in beside if run.source != "model"], "transport_s")
     if costs.on_loop:
         return costs
-    return _waiting(costs, [some for some in beside if some[0].source == "model"], "hop_wait_s")
+    return _waiting(costs, [run for run in beside if run.source == "model"], "hop_wait_s")
 
 
-def _waiting(costs: Costs, passes: list[list[Run]], name: str) -> Costs:
+def _waiting(costs: Costs, runs: list[Run], name: str) -> Costs:
     """Fits the quantiles of one wait: each is moved by what the simulation lacks, some times.
 
+    The latencies of all runs count together, and the simulation draws each run as often as makes
+    many: stalls are rare, and a run in which none was drawn says nothing of how long they are.
     Where an answer leaves before the work for it is done, the wait is less than nothing.
     """
-    wait_s = np.zeros(QUANTILES)
-    weights = [sum(len(run.due_s) for run in some) for some in passes]
-    seen_s = [_quantiles([run.offered.taken_s for run in some]) for some in passes]
+    levels = np.linspace(0.0, 1.0, WAIT_QUANTILES)
+    seen_s = np.quantile(np.concatenate([run.offered.taken_s for run in runs]), levels)
+    draws = range(max(1, _DRAWN // sum(len(run.due_s) for run in runs)))
+    wait_s = np.zeros(WAIT_QUANTILES)
     for _ in range(_MOVES):
-        known_s = [_quantiles([_simulated(costs, run).taken_s for run in some]) for some in passes]
-        lacks_s = np.average(np.subtract(seen_s, known_s), axis=0, weights=weights)
-        wait_s = np.sort(wait_s + lacks_s)
+        known = [_simulated(costs, run, seed).taken_s for run in runs for seed in draws]
+        wait_s = np.sort(wait_s + seen_s - np.quantile(np.concatenate(known), levels))
         costs = msgspec.structs.replace(costs, **{name: tuple(wait_s.tolist())})
     return costs
-
-
-def _quantiles(passes: list[Array]) -> Array:
-    """Returns the quantiles of all passes together: stalls are too rare for each to have some."""
-    found: Array = np.quantile(np.concatenate(passes), np.linspace(0.0, 1.0, QUANTILES))
-    return found
