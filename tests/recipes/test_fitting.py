@@ -8,9 +8,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from tidemill.planning.alternatives import Promise, Study
 from tidemill.planning.costs import Costs
 from tidemill.planning.latency import LatencyLaw
+from tidemill.planning.prices import Prices
 from tidemill.planning.simulate import Queries, Served, draw_queries, serve
+from tidemill.planning.traffic import zipf_traffic
+from tidemill.recipes.rehearsal.comparison import predicted
 from tidemill.recipes.rehearsal.fitting import Run, fit_costs
 from tidemill.recipes.rehearsal.offering import Offered
 from tidemill.recipes.rehearsal.stage import Used
@@ -53,21 +57,23 @@ def served(costs: Costs, queries: Queries, covered: float, cached: float, seed: 
     )
 
 
-def run(costs: Costs, source: str, pace: float) -> Run:
+def run(
+    costs: Costs, source: str, pace: float, *, seed: int = 7, queries: int | None = None
+) -> Run:
     """Returns what a server that obeys the costs would take."""
-    rng = np.random.default_rng(int(pace))
-    queries = draw_queries(rng, max(400, int(2 * pace)), rate_rps=pace, cv2=1.0)
-    found = served(costs, queries, *SHARES[source])
-    count, span_s = len(queries.at_s), float(queries.at_s[-1])
-    busy_s = found.simulated.busy * (span_s - float(queries.at_s[0]))
+    rng, wanted = np.random.default_rng([int(pace), seed]), queries or max(400, int(2 * pace))
+    asked = draw_queries(rng, wanted, rate_rps=pace, cv2=1.0)
+    found = served(costs, asked, *SHARES[source], seed)
+    span_s = float(asked.at_s[-1])
+    busy_s = found.simulated.busy * (span_s - float(asked.at_s[0]))
     return Run(
         source,
         pace,
-        queries.at_s,
+        asked.at_s,
         Offered(found.taken_s, seconds=span_s),
         Used(
             gateway_s=busy_s + costs.standing_cores * span_s,
-            worker_s=count * found.simulated.cpu_us / 1e6 - busy_s,
+            worker_s=wanted * found.simulated.cpu_us / 1e6 - busy_s,
         ),
     )
 
@@ -90,6 +96,48 @@ def test_costs_are_found_again(true: Costs) -> None:
         assert got.cpu_us == pytest.approx(wanted.cpu_us, rel=0.08)
         assert got.p50_ms == pytest.approx(wanted.p50_ms, rel=0.12)
         assert got.p99_ms == pytest.approx(wanted.p99_ms, rel=0.12)
+
+
+def test_a_stall_is_as_rare_as_it_was() -> None:
+    """One query in five hundred that waits for long makes no other one wait, and the 99th of a
+    hundred comes out as it is; from runs as short as those of a calibration.
+    """
+    rng = np.random.default_rng(0)
+    waits_s = 2.5e-4 * np.exp(rng.normal(0.0, 0.25, 100_000))
+    stalls = rng.random(len(waits_s)) < 0.002
+    waits_s[stalls] += rng.uniform(0.005, 0.05, int(stalls.sum()))
+    transport_s = np.quantile(waits_s, np.linspace(0.0, 1.0, 4001))
+    true = msgspec.structs.replace(GATEWAY, transport_s=tuple(transport_s.tolist()))
+    runs = [
+        run(true, source, pace, seed=repeat, queries=max(24, int(pace)))
+        for repeat in range(3)
+        for pace in (20.0, 75.0, 300.0, 1200.0, 4000.0)
+        for source in SHARES
+    ]
+    assumed = Costs(law=true.law, on_loop=True, standing_cores=0.004, transport_s=(0.0,))
+    found = fit_costs(assumed, runs)
+    queries = draw_queries(np.random.default_rng(1), 40_000, rate_rps=200.0, cv2=1.0)
+    for covered in (0.0, 0.5, 1.0):
+        wanted = served(true, queries, covered, 0.0, 8).simulated
+        got = served(found, queries, covered, 0.0, 9).simulated
+        assert got.p99_ms == pytest.approx(wanted.p99_ms, rel=0.15)
+        assert got.p50_ms == pytest.approx(wanted.p50_ms, rel=0.05)
+
+
+def test_the_last_of_few_queries_is_predicted_as_such() -> None:
+    """The p99 of a rehearsal is that of as many queries as it asks, and of many, the plan's."""
+    costs = msgspec.structs.replace(GATEWAY, transport_s=(1e-4, 2e-4, 4e-4, 1e-3, 5e-3, 5e-2))
+    study = Study(zipf_traffic(50.0, 1000, 1.0), costs, Prices(), Promise())
+    planned = study.alternative(100, 0)
+    many = predicted(planned, study, 100, queries=20_000)
+    assert (many.p50_ms, many.p99_ms) == pytest.approx((planned.p50_ms, planned.p99_ms))
+    few = predicted(planned, study, 100, queries=30)
+    assert few.p50_ms == pytest.approx(many.p50_ms, rel=0.1)
+    drawn = draw_queries(np.random.default_rng(5), 60_000, rate_rps=50.0, cv2=1.0)
+    taken_ms = 1e3 * served(costs, drawn, planned.covered, 0.0).taken_s.reshape(-1, 30)
+    usual_ms = float(np.median(np.quantile(taken_ms, 0.99, axis=1)))
+    assert few.p99_ms == pytest.approx(usual_ms, rel=0.05)
+    assert few.p99_ms < 0.97 * many.p99_ms
 
 
 def test_a_rest_is_dearer_than_none() -> None:

@@ -10,8 +10,10 @@ import numpy as np
 from tidemill.models.signature import Array
 from tidemill.serving.batching import ServiceTime
 
-QUANTILES = 101
-"""How many values tell how times stray: the minimum, every hundredth, the maximum."""
+QUANTILES = 401
+"""So many values tell how times stray, from the minimum to the maximum: what is rarer than one in
+four hundred must not make every hundredth one slow.
+"""
 
 
 class LatencyLaw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -45,7 +45,8 @@ _SLOW_S = 2.0
 _WARM_RPS = 500.0
 _KEYS = 512
 _SIZES = (1, 4, 16, 64)
-_REPEATS = 15
+_REPEATS, _REPEATS_QUICK, _REPEATS_S = 15, 200, 0.4
+"""Each size is measured so often: a quick model until it has had so long, or more often still."""
 _ELSEWHERE = frozenset({"mlflow", "python", RUNTIME})
 _WARM = 64
 _SOURCES = ("table", "cache", "model")
@@ -214,12 +215,16 @@ def _law(subject: Subject) -> LatencyLaw:
     try:
         for size in _SIZES:
             batch = subject.take(np.resize(subject.ranked, size))
-            for repeat in range(_REPEATS + 1):
+            runtime.predict(batch)  # the first call is slower than all others
+            took_s: list[float] = []
+            while len(took_s) < _REPEATS or (
+                len(took_s) < _REPEATS_QUICK and sum(took_s) < _REPEATS_S
+            ):
                 began = SYSTEM_CLOCK.monotonic()
                 runtime.predict(batch)
-                if repeat:  # the first call is slower than all others
-                    sizes.append(size)
-                    seconds.append(SYSTEM_CLOCK.monotonic() - began)
+                took_s.append(SYSTEM_CLOCK.monotonic() - began)
+            sizes += [size] * len(took_s)
+            seconds += took_s
     finally:
         runtime.close()
     return fit_law(sizes, seconds)

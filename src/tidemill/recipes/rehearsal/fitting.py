@@ -14,7 +14,7 @@ import numpy as np
 from tidemill.models.signature import Array
 from tidemill.planning.cold import RESTS_S
 from tidemill.planning.costs import Costs
-from tidemill.planning.latency import LatencyLaw
+from tidemill.planning.latency import QUANTILES, LatencyLaw
 from tidemill.planning.simulate import Queries, Served, Simulated, Tally, serve
 from tidemill.recipes.rehearsal.offering import Offered
 from tidemill.recipes.rehearsal.stage import Used
@@ -26,10 +26,6 @@ _ROUNDS = 6
 _SWEEPS = 300
 _MOVES = 4
 _DRAWN = 10_000
-WAIT_QUANTILES = 401
-"""So many values tell how waits are spread: a stall that is rarer than one query in four hundred
-must not make every hundredth one wait.
-"""
 _PRIOR = 0.02
 _ALIKE = 0.4
 _SMOOTH = 0.1
@@ -264,10 +260,10 @@ def _waiting(costs: Costs, runs: list[Run], name: str) -> Costs:
     many: stalls are rare, and a run in which none was drawn says nothing of how long they are.
     Where an answer leaves before the work for it is done, the wait is less than nothing.
     """
-    levels = np.linspace(0.0, 1.0, WAIT_QUANTILES)
+    levels = np.linspace(0.0, 1.0, QUANTILES)
     seen_s = np.quantile(np.concatenate([run.offered.taken_s for run in runs]), levels)
     draws = range(max(1, _DRAWN // sum(len(run.due_s) for run in runs)))
-    wait_s = np.zeros(WAIT_QUANTILES)
+    wait_s = np.zeros(QUANTILES)
     for _ in range(_MOVES):
         known = [_simulated(costs, run, seed).taken_s for run in runs for seed in draws]
         wait_s = np.sort(wait_s + seen_s - np.quantile(np.concatenate(known), levels))
