@@ -93,6 +93,8 @@ class _Teller(story.Teller):
             MofNCompleteColumn(),
         )
         shown = self.out.is_terminal
+        if not shown:  # a log tells what is done at the moment
+            self.out.print(f"  {text}")
         with Progress(*columns, console=self.out, transient=True, disable=not shown) as progress:
             task = progress.add_task(text, total=None)
             yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -145,7 +145,7 @@ def rehearse(
             before(repeat)
             rng = np.random.default_rng([seed, repeat])
             drawn = draw_queries(rng, count, rate_rps=traffic.rate_rps, cv2=traffic.cv2)
-            at = _window(subject, count, repeat)
+            at = _window(subject, count, repeat, repeats)
             for number in range(len(alternatives)):
                 measured[number].append(_asked(stage, number, at, drawn.at_s))
                 told(repeat * len(alternatives) + number + 1, repeats * len(alternatives))
@@ -202,10 +202,15 @@ def predicted(alternative: Alternative, study: Study, keys: int, *, queries: int
     )
 
 
-def _window(subject: Subject, count: int, repeat: int) -> Array:
-    """Returns the questions of a repeat, in their order: of the later half, round and round."""
+def _window(subject: Subject, count: int, repeat: int, repeats: int) -> Array:
+    """Returns the questions of a repeat, in their order: a stretch of the later half.
+
+    Stretches begin as far from each other as they can: what is asked changes with the hour, and the
+    plan is for all of that half.
+    """
     later = subject.count - subject.past or subject.count
-    return subject.count - later + (np.arange(count) + repeat * count) % later
+    begin = repeat * max(count, later // repeats)
+    return subject.count - later + (np.arange(count) + begin) % later
 
 
 def _warm(stage: Stage, number: int, each: Alternative, traffic: Traffic) -> None:

@@ -6,6 +6,7 @@ so that the costs which come out are those with which it is right.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -241,31 +242,58 @@ def not_negative(matrix: Array, wanted: Array) -> Array:
 
 
 def _timed(costs: Costs, passes: list[list[Run]]) -> Costs:
-    """Adds what latency there is beside CPU: of the machine, and of the way to a worker.
+    """Adds what latency there is beside CPU: of the machine, and of the way to a worker; or how far
+    batches stray that the gateway computes, which was measured elsewhere, in a loop of their own.
 
-    Both are such that the simulation sees what clients saw at the paces at which nobody queues.
+    All are such that the simulation sees what clients saw at the paces at which nobody queues.
     """
-    beside = [run for some in passes for run in some if run.pace_rps < _QUEUES_FROM_RPS]
     costs = msgspec.structs.replace(costs, transport_s=(0.0,), hop_wait_s=(0.0,))
-    costs = _waiting(costs, [run for run in beside if run.source != "model"], "transport_s")
-    if costs.on_loop:
+    beside = [some for some in passes if some[0].pace_rps < _QUEUES_FROM_RPS]
+    stored = [some for some in beside if some[0].source != "model"]
+    asked = [some for some in beside if some[0].source == "model"]
+    costs = _waiting(costs, stored, _transport)
+    if costs.law.expect(1.0) <= 0.0:
         return costs
-    return _waiting(costs, [run for run in beside if run.source == "model"], "hop_wait_s")
+    return _waiting(costs, asked, _straying if costs.on_loop else _hop_wait)
 
 
-def _waiting(costs: Costs, runs: list[Run], name: str) -> Costs:
+def _transport(costs: Costs, wait_s: Array) -> Costs:
+    return msgspec.structs.replace(costs, transport_s=tuple(wait_s.tolist()))
+
+
+def _hop_wait(costs: Costs, wait_s: Array) -> Costs:
+    return msgspec.structs.replace(costs, hop_wait_s=tuple(wait_s.tolist()))
+
+
+def _straying(costs: Costs, took_s: Array) -> Costs:
+    strays = np.maximum(0.0, took_s) / costs.law.expect(1.0)
+    law = msgspec.structs.replace(costs.law, strays=tuple(strays.tolist()))
+    return msgspec.structs.replace(costs, law=law)
+
+
+def _waiting(
+    costs: Costs, passes: list[list[Run]], with_wait: Callable[[Costs, Array], Costs]
+) -> Costs:
     """Fits the quantiles of one wait: each is moved by what the simulation lacks, some times.
 
-    The latencies of all runs count together, and the simulation draws each run as often as makes
-    many: stalls are rare, and a run in which none was drawn says nothing of how long they are.
-    Where an answer leaves before the work for it is done, the wait is less than nothing.
+    The latencies of a pass count together, and of passes the median: what else a machine does comes
+    and goes. The simulation draws each run as often as makes many: stalls are rare, and a run in
+    which none was drawn says nothing of how long they are. Where an answer leaves before the work
+    for it is done, the wait is less than nothing.
     """
-    levels = np.linspace(0.0, 1.0, QUANTILES)
-    seen_s = np.quantile(np.concatenate([run.offered.taken_s for run in runs]), levels)
+    levels, runs = np.linspace(0.0, 1.0, QUANTILES), [run for some in passes for run in some]
+    count = min(len(some) for some in passes)
+    taken = [[r.offered.taken_s for some in passes for r in some[at::count]] for at in range(count)]
+    seen_s = np.median([_quantiles(each, levels) for each in taken], axis=0)
     draws = range(max(1, _DRAWN // sum(len(run.due_s) for run in runs)))
     wait_s = np.zeros(QUANTILES)
     for _ in range(_MOVES):
-        known = [_simulated(costs, run, seed).taken_s for run in runs for seed in draws]
-        wait_s = np.sort(wait_s + seen_s - np.quantile(np.concatenate(known), levels))
-        costs = msgspec.structs.replace(costs, **{name: tuple(wait_s.tolist())})
-    return costs
+        trial = with_wait(costs, wait_s)
+        known_s = [_simulated(trial, run, seed).taken_s for run in runs for seed in draws]
+        wait_s = np.sort(wait_s + seen_s - _quantiles(known_s, levels))
+    return with_wait(costs, wait_s)
+
+
+def _quantiles(taken_s: list[Array], levels: Array) -> Array:
+    found: Array = np.quantile(np.concatenate(taken_s), levels)
+    return found

@@ -79,8 +79,7 @@ def offer(
         return offered
     loop = _Loop(port, requests, due_s.tolist(), offered)
     was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
+    gc.disable()  # nothing is collected first: where much is alive, that takes seconds
     try:
         loop.open()
         begins()
