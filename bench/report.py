@@ -103,22 +103,24 @@ def built(runs: list[dict[str, Any]]) -> str:
     told = ", ".join(f"{t['ours']['s']:.1f} and {t['by_hand']['s']:.1f}" for t in turns)
     said = f"{results['rows']:,} keys; seconds of each turn, ours and by hand: {told}."
     parts = [f"{measured_on(results)} {said}", claims_table(results["claims"])]
-    if all("refresh" in turn for turn in turns):
+    if all("1%" in turn for turn in turns):
         parts.append(rebuilt(turns))
     return "\n\n".join(parts)
 
 
 def rebuilt(turns: list[dict[str, Any]]) -> str:
-    """Returns what building the table again took, where few keys are new."""
-    again = [turn["refresh"] for turn in turns]
-    shares = sorted(turn["refresh"]["s"] / turn["ours"]["s"] for turn in turns)
-    took = ", ".join(f"{each['s']:.1f}" for each in again)
-    rate = statistics.median(each["scored"] / each["s"] for each in again)
-    return (
-        f"Built again with {again[0]['scored']:,} new keys, the others unchanged: {took} s, that "
-        f"is {statistics.median(shares):.2f} of the whole build ({shares[0]:.2f} to "
-        f"{shares[-1]:.2f}); {rate:,.0f} rows scored again a second. No aim was set for it."
-    )
+    """Returns what building the table again took, by the share of rows that are others."""
+    lines = [
+        "| rows that are others | scored | s | CPU s | CPU / that of the whole build |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    for name in (name for name in turns[0] if name.endswith("%")):
+        took, cpu_s = (statistics.median(t[name][what] for t in turns) for what in ("s", "cpu_s"))
+        shares = sorted(turn[name]["cpu_s"] / turn["ours"]["cpu_s"] for turn in turns)
+        told = f"{statistics.median(shares):.2f} ({shares[0]:.2f}-{shares[-1]:.2f})"
+        scored = turns[0][name]["scored"]
+        lines.append(f"| {name} | {scored:,} | {took:.1f} | {cpu_s:.1f} | {told} |")
+    return "\n".join(lines)
 
 
 def lookup(runs: list[dict[str, Any]]) -> str:

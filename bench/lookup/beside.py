@@ -39,7 +39,7 @@ def beside_a_build(
     """
     source = work.rows.with_name(f"rows{rows}.parquet")
     write_rows(source, rows)
-    build = ("table", "build", APPLICATION, "--from", str(source), "--key", KEY)
+    build = ("table", "build", APPLICATION, "--from", str(source), "--key", KEY, "--full")
     with _asked(target, rate, limit_s) as found:
         began = time.monotonic()
         done = subprocess.run(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tidemill.foundation.errors import InvalidInput, NotFound
 from tidemill.foundation.home import Home
 from tidemill.models.runtimes.onnx import OnnxRuntime
+from tidemill.recipes import merging, pieces, refresh
 from tidemill.recipes.table import build_table
 from tidemill.recipes.warehouse import run_sql
 from tidemill.tables.answer import decode_answer
@@ -25,6 +26,7 @@ from tidemill.tables.builds import Build, list_builds
 from tidemill.tables.catalog import fetch_table, list_tables
 from tidemill.tables.key import KeyEncoder
 from tidemill.tables.lmdb import LmdbTable
+from tidemill.tables.predictions import list_parts
 from tidemill.tables.table import TableInfo
 
 Rows = dict[int, float]
@@ -38,9 +40,9 @@ def source(rows: Rows) -> pa.Table:
 
 def build(home: Home, rows: Rows | Path, **more: Any) -> TableInfo:
     """Builds a table of them."""
-    given = {"version": 1, "key": ("id",), "source_name": "rows", **more}
     made = rows if isinstance(rows, Path) else source(rows)
-    return build_table(home, application="ratio", model="ratio", source=made, **given)
+    given = {"version": 1, "key": ("id",), "source_name": "rows", "source": made, **more}
+    return build_table(home, application="ratio", model="ratio", **given)
 
 
 def last(home: Home, info: TableInfo) -> Build:
@@ -59,17 +61,29 @@ features = st.sampled_from([0.0, -0.0, 1.0, 2.0, float("inf")])
 sources = st.dictionaries(st.integers(-3, 12), features, min_size=1, max_size=12)
 
 
+@pytest.fixture(params=[4, 1 << 16])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many rows are a file of answers: few, so that a small table has several, or as ever."""
+    size: int = request.param
+    for module in (pieces, merging, refresh):
+        monkeypatch.setattr(module, "CHUNK", size)
+    monkeypatch.setattr(merging, "_SMALL", size // 2)
+    return size
+
+
 @settings(
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(before=sources, after=sources, keep=st.booleans())
 def test_a_refresh_is_a_full_build_byte_for_byte(
     ratios: Home,
+    chunk: int,
     before: Rows,
     after: Rows,
     keep: bool,  # noqa: FBT001 - of the property
 ) -> None:
     """Whatever changed; with ``keep`` it is one of both sources, the new one preferred."""
+    assert chunk
     base = build(ratios, before)
     refreshed = build(ratios, after, base=base.id, keep=keep)
     keys = last(ratios, refreshed).keys
@@ -81,11 +95,79 @@ def test_a_refresh_is_a_full_build_byte_for_byte(
     assert keys.new == len(after.keys() - before.keys())
     gone = len(before.keys() - after.keys())
     assert (keys.kept, keys.dropped) == ((gone, 0) if keep else (0, gone))
+    parts = list_parts(ratios, refreshed.id)
+    assert sum(part.rows for part in parts) == refreshed.rows
     counted, _ = run_sql(ratios, "select * from predictions_history.ratio", limit=1)
     shown = {"id", "y", "model", "version", "table_id", "built_at"}
     assert set(counted.column_names) - {"x"} == shown  # x is a key column of others' tables
     again = build(ratios, {**before, **after}, base=refreshed.id)  # of taken and scored files
     assert last(ratios, again).keys.unchanged == refreshed.rows
+
+
+def test_files_without_a_change_are_taken_as_they_are(
+    ratios: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many files only those are written anew in which something changed; small ones join."""
+    for module in (pieces, merging, refresh):
+        monkeypatch.setattr(module, "CHUNK", 100)
+    monkeypatch.setattr(merging, "_SMALL", 50)
+    rows = dict.fromkeys(range(1000), 1.0)
+    info = build(ratios, rows)
+    before = {part.file_key for part in list_parts(ratios, info.id)}
+    assert len(before) == 10
+    random = np.random.default_rng(0)
+    for _ in range(6):
+        at = int(random.integers(0, 900))
+        rows = {key: x for key, x in rows.items() if not at <= key < at + 60} | {at + 70: 3.0}
+        rows |= dict.fromkeys(range(2000 + at, 2000 + at + 30), 1.0)
+        info = build(ratios, rows, base=info.id)
+        parts = list_parts(ratios, info.id)
+        now = {part.file_key for part in parts}
+        assert len(before - now) <= 4
+        assert min(part.rows for part in parts[:-1]) >= 50
+        assert max(part.rows for part in parts) <= 200
+        before = now
+    assert info.sha256 == build(ratios, rows).sha256
+    keys = [*range(0, 1000, 7), *range(2000, 3000, 7)]
+    assert answers(ratios, info, keys) == [key / rows[key] if key in rows else None for key in keys]
+
+
+def test_a_key_with_two_rows_of_which_one_is_known_is_refused(ratios: Home) -> None:
+    """As by a full build, with all that varies and how many keys; equal rows are one, as ever."""
+    rows = dict.fromkeys(range(100), 1.0)
+    base = build(ratios, rows)
+    for twice in ({5: 2.0}, {5: 2.0, 6: 3.0}):
+        both = pa.concat_tables([source(rows), source(twice)])
+        with pytest.raises(InvalidInput, match=f"determine x: {len(twice)} keys"):
+            build(ratios, {}, source=both, base=base.id)
+    same = build(ratios, {}, source=pa.concat_tables([source(rows), source(rows)]), base=base.id)
+    assert (last(ratios, same).keys.unchanged, same.rows) == (100, 100)
+
+
+def test_zeros_of_both_signs_are_one_key(ratios: Home) -> None:
+    """Though they are two inputs, of which one is known: the table is that of a full build."""
+    base = build(ratios, {1: 0.0, 2: 3.0}, key=("id", "x"))
+    both = pa.concat_tables([source({1: 0.0, 2: 3.0}), source({1: -0.0, 4: 1.0})])
+    info = build(ratios, {}, source=both, key=("id", "x"), base=base.id)
+    assert info.rows == 3
+    assert info.sha256 == build(ratios, {}, source=both, key=("id", "x")).sha256
+
+
+def test_all_is_scored_where_that_is_cheaper(ratios: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first rows are new and the model is quick; a kept key needs its table."""
+    monkeypatch.setattr(refresh, "_JUDGED_AT", 50)
+    monkeypatch.setattr(refresh, "_LOOKING_US", 1e9)
+    monkeypatch.setattr(refresh, "_DEAR_US", 1e12)
+    base = build(ratios, dict.fromkeys(range(100), 1.0))
+    rows = dict.fromkeys(range(50, 200), 1.0)
+    info = build(ratios, rows, base=base.id)
+    done = last(ratios, info)
+    assert (done.base, done.keys.new, done.keys.unchanged) == (None, 150, 0)
+    kept = last(ratios, build(ratios, rows, base=base.id, keep=True))
+    assert (kept.base, kept.keys.kept, kept.keys.unchanged) == (base.id, 50, 50)
+    monkeypatch.setattr(refresh, "_LOOKING_US", 0.0)
+    done = last(ratios, build(ratios, rows, base=base.id))
+    assert (done.base, done.keys.unchanged) == (base.id, 50)
 
 
 def test_only_what_changed_is_scored(ratios: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from tidemill.models.runtime import Runtime
 from tidemill.recipes.distinct_rows import TIMES, column_names
-from tidemill.recipes.refresh import DIGEST, digested, digests
+from tidemill.recipes.refresh import DIGEST, digests
 from tidemill.recipes.representatives import fold_table
 from tidemill.recipes.scored_rows import answers_table, file_options
 from tidemill.tables.represented import keys_of
@@ -94,8 +94,7 @@ def score_chunk(runtime: Runtime, rows: pa.Table, asked: Asked) -> Chunk:
         keys = keys_of(asked.fold, dict(asked.represent)).many([batch[n] for n in asked.key])
         fold = fold_table(keys, rows.column(TIMES))
         return Chunk(answers=_file(answers), fold=_file(fold))
-    if places := digested(inputs, asked.key):
-        answers = answers.append_column(DIGEST, digests(rows, places))
+    answers = answers.append_column(DIGEST, digests(named))
     return Chunk(answers=_file(answers), fold=None)
 
 

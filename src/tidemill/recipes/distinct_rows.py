@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ ROWS = "rows.parquet"
 TIMES = "times"
 """The column that says how often the source holds a row, where rows are counted."""
 
+Unknown = Callable[[pa.Table], pa.Table]
+
 _SORTED_BYTES = 64 << 20
 _LOOKED_AT = 16
 """Of so many batches whose rows are nearly all distinct, one is looked at again."""
@@ -51,6 +53,7 @@ def write_distinct(
     target: Path,
     *,
     counted: Counted | None = None,
+    unknown: Unknown | None = None,
 ) -> None:
     """Writes the distinct rows of a source to a Parquet file by their keys, in groups of ``CHUNK``.
 
@@ -64,6 +67,7 @@ def write_distinct(
         key: those of them that are to determine the others.
         target: the file; whole and durable, or not there.
         counted: that it also says how often the source holds each row, in ``TIMES``.
+        unknown: given rows, returns those of them that are to be written; there may be none.
 
     Raises:
         InvalidInput: a column is missing or comes twice, the key does not determine an input, or a
@@ -81,7 +85,10 @@ def write_distinct(
     folder.mkdir()
     try:
         runs = SortedRuns(folder, buffer_bytes=_SORTED_BYTES)
-        schema = _sort(itertools.chain([first], batches), columns, key, counted, runs)
+        given = itertools.chain([first], batches)
+        schema, rows = _sort(given, columns, key, runs, counted=counted, unknown=unknown)
+        if not rows:
+            raise _no_rows()
         with replacing(target, target.parent) as unfinished:
             _write(runs, proof, unfinished, schema)
             proof.check(tuple(key))
@@ -93,27 +100,35 @@ def _sort(
     batches: Iterator[pa.RecordBatch],
     columns: Sequence[Column],
     key: Sequence[str],
-    counted: Counted | None,
     runs: SortedRuns,
-) -> pa.Schema:
-    """Puts all rows with their keys among what is sorted; returns the schema without the key."""
+    *,
+    counted: Counted | None,
+    unknown: Unknown | None,
+) -> tuple[pa.Schema, int]:
+    """Puts rows with their keys among what is sorted.
+
+    Returns:
+        The schema without the key, and how many rows the source had.
+    """
     named = {column.name: column for column in columns}
     keyed = [named[name] for name in key]
     encoder = KeyEncoder([(column.name, column.type) for column in keyed])
     places = [[column.name for column in columns].index(name) for name in key]
-    fewer, schema = _Fewer(), None
+    fewer, schema, given = _Fewer(), None, 0
 
-    def with_key(batch: pa.RecordBatch) -> pa.Table:
-        rows = fewer(_cast(batch, columns, counted))
+    def with_key(batch: pa.RecordBatch) -> tuple[pa.Table, int]:
+        rows = _cast(batch, columns, counted)
+        rows = fewer(rows if unknown is None else unknown(rows))
         arrays = feature_batch(rows.select(places).rename_columns(list(key)), keyed)
         keys = encoder.packed([arrays[name] for name in key])
-        return rows.append_column(KEY, bytes_array(keys))
+        return rows.append_column(KEY, bytes_array(keys)), batch.num_rows
 
-    for rows in in_order(with_key, batches, threads=1):
+    for rows, count in in_order(with_key, batches, threads=1):
         schema = rows.schema.remove(len(rows.schema) - 1)
+        given += count
         if rows.num_rows:
             runs.add(rows)
-    return schema
+    return schema, given
 
 
 def _write(runs: SortedRuns, proof: KeyProof, path: Path, schema: pa.Schema) -> None:
@@ -125,9 +140,8 @@ def _write(runs: SortedRuns, proof: KeyProof, path: Path, schema: pa.Schema) -> 
         for block in runs.merged():
             pieces.add(proof.update(block).select(schema.names))
         last = proof.finish()
-        if last is None:
-            raise _no_rows()
-        pieces.add(last.select(schema.names))
+        if last is not None:
+            pieces.add(last.select(schema.names))
         pieces.finish()
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow.parquet as pq
+from typing import Any
 
 from tidemill.models.signature import Signature
-from tidemill.recipes.scored_rows import column_array, output_name
+from tidemill.recipes.scored_rows import column_array, output_name, read_answers
 from tidemill.tables.answer import pack_answers
 from tidemill.tables.packing import Packed
+from tidemill.tables.predictions import PredictionPart
 from tidemill.tables.represented import Keys
 
 
@@ -22,11 +22,13 @@ class Kept:
         path: of the file.
         keys: of its rows.
         values: the answers to them.
+        part: what it is in the files, if it is there already.
     """
 
     path: Path
     keys: Packed
     values: Packed
+    part: PredictionPart | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,10 @@ class Encoding:
 
     def kept(self, path: Path) -> Kept:
         """Returns what a table keeps of a file of answers."""
-        rows = pq.read_table(path, use_threads=False)
+        return self.of(read_answers(path), path)
+
+    def of(self, rows: Any, path: Path) -> Kept:
+        """Returns what a table keeps of a file with these rows."""
         key = tuple(name for name, _ in self.keys.columns)
         inputs = {column.name: column for column in self.signature.inputs}
         outputs = {

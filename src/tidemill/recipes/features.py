@@ -17,7 +17,7 @@ from tidemill.foundation.home import Home
 from tidemill.models.signature import Signature
 from tidemill.recipes.distinct_rows import ROWS, column_names
 from tidemill.recipes.keyed_rows import KeyedRows
-from tidemill.recipes.scored_rows import column_array
+from tidemill.recipes.scored_rows import column_array, read_answers
 from tidemill.tables.answer import pack_answers
 from tidemill.tables.build import TableBuilder
 from tidemill.tables.catalog import get_table, place_table, store_table
@@ -118,7 +118,7 @@ def _standing(
     """
     inputs = {column.name: column for column in signature.inputs}
     names = [name for name, _ in info.key]
-    rows = pq.read_table(path, columns=names)
+    rows = read_answers(path, names)
     arrays = [column_array(rows, name, inputs[name]) for name in names]
     found = known.get(KeyEncoder(info.key).many(arrays))
     values = [value for value in found if value is not None]

@@ -1,44 +1,54 @@
 """What a build takes over from a table of the same version: answers whose inputs did not change.
 
 Each key's answer is kept, in the warehouse, with a digest of the inputs that it was made of. A row
-of the source whose key has the same digest there has the same answer; all others are scored. The
-split is one folder, whole or not there.
+of the source whose digest is there has the same answer; only the others are sorted, and scored.
+What is told apart is one folder, whole or not there.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tidemill.data.keys import KEYS_SUFFIX, hash_rows
-from tidemill.data.queries import literal, spilling
-from tidemill.foundation.durable import replacing, sync_folder, write_atomic
+from tidemill.data.keys import KEYS_SUFFIX, Hashes, hash_rows
+from tidemill.foundation.durable import sync_folder, write_atomic
 from tidemill.foundation.errors import InvalidInput, Unavailable
 from tidemill.foundation.home import Home
+from tidemill.foundation.logs import log
 from tidemill.models.format import ModelManifest
 from tidemill.models.signature import Column
-from tidemill.recipes.distinct_rows import column_names
-from tidemill.recipes.pieces import CHUNK, Pieces
-from tidemill.recipes.scored_rows import file_options
+from tidemill.recipes.distinct_rows import column_names, write_distinct
+from tidemill.recipes.known_rows import Known, digest_words
+from tidemill.recipes.merging import AmbiguousError, write_plan
+from tidemill.recipes.pieces import CHUNK
+from tidemill.recipes.scored_rows import read_answers
 from tidemill.serving.replicas.address import RUNTIME
-from tidemill.tables.builds import KeyCounts
+from tidemill.tables.builds import KeyCounts, list_builds
 from tidemill.tables.catalog import get_table
-from tidemill.tables.predictions import list_parts
+from tidemill.tables.predictions import PredictionPart, list_parts
 
-DIGEST = f"tidemill_digest_{KEYS_SUFFIX}"
-"""The column of the answers' files that tells which inputs they were made of."""
+DIGEST = f"tidemill_row_digest_{KEYS_SUFFIX}"
+"""The column of the answers' files that tells which inputs, all of them, they were made of."""
 
-_MEMORY = "500MB"
-_COUNTS = "counts.json"
+_COUNTS, _GIVEN_UP = "counts.json", "given_up"
+_FRESH = "fresh.parquet"
+
+_JUDGED_AT = 1 << 20
+"""After so many rows it is judged whether looking for known ones is worth it."""
+_LOOKING_US = 0.5
+"""What it takes of a core to look for a row, and to put fresh ones among those of the base."""
+_DEAR_US = 20.0
+"""From there on a spared row is worth so much that the first rows of a source decide nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,53 +57,50 @@ class Base:
 
     Args:
         table: its id.
-        parts: the files of its answers.
-        columns: what they hold: the key, the outputs, and the digest where there is one.
+        parts: the files of its answers, in the order of the keys.
+        paths: where they are here.
+        columns: what they hold: the key, the outputs and the digest.
+        key_us: what a key took of a core when all were scored; None where that is not known.
     """
 
     table: str
-    parts: tuple[Path, ...]
+    parts: tuple[PredictionPart, ...]
+    paths: tuple[Path, ...]
     columns: pa.Schema
+    key_us: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """A source's distinct rows, apart: those to score, and the answers of the others.
+    """A source's distinct rows, apart: those to score, and those whose answers are known.
 
     Args:
         fresh: rows to score, as ``write_distinct`` writes them; it may have none.
-        taken: files of answers, as a build writes them.
         counts: how many of each there are.
+        plan: the folder that says what comes from the base, as ``write_plan`` left it; None where
+            nothing does, as none was given or another build of all rows is cheaper.
     """
 
     fresh: Path
-    taken: tuple[Path, ...]
     counts: KeyCounts
+    plan: Path | None = None
 
 
-def digested(inputs: Sequence[Column], key: Sequence[str]) -> list[int]:
-    """Returns the places of the inputs that a key of a table does not say by itself.
-
-    Of numbers with a fraction, 0 and -0 are one key, and two inputs.
-    """
-    return [
-        at for at, column in enumerate(inputs) if column.name not in key or column.dtype.kind == "f"
-    ]
-
-
-def digests(rows: pa.Table, places: Sequence[int]) -> pa.Array:
+def digests(rows: pa.Table) -> pa.Array:
     """Returns 16 bytes a row, equal for inputs that are equal bit for bit.
 
     Args:
-        rows: distinct rows, in the model's types.
-        places: of the columns that count; see ``digested``.
+        rows: all inputs in their order, in the model's types.
     """
-    columns = [_bits(rows.column(at).combine_chunks()) for at in places]
-    hashes = hash_rows(pa.table(columns, names=column_names(columns)), column_names(columns))
-    data = np.ascontiguousarray(hashes, "<u8").tobytes()
+    data = np.ascontiguousarray(_hashes(rows), "<u8").tobytes()
     return pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(16), rows.num_rows, [None, pa.py_buffer(data)]
     )
+
+
+def _hashes(rows: pa.Table) -> Hashes:
+    columns = [_bits(column.combine_chunks()) for column in rows.columns]
+    return hash_rows(pa.table(columns, names=column_names(columns)), column_names(columns))
 
 
 def _bits(column: Any) -> Any:
@@ -151,56 +158,104 @@ def _find_base(
         return None
     if info.represent or manifest.runtime == RUNTIME:  # answers of others, or by others
         return None
-    parts = tuple(home.files.fetch(part.file_key) for part in list_parts(home, info.id))
+    parts = tuple(list_parts(home, info.id))
     if not parts:
         return None
-    columns = pq.read_schema(parts[0]).remove_metadata()
-    wanted = len(key) + len(signature.outputs)
-    if digested(signature.inputs, key):
-        if columns.names[wanted:] != [DIGEST]:
-            return None
-    elif len(columns) != wanted:
+    paths = tuple(home.files.fetch(part.file_key) for part in parts)
+    columns = pq.read_schema(paths[0]).remove_metadata()
+    if columns.names[len(key) + len(signature.outputs) :] != [DIGEST]:
         return None
-    return Base(table=table, parts=parts, columns=columns)
+    key_us = _key_us(home, table)
+    return Base(table=table, parts=parts, paths=paths, columns=columns, key_us=key_us)
+
+
+def _key_us(home: Home, table: str) -> float | None:
+    """Returns what a key took of a core in the build from which a table's answers began."""
+    seen: set[str] = set()
+    while table not in seen:
+        seen.add(table)
+        build = next(iter(list_builds(home.store, table)), None)
+        if build is None or build.resumed:
+            return None
+        if build.base is None:
+            return 1e6 * build.cpu_s / build.keys.scored if build.keys.scored else None
+        table = build.base
+    return None
+
+
+def is_worth_it(known: int, rows: int, key_us: float | None) -> bool:
+    """Says whether to go on telling a source's rows apart, or rather to score all of them.
+
+    Args:
+        known: of the first rows, those whose answers are known.
+        rows: how many were looked at.
+        key_us: what a key takes of a core when all are scored; None where that is not known.
+
+    Example:
+        >>> is_worth_it(900, 1000, 1.5), is_worth_it(100, 1000, 1.5), is_worth_it(0, 1000, 50.0)
+        (True, False, True)
+    """
+    return key_us is None or key_us >= _DEAR_US or known / rows * key_us >= _LOOKING_US
 
 
 def whole_split(distinct: Path) -> Split:
     """Returns the split of a build that takes nothing over: every row is scored."""
     with pq.ParquetFile(distinct) as rows:
-        return Split(fresh=distinct, taken=(), counts=KeyCounts(new=rows.metadata.num_rows))
+        return Split(fresh=distinct, counts=KeyCounts(new=rows.metadata.num_rows))
+
+
+def rows_of_distinct(distinct: Path, inputs: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+    """Yields what ``write_distinct`` wrote as the rows of a source."""
+    with pq.ParquetFile(distinct) as file:
+        for batch in file.iter_batches(CHUNK, columns=column_names(inputs)):
+            yield batch.rename_columns([column.name for column in inputs])
 
 
 def split_rows(
-    distinct: Path,
+    batches: Callable[[], Iterator[pa.RecordBatch]],
     base: Base,
     inputs: Sequence[Column],
     key: Sequence[str],
     *,
     keep: bool,
     folder: Path,
+    whole: Callable[[], Path],
 ) -> Split:
     """Tells rows to score from those whose answers are known; done before, it is only read.
 
+    Where hardly any are known, and the model is quick, all are scored: that is cheaper.
+
     Args:
-        distinct: the source's rows, each key once, as ``write_distinct`` wrote them.
+        batches: the source's rows.
         base: what may be taken over.
         inputs: of the model.
         key: the columns of the key.
         keep: whether keys of the base that the source lacks stay.
         folder: where the split is left; it appears whole.
+        whole: writes all distinct rows of the source, with the proof of their key. It is called
+            where some rows of a key are known and others are not: only all of them together tell
+            whether it has several answers.
 
     Raises:
+        InvalidInput: as ``write_distinct``.
+        DataRefused: there are no rows.
+        Corrupted: the base's answers are not in the order of their keys.
         Unavailable: the disk is full.
     """
-    import duckdb  # noqa: PLC0415 - slow to import
-
-    if not (folder / _COUNTS).exists():
+    if not folder.exists():
         unfinished = folder.with_suffix(".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
         try:
-            _write_split(distinct, base, inputs, key, keep=keep, folder=unfinished)
-        except (duckdb.Error, pa.ArrowException) as error:
+            try:
+                _write_split(
+                    batches(), base, inputs, key, keep=keep, judged=not keep, folder=unfinished
+                )
+            except _NotWorthItError:
+                log("recipes.refresh").info("table.refresh_given_up", base=base.table)
+                (unfinished / _GIVEN_UP).touch()
+            except (InvalidInput, AmbiguousError):
+                rows = rows_of_distinct(whole(), inputs)
+                _write_split(rows, base, inputs, key, keep=keep, judged=False, folder=unfinished)
+        except pa.ArrowException as error:
             raise Unavailable(
                 f"the answers of table {base.table} cannot be taken over: {str(error)[:300]}",
                 remedy="Free space on the home's disk and build again, or build with --full.",
@@ -208,112 +263,83 @@ def split_rows(
         sync_folder(unfinished)
         unfinished.rename(folder)
         sync_folder(folder.parent)
+    if (folder / _GIVEN_UP).exists():
+        return whole_split(whole())
     counts = msgspec.json.decode((folder / _COUNTS).read_bytes(), type=KeyCounts)
-    return Split(
-        fresh=folder / "fresh.parquet",
-        taken=tuple(sorted(folder.glob("taken-*.parquet"))),
-        counts=counts,
-    )
+    return Split(fresh=folder / _FRESH, counts=counts, plan=folder)
 
 
 def _write_split(
-    distinct: Path,
+    batches: Iterator[pa.RecordBatch],
     base: Base,
     inputs: Sequence[Column],
     key: Sequence[str],
     *,
     keep: bool,
+    judged: bool,
     folder: Path,
 ) -> None:
-    places = digested(inputs, key)
-    names = column_names(inputs)
-    answers = [f"b{at}" for at in range(len(base.columns))]
-    keys = [names[[column.name for column in inputs].index(name)] for name in key]
-    files = ", ".join(literal(str(path)) for path in base.parts)
-    known = f"(select *, true as known from read_parquet([{files}]) as t({', '.join(answers)}))"  # noqa: S608 - quoted
-    same = " and ".join(
-        f"r.{one} is not distinct from b.{other}" for one, other in zip(keys, answers, strict=False)
+    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed, or of one way before
+    folder.mkdir()
+    unchanged = _write_fresh(batches, base, inputs, key, judged=judged, folder=folder)
+    types = {column.name: column for column in inputs}
+    changed = write_plan(
+        base.paths,
+        unchanged,
+        folder / _FRESH,
+        [types[name] for name in key],
+        [column_names(inputs)[[*types].index(name)] for name in key],
+        keep=keep,
+        folder=folder,
     )
-    new = changed = unchanged = gone = 0
-    with (
-        replacing(folder / "fresh.parquet", folder) as unfinished,
-        _writer(unfinished, pq.read_schema(distinct)) as writer,
-        spilling(folder, memory=_MEMORY) as connection,
-    ):
-        fresh = Pieces(lambda rows: writer.write_table(rows.cast(writer.schema)))
-        taken = Pieces(_Taken(folder, base.columns))
-        connection.register("rows", _with_digests(distinct, places))
-        joined = connection.sql(
-            f"select r.*, {', '.join(f'b.{name}' for name in answers)}, b.known "  # noqa: S608 - ours
-            f"from rows r left join {known} b on {same}"
-        )
-        for batch in pa.RecordBatchReader.from_stream(joined):
-            part = pa.table(batch)
-            found = pc.fill_null(part["known"], False)
-            equal = found
-            if places:  # none is equal to that of a key that is not known
-                equal = pc.fill_null(pc.equal(part["d"], part[answers[-1]]), False)
-            unequal = part.filter(pc.invert(equal))
-            fresh.add(unequal.select(names))
-            taken.add(part.filter(equal).select(answers))
-            again = pc.sum(pc.and_(found, pc.invert(equal))).as_py() or 0
-            changed += again
-            new += unequal.num_rows - again
-            unchanged += part.num_rows - unequal.num_rows
-        fresh.finish()
-        lacking = f"from {known} b anti join read_parquet({literal(str(distinct))}) r on {same}"
-        if keep:
-            left = connection.sql(f"select {', '.join(answers)} {lacking}")
-            for batch in pa.RecordBatchReader.from_stream(left):
-                gone += batch.num_rows
-                taken.add(pa.table(batch))
-        else:
-            (gone,) = connection.execute(f"select count(*) {lacking}").fetchone()
-        taken.finish()
-    shutil.rmtree(folder / "spill", ignore_errors=True)
+    with pq.ParquetFile(folder / _FRESH) as fresh:
+        scored = fresh.metadata.num_rows
+    same = int(unchanged.sum())
+    gone = len(unchanged) - same - changed
     counts = KeyCounts(
-        new=new,
+        new=scored - changed,
         changed=changed,
-        unchanged=unchanged,
+        unchanged=same,
         kept=gone if keep else 0,
         dropped=0 if keep else gone,
     )
     write_atomic(folder / _COUNTS, msgspec.json.encode(counts))
 
 
-def _writer(path: Path, schema: pa.Schema) -> Any:
-    return pq.ParquetWriter(path, schema, **file_options(schema))
+def _write_fresh(
+    batches: Iterator[pa.RecordBatch],
+    base: Base,
+    inputs: Sequence[Column],
+    key: Sequence[str],
+    *,
+    judged: bool,
+    folder: Path,
+) -> npt.NDArray[np.bool_]:
+    """Writes the rows that are not in the base; returns which of its own are in the source."""
+    unchanged = np.zeros(sum(part.rows for part in base.parts), np.bool_)
+    looked = same = 0
+    with TemporaryDirectory(dir=folder) as large:
+        known = Known(len(unchanged), map(_digests_of, base.paths), Path(large))
+
+        def unknown(some: pa.Table) -> pa.Table:
+            nonlocal looked, same, judged
+            found = known.find(_hashes(some))
+            here = found >= 0
+            looked, same = looked + len(here), same + int(here.sum())
+            if judged and looked >= _JUDGED_AT:
+                judged = False
+                if not is_worth_it(same, looked, base.key_us):
+                    raise _NotWorthItError
+            unchanged[found[here]] = True
+            return some.filter(pa.array(~here)) if here.any() else some
+
+        write_distinct(batches, inputs, key, folder / _FRESH, unknown=unknown)
+    return unchanged
 
 
-class _Taken:
-    """Writes each piece of answers into a file of its own, as a build writes them."""
-
-    def __init__(self, folder: Path, columns: pa.Schema) -> None:
-        self._folder = folder
-        self._columns = columns
-        self._written = 0
-
-    def __call__(self, rows: pa.Table) -> None:
-        """Writes one file."""
-        cast = rows.rename_columns(self._columns.names).cast(self._columns)
-        target = self._folder / f"taken-{self._written:06}.parquet"
-        with replacing(target, self._folder) as unfinished:
-            pq.write_table(cast, unfinished, **file_options(cast.schema))
-        self._written += 1
+class _NotWorthItError(Exception):
+    """To score all rows is cheaper."""
 
 
-def _with_digests(distinct: Path, places: Sequence[int]) -> pa.RecordBatchReader:
-    """Returns the rows with their digests in a column ``d``."""
-    schema = pq.read_schema(distinct).remove_metadata()
-    if places:
-        schema = schema.append(pa.field("d", pa.binary(16)))
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(distinct) as file:
-            for batch in file.iter_batches(CHUNK):
-                part = pa.table(batch)
-                if places:
-                    part = part.append_column("d", digests(part, places))
-                yield from part.cast(schema).combine_chunks().to_batches()
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
+def _digests_of(path: Path) -> Hashes:
+    return digest_words(read_answers(path, [DIGEST]).column(0))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tidemill.models.signature import Array, Batch, Column, Signature
 
@@ -24,6 +27,12 @@ def file_options(schema: pa.Schema) -> dict[str, Any]:
     """Returns how the Parquet files of a build are written: only texts are worth a dictionary."""
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     return {"compression": "zstd", "compression_level": 1, "use_dictionary": texts}
+
+
+def read_answers(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Returns the rows of such a file, without what else Arrow would import to read folders."""
+    with pq.ParquetFile(path) as file:
+        return file.read(None if columns is None else list(columns), use_threads=False)
 
 
 def output_name(output: str, key: tuple[str, ...]) -> str:

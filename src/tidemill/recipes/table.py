@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -40,11 +41,19 @@ from tidemill.models.signature import Column, Signature
 from tidemill.recipes.ahead import in_order
 from tidemill.recipes.chunks import Asked, Chunk, Pool, Threads, Where
 from tidemill.recipes.distinct_rows import ROWS, Counted, write_distinct
-from tidemill.recipes.encoding import Encoding
+from tidemill.recipes.encoding import Encoding, Kept
 from tidemill.recipes.features import store_features
 from tidemill.recipes.keyed_rows import KeyedRows, rows_of_files, rows_of_table
+from tidemill.recipes.merging import merged
 from tidemill.recipes.on_ray import actors
-from tidemill.recipes.refresh import Base, Split, find_base, split_rows, whole_split
+from tidemill.recipes.refresh import (
+    Base,
+    Split,
+    find_base,
+    rows_of_distinct,
+    split_rows,
+    whole_split,
+)
 from tidemill.recipes.representatives import Representing, choose_representatives
 from tidemill.tables.build import TableBuilder
 from tidemill.tables.builds import Build, keep_build
@@ -62,6 +71,9 @@ _ABANDONED_S = 7 * 86_400.0
 
 _BEGAN = "began"
 """What the file is called that says since when a build is under way."""
+
+_LAYOUT = 2
+"""Of a build's folder: what one of another layout left is not gone on with."""
 
 _CONCURRENT = frozenset({"onnx"})
 """Runtimes that answer several calls at once; the others get one call, with all the threads."""
@@ -129,24 +141,24 @@ def build_table(
         _pool(home, folder, manifest, asked, on=on, threads=threads) as pool,
     ):
         taken = _base(home, base, manifest, info, keep=keep)
-        what = (application, model, version, key, rows.identity, base, keep, *folds)
+        what = (_LAYOUT, application, model, version, key, rows.identity, base, keep, *folds)
         with _work(home, rows, repr(what)) as work:
             resumed = any(work.iterdir())
             info = msgspec.structs.replace(info, as_of=_as_of(home, work, base if keep else None))
-            split = _split(rows, signature.inputs, asked, work, base=taken, keep=keep)
-            fresh = _scored(pool, split.fresh, work, progress=progress)
-            given = _and_then(fresh, split.taken)
+            split = _split(rows, signature.inputs, asked, work, taken, keep=keep, features=features)
+            given = _scored(pool, split.fresh, work, progress=progress)
             if folds:
                 given, info = _represented(
                     info, signature, given, work, representing, alone=rows.representatives
                 )
-            complete, files = _store(home, info, signature, given, work)
+            kept = _kept(Encoding(keys=keys, signature=signature), given, split, taken, work)
+            info, files = _store(home, info, kept, work)
             stored = None if not features else store_features(home, info, signature, work, files)
             done = Build(
-                table=complete.id, keys=split.counts, resumed=resumed, part=part, features=stored
+                table=info.id, keys=split.counts, resumed=resumed, part=part, features=stored
             )
-            _keep_measured(home, done, taken, began, pool.cpu_s)
-            return complete
+            _keep_measured(home, done, taken if split.plan else None, began, pool.cpu_s)
+            return info
 
 
 @contextmanager
@@ -344,21 +356,32 @@ def _split(
     inputs: Sequence[Column],
     asked: Asked,
     work: Path,
-    *,
     base: Base | None,
+    *,
     keep: bool,
+    features: bool,
 ) -> Split:
     """Returns a source's distinct rows, those to score apart from those whose answers are known.
 
-    What was done in the folder before is not done again.
+    What was done in the folder before is not done again. Where features are stored, all distinct
+    rows are there afterwards.
     """
     distinct = work / ROWS
-    if not distinct.exists():
-        counted = None if asked.fold is None else Counted(rows.times)
-        write_distinct(rows.batches(), inputs, asked.key, distinct, counted=counted)
+
+    def whole() -> Path:
+        if not distinct.exists():
+            counted = None if asked.fold is None else Counted(rows.times)
+            write_distinct(rows.batches(), inputs, asked.key, distinct, counted=counted)
+        return distinct
+
     if base is None:
-        return whole_split(distinct)
-    return split_rows(distinct, base, inputs, asked.key, keep=keep, folder=work / "split")
+        return whole_split(whole())
+    batches = rows.batches
+    if features or distinct.exists():
+        batches = partial(rows_of_distinct, whole(), inputs)
+    return split_rows(
+        batches, base, inputs, asked.key, keep=keep, folder=work / "split", whole=whole
+    )
 
 
 def _scored(
@@ -392,14 +415,26 @@ def _scored(
     yield from paths[first:]
 
 
-def _and_then(first: Iterator[Path], others: Sequence[Path]) -> Generator[Path, None, None]:
-    yield from first
-    yield from others
-
-
-def _write(path: Path, data: bytes, work: Path) -> None:
-    with replacing(path, work) as unfinished:
+def _write(target: Path, data: bytes, work: Path) -> None:
+    with replacing(target, work) as unfinished:
         unfinished.write_bytes(data)
+
+
+def _kept(
+    encoding: Encoding,
+    given: Generator[Path, None, None],
+    split: Split,
+    base: Base | None,
+    work: Path,
+) -> Generator[Kept, None, None]:
+    """Yields what the table keeps of files of answers, and of its base where it has one."""
+    with closing(given):  # whatever happens, nothing is scored any more once this ends
+        if split.plan is None or base is None:
+            yield from in_order(encoding.kept, given, threads=1)
+        else:
+            yield from merged(
+                encoding, base.parts, base.paths, base.columns, given, plan=split.plan, work=work
+            )
 
 
 def _represented(
@@ -430,7 +465,7 @@ def _represented(
     if not alone:
         representing.check(agreement)
         info = msgspec.structs.replace(info, agreement=agreement)
-    return _and_then(iter(chosen), ()), info
+    return (path for path in chosen), info
 
 
 def _fold_of(scored: Path) -> Path:
@@ -438,23 +473,17 @@ def _fold_of(scored: Path) -> Path:
 
 
 def _store(
-    home: Home,
-    info: TableInfo,
-    signature: Signature,
-    given: Generator[Path, None, None],
-    work: Path,
+    home: Home, info: TableInfo, kept: Generator[Kept, None, None], work: Path
 ) -> tuple[TableInfo, list[Path]]:
-    """Writes the table from files of answers as they come; stores it, and them."""
+    """Writes the table from answers as they come; stores it, and their files."""
     folder = work / "table"
     shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed before it was stored
-    encoding = Encoding(keys=keys_of(info.key, dict(info.represent)), signature=signature)
-    files: list[Path] = []
+    files: list[tuple[Path, PredictionPart | None]] = []
     with TableBuilder(folder, clock=home.clock) as builder:
-        # Whatever happens, nothing is scored any more once this ends.
-        with closing(given), closing(in_order(encoding.kept, given, threads=1)) as found:
-            for each in found:
+        with closing(kept):
+            for each in kept:
                 builder.put(each.keys, each.values)
-                files.append(each.path)
+                files.append((each.path, each.part))
         with ThreadPoolExecutor(1, "tidemill.store") as other:
             parts = other.submit(_put_parts, home, files)
             complete = builder.commit(info)
@@ -465,19 +494,18 @@ def _store(
         place_table(home, stored, folder)
     else:
         _publish(home, stored.id)
-    return stored, files
+    return stored, [path for path, _ in files]
 
 
-def _put_parts(home: Home, files: Sequence[Path]) -> list[PredictionPart]:
-    return [
-        PredictionPart(
-            file_key=put_content(
-                home.files, path, folder="predictions", suffix="parquet", final=True
-            ),
-            rows=pq.read_metadata(path).num_rows,
-        )
-        for path in files
-    ]
+def _put_parts(
+    home: Home, files: Sequence[tuple[Path, PredictionPart | None]]
+) -> list[PredictionPart]:
+    return [_put_part(home, path) if part is None else part for path, part in files]
+
+
+def _put_part(home: Home, path: Path) -> PredictionPart:
+    key = put_content(home.files, path, folder="predictions", suffix="parquet", final=True)
+    return PredictionPart(file_key=key, rows=pq.read_metadata(path).num_rows)
 
 
 def _publish(home: Home, table: str) -> None:

@@ -189,7 +189,7 @@ def merge_sorted(runs: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
         ready: list[pa.Table] = []
         left: list[tuple[pa.Table, Iterator[pa.Table]]] = []
         for block, run in ahead:
-            cut = _first_above(block, bound)
+            cut = first_above(block, bound)
             if cut:
                 ready.append(block.slice(0, cut))
             rest = block.slice(cut) if cut < block.num_rows else next(run, None)
@@ -199,13 +199,13 @@ def merge_sorted(runs: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
         ahead = left
 
 
-def _key(block: pa.Table, row: int) -> bytes:
-    key: bytes = block.column(KEY)[row].as_py()
-    return key
+def first_above(block: pa.Table, bound: bytes) -> int:
+    """Returns the first row whose key is above a bound, or how many there are.
 
-
-def _first_above(block: pa.Table, bound: bytes) -> int:
-    """Returns the first row whose key is above a bound, or how many there are."""
+    Args:
+        block: rows by key, one or more.
+        bound: the key.
+    """
     low, high = 0, int(block.num_rows)
     if _key(block, high - 1) <= bound:
         return high
@@ -216,6 +216,11 @@ def _first_above(block: pa.Table, bound: bytes) -> int:
         else:
             high = middle
     return low
+
+
+def _key(block: pa.Table, row: int) -> bytes:
+    key: bytes = block.column(KEY)[row].as_py()
+    return key
 
 
 def repeated(keys: Any) -> npt.NDArray[np.bool_]:
