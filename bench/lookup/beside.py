@@ -48,6 +48,7 @@ def beside_a_build(
             capture_output=True,
             text=True,
             check=False,
+            start_new_session=True,  # as the server and the burner, and from a timer or a service
         )
         if done.returncode != 0:
             raise BenchmarkFailed(f"the build failed: {done.stderr[-500:]}")

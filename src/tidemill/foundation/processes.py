@@ -10,6 +10,8 @@ from pathlib import Path
 _PROC = Path("/proc")
 _CPU_AT = 11  # utime, then stime, counted after the command's closing parenthesis
 _RESIDENT_AT = 21
+_LEAST = "19"
+"""The niceness that has the smallest share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +26,15 @@ class Usage:
 def yield_to_others() -> None:
     """Has this process run only where nobody else wants the processor, as far as that goes here.
 
-    Threads that run already keep their priority: it is for the beginning of a process.
+    Threads that run already keep their priority: it is for the beginning of a process. Where the
+    kernel shares processors out among sessions first (Linux's autogroups), an idle one still gets
+    as much as a server in another session; one that leads its own session gives way there, too.
     """
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if os.getsid(0) == os.getpid():  # else others are in it that have not asked for this
+        with contextlib.suppress(OSError):
+            (_PROC / "self" / "autogroup").write_text(_LEAST)
 
 
 def own_cpu_s() -> float:

@@ -1,0 +1,38 @@
+"""A process that gives way to others does so as far as it may."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tidemill.foundation.processes import yield_to_others
+
+_TOLD = Path("/proc/self/autogroup")
+_ASK = f"""
+import os
+from pathlib import Path
+from {yield_to_others.__module__} import yield_to_others
+yield_to_others()
+print(os.sched_getscheduler(0) == os.SCHED_IDLE, Path("{_TOLD}").read_text().split()[-1])
+"""
+
+
+@pytest.mark.skipif(not _TOLD.exists(), reason="the kernel has no groups by session")
+@pytest.mark.parametrize("leads", [True, False])
+def test_who_leads_a_session_gives_way_to_other_sessions(*, leads: bool) -> None:
+    """A process in somebody else's session leaves its share as it is, and gives way within."""
+    before = _TOLD.read_text().split()[-1]
+    said = subprocess.run(
+        [sys.executable, "-c", _ASK],
+        capture_output=True,
+        text=True,
+        check=True,
+        start_new_session=leads,
+    ).stdout
+    assert said.split() == ["True", "19" if leads else before]
+    assert _TOLD.read_text().split()[-1] == before
+    assert os.sched_getscheduler(0) != os.SCHED_IDLE
