@@ -4,8 +4,10 @@
 
 Arrivals are a Poisson process. A latency counts from the moment when the question was due, so that
 a generator or a server that falls behind is not excused. Each question takes a connection of its
-own while it is out; one for which none is left is counted as unsent. Prints one JSON object. With
-``--until-closed`` it ends earlier, once its standard input does.
+own while it is out; one for which none is left is counted as unsent: then the server is behind by
+as many as there are connections. ``silent_ms`` is the longest time in which it answered nobody,
+though it was asked: a stall. Prints one JSON object. With ``--until-closed`` it ends earlier, once
+its standard input does.
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ class Load:
     wrong: int = 0
     example: str = ""
     cpu_s: float = 0.0
+    heard_s: float = 0.0
+    silent_s: float = 0.0
 
     def send_due(self) -> None:
         """Sends every question that is due by now."""
@@ -81,7 +85,11 @@ class Load:
 
     def answered(self, connection: Connection, number: int, status: int, data: bytes) -> None:
         """Counts an answer; some are checked."""
-        seconds = time.perf_counter() - self.start - self.due_s[number]
+        now = time.perf_counter() - self.start
+        seconds = now - self.due_s[number]
+        # What this one waited for, nobody else was told anything, either.
+        self.silent_s = max(self.silent_s, min(now - self.heard_s, seconds))
+        self.heard_s = now
         self.idle.append(connection)
         self.statuses[status] += 1
         if status != 200:
@@ -220,6 +228,7 @@ def result(load: Load, *, rate: float, seconds: float, slo_s: float) -> dict[str
         "refused_p99_ms": _quantile(refused, 0.99),
         "all_p99_ms": _quantile(everything, 0.99),
         "lag_p99_ms": _quantile(np.array(load.lags_s), 0.99),
+        "silent_ms": round(1000 * load.silent_s, 1),
         "generator_cpu_us": round(1e6 * load.cpu_s / max(1, len(load.due_s)), 1),
         "checked": load.checked,
         "wrong": load.wrong,

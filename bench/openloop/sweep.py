@@ -64,6 +64,7 @@ def sweep(
             f"  {load:>4.0%} {ours['offered_rps']:>8,.0f}/s offered {ours['goodput_rps']:>8,.0f}/s "
             f"in time  p99 {ours['all_p99_ms']:.1f} ms (floor {beside['all_p99_ms']:.1f} ms)  "
             f"refused {ours['refused']:,} late {ours['late']:,} lost {ours['lost']:,} "
+            f"unsent {ours['unsent']:,} silent for {ours['silent_ms']:.0f} ms "
             f"lag p99 {ours['lag_p99_ms']:.1f} ms"
         )
     return {"subject": subject.name, "slo_ms": SLO_MS, "capacity_rps": capacity, "rows": rows}
@@ -115,12 +116,14 @@ def sweep_claims(found: dict[str, Any]) -> list[dict[str, Any]]:
 def sweep_table(found: dict[str, Any]) -> str:
     """Returns a sweep as a Markdown table."""
     columns = ("offered load", "offered/s", "goodput/s", "p50 ms", "p99 ms", "p99 of all ms")
-    columns += ("floor's p99 ms", "refused", "late", "lost or unsent", "generator's lag p99 ms")
+    columns += ("floor's p99 ms", "refused", "late", "lost or unsent", "silent ms")
+    columns += ("generator's lag p99 ms",)
     lines = [f"| {' | '.join(columns)} |", "|--:" * len(columns) + "|"]
     for row in found["rows"]:
         cells = [f"{row['load']:.0%}", f"{row['offered_rps']:,.0f}", f"{row['goodput_rps']:,.0f}"]
         cells += [_ms(row[name]) for name in ("p50_ms", "p99_ms", "all_p99_ms", "floor_p99_ms")]
         cells += [f"{row['refused']:,}", f"{row['late']:,}", f"{row['lost'] + row['unsent']:,}"]
+        cells.append("" if "silent_ms" not in row else f"{row['silent_ms']:.0f}")
         lines.append(f"| {' | '.join([*cells, _ms(row['lag_p99_ms'])])} |")
     return "\n".join(lines)
 
