@@ -4,8 +4,9 @@
 
 In ``docs/benchmarks.md`` a table stands between ``<!-- results: NAME -->`` and
 ``<!-- end of results -->``; whatever is there is replaced by what ``bench/results`` holds. A
-benchmark without results here is left as it is. Workloads that were served in several runs, and
-plans and cases that were measured in several, are put together, each in its newest run.
+benchmark without results here is left as it is. Workloads that were served in several runs, plans
+and cases that were measured in several, and parts of the footprint are put together, each in its
+newest run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 import msgspec
 from bench.cases.claims import case_claims
 from bench.cases.tables import case_table, rehearsed_table
+from bench.footprint.claims import claims as footprint_claims
+from bench.footprint.claims import put_together
 from bench.lookup.claims import servers_table, turns_table
 from bench.openloop.sweep import sweep_table
 from bench.planning.claims import planning_claims
@@ -91,9 +94,14 @@ def openloop(runs: list[dict[str, Any]]) -> str:
 
 
 def footprint(runs: list[dict[str, Any]]) -> str:
-    """Returns what the footprint benchmark found."""
-    results = _newest(runs)
-    return f"{measured_on(results)}\n\n{claims_table(results['claims'])}"
+    """Returns what the footprint benchmark found, each part in its newest run."""
+    spoken, facts = put_together(runs)
+    several = len(spoken) > 1
+    told = [
+        f"{', '.join(parts)}: {measured_on(run)}" if several else measured_on(run)
+        for run, parts in spoken
+    ]
+    return "\n\n".join([*told, claims_table(footprint_claims(facts))])
 
 
 def built(runs: list[dict[str, Any]]) -> str:

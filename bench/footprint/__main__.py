@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.effort import Effort, chosen_effort, effort_parser
-from bench.footprint.claims import WITH, WITHOUT, claims
+from bench.footprint.claims import PARTS, WITH, WITHOUT, claims
 from bench.footprint.soak import soak
 from bench.measure import Target, check, measure, summarised
 from bench.ours import Installation, infer_url
@@ -40,7 +40,6 @@ from tidemill.serving.plan import ServingPlan
 FASTAPI = "FastAPI"
 USELESS_BYTES = 64 << 10
 """Holds a part of the questions that go round: each is forgotten before it comes again."""
-PARTS = ("compiled", "original", "fastapi", "cache", "soak")
 ANSWER_S = 30.0
 IDLE_S = {"smoke": 1.0, "quick": 5.0, "brief": 5.0, "full": 60.0}
 ONNX, SKLEARN = ("onnxruntime",), ("sklearn.ensemble", "joblib")

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.footprint.soak import soak_claims
 from bench.results import claim
 
+PARTS = ("compiled", "original", "fastapi", "cache", "soak")
 WITHOUT, WITH = "no cache", "a cache that never helps"
+
+
+def put_together(
+    runs: Iterable[dict[str, Any]],
+) -> tuple[list[tuple[dict[str, Any], list[str]]], dict[str, Any]]:
+    """Returns the runs that tell a part last, each with its parts, and the facts of all.
+
+    ``runs`` has the newest last. Pushing and importing are as the newest run found them.
+    """
+    told: dict[str, dict[str, Any]] = {}
+    facts: dict[str, Any] = {}
+    for run in runs:
+        facts |= run["facts"]
+        told |= {part: run for part in PARTS if part in run["facts"]}
+    spoken: list[tuple[dict[str, Any], list[str]]] = []
+    for part, run in told.items():
+        parts = next((parts for each, parts in spoken if each is run), None)
+        if parts is None:
+            spoken.append((run, [part]))
+        else:
+            parts.append(part)
+    return spoken, facts
 
 
 def claims(facts: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ from bench.results import claim, say
 from bench.servers import ROOT, BenchmarkFailed, Server
 
 CONNECTIONS = 32
-SAMPLES = 40
+SAMPLES, TOLD = 40, 8
+"""How often its processes are looked at, and how often that is told meanwhile."""
 CHORES = "tidemill.control.chores"
 """Processes that score or compact for a moment, and end: their memory is told apart."""
 
@@ -43,9 +44,14 @@ def soak(target: Target, *, seconds: float) -> dict[str, Any]:
     while load.poll() is None or hostile.poll() is None:
         took = time.monotonic() - start
         samples.append({"at_s": round(took, 1), **_sample(target.server)})
+        if len(samples) % (SAMPLES // TOLD) == 1:
+            found = samples[-1]
+            say(f"    {took:.0f} s: {found['pss_bytes'] >> 20} MB, {found['files']} files open")
+        if target.server.ended is not None:
+            _kill(load, hostile)
+            raise BenchmarkFailed(f"the server ended in the soak:\n{target.server.tail()}")
         if took > seconds + 60:
-            load.kill()
-            hostile.kill()
+            _kill(load, hostile)
             raise BenchmarkFailed("the soak's clients do not end")
         time.sleep(seconds / SAMPLES)
     return {
@@ -96,6 +102,12 @@ def _start(target: Target, module: str, *options: str, seconds: float) -> subpro
         cwd=ROOT,
         env={**os.environ, "REQUEST_HEADERS": target.server.headers},
     )
+
+
+def _kill(*clients: subprocess.Popen[str]) -> None:
+    for client in clients:
+        client.kill()
+        client.wait()
 
 
 def _result(process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from bench.openload import WAIT_S, Load, result
+from bench.footprint.claims import put_together
+from bench.openload import WAIT_S, Connection, Load, result
 from bench.report import filled
 from bench.serving.merge import merge
 
@@ -81,6 +84,29 @@ def test_a_run_leaves_what_it_had_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert results.all_results("serving") == [written]
     record.write(effort="smoke")
     assert results.all_results("serving") == []
+
+
+def test_a_part_of_the_footprint_is_told_by_its_newest_run() -> None:
+    """A soak that ran alone stands beside what an earlier run found of the rest, and newer."""
+    whole = {"facts": {"push_s": 3.0, "import_s": {"push": 2.0}, "compiled": {}, "soak": "short"}}
+    alone = {"facts": {"push_s": 2.5, "import_s": {"push": 2.0}, "soak": "long"}}
+    spoken, facts = put_together([whole, alone])
+    assert [(each is alone, parts) for each, parts in spoken] == [
+        (False, ["compiled"]),
+        (True, ["soak"]),
+    ]
+    assert (facts["soak"], facts["push_s"]) == ("long", 2.5)
+    assert put_together([alone])[0] == [(alone, ["soak"])]
+
+
+def test_a_silence_counts_only_while_somebody_waits() -> None:
+    """Nobody asked for a second: that is no stall; half a second without an answer is one."""
+    load = Load(requests=[b""], expected=[], read=lambda *_: {}, due_s=[0.0, 1.0, 1.0])
+    asked = cast("Connection", SimpleNamespace())
+    for number, at in ((0, 0.01), (1, 1.5), (2, 1.51)):
+        load.start = time.perf_counter() - at
+        load.answered(asked, number, 200, b"")
+    assert result(load, rate=1, seconds=2.0, slo_s=0.02)["silent_ms"] == pytest.approx(500, abs=5)
 
 
 def test_questions_that_were_never_answered_are_the_slowest() -> None:
