@@ -81,10 +81,9 @@ class KeyReader:
         """
         if self._only is not None:
             said, size, parse = self._only
-            if text.startswith(said) and _AND not in text and len(text) <= MAX_QUERY_BYTES:
-                value = parse(text[size:])
-                if value is not None:
-                    return [value]
+            value = parse(text[size:]) if text.startswith(said) else None
+            if value is not None:
+                return [value]
             return self._read_closely(text)
         values: list[Any] = []
         parts = text.split(b"&") if len(text) <= MAX_QUERY_BYTES else []
@@ -245,14 +244,15 @@ def _plain_parser(column: Column) -> Callable[[bytes], Any]:
     """Returns what makes a column's value from bytes that are plainly one; None for others."""
     kind, (_, high) = column.dtype.kind, _bounds(column.dtype)
     digits = len(str(high)) - 1
+    most = MAX_QUERY_BYTES - len(f"{column.name}=")
 
     def whole(said: bytes) -> Any:
         return int(said) if len(said) <= digits and said.isdigit() else None
 
     def text(said: bytes) -> Any:
-        return (
-            said.decode() if said.isascii() and _ESCAPE not in said and _BLANK not in said else None
-        )
+        if not said.isascii() or _ESCAPE in said or _BLANK in said or _AND in said:
+            return None
+        return said.decode() if len(said) <= most else None
 
     parsers: dict[str, Callable[[bytes], Any]] = {"O": text, "i": whole, "u": whole}
     return parsers.get(kind, lambda _: None)

@@ -122,7 +122,7 @@ class KeyTurn:
                 self._elsewhere.look_up(self._application, query)
             return
         form, said = found
-        if None in said:
+        if not all(said):
             self._miss([each for each, row in zip(asked, said, strict=True) if row is None])
             asked = [each for each, row in zip(asked, said, strict=True) if row is not None]
         if form is not None:
@@ -145,7 +145,7 @@ class KeyTurn:
             ids=self._ids.several(len(asked), arrived[0]),
             columns=(self._version.key_columns, form.names),
             asked=keys,
-            said=[(*zip(row),) for row in said] if form.nested else said,
+            said=_stored(said, form),
         )
         try:
             self._ledger.append_rows(answers)
@@ -164,3 +164,10 @@ class KeyTurn:
             query = self._asker.query_of(context, self._application, key)
             query.answer_plainly(Row(form, values))
             self._elsewhere.found(self._application, self._version, query)
+
+
+def _stored(said: Sequence[Values], form: RowForm) -> Sequence[Values]:
+    """Returns rows as the ledger keeps them; see ``Row.stored``."""
+    if not form.nested:
+        return said
+    return [*zip(said)] if len(form.names) == 1 else [(*zip(row),) for row in said]

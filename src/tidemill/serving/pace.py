@@ -33,6 +33,7 @@ class Pace:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._monotonic = clock.monotonic  # looked up once: every request is asked for
         self._reading = False
         self._looks = False
         self._left = 0
@@ -52,13 +53,13 @@ class Pace:
 
     def arrival(self) -> float:
         """Returns when the request that is read now arrived, as far as can be told."""
-        self.now = now = self._clock.monotonic()
+        self.now = now = self._monotonic()
         self._left -= 1
         if self._left < 0 or not self._reading:
             self._begin(now)
         if now > self._slice_ends:
             self.late = True
-        return min(self.began, now - self.waited_s)
+        return min(self.began, now - self.waited_s) if self.waited_s > 0.0 else self.began
 
     def worked(self) -> None:
         """Says that the loop was busy until now."""

@@ -19,20 +19,20 @@ class SameGet:
         (b'k=2', b'')
     """
 
-    __slots__ = ("_after", "_before", "_most", "head")
+    __slots__ = ("_after", "_before", "_most", "_start", "_stop", "head")
 
     def __init__(self, head: Head, cut: bytes, most: int) -> None:
         at = cut.index(b"?") + 1
         self._before, self._after = cut[:at], cut[at:]
+        self._start, self._stop = at, at - len(cut)
         self.head = head
         self._most = most
 
     def query_of(self, data: bytes) -> bytes:
         """Returns the query of what came; empty if it is another request, or has no plain one."""
-        before, after = self._before, self._after
-        if not (data.endswith(after) and data.startswith(before)):
+        if not (data.endswith(self._after) and data.startswith(self._before)):
             return b""
         if len(data) > self._most or self.head.gate is not None:
             return b""
-        query = data[len(before) : -len(after)]
+        query = data[self._start : self._stop]
         return query if is_query(query) else b""

@@ -169,7 +169,7 @@ class LiveVersion:
             answers = None if first is None else self._answers or self._answer_reader(first)
             if answers is not None:
                 said = answers[1].read_all(found)
-                if None in said and said.count(None) != found.count(None):
+                if not all(said) and said.count(None) != found.count(None):
                     return None
         except (TidemillError, LookupError, TypeError, ValueError):
             return None
