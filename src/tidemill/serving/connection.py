@@ -197,7 +197,7 @@ class Connection(asyncio.Protocol):
             return
         end = data.find(b"\r\n\r\n") + 4
         head_bytes = data[:end] if 4 <= end <= MAX_REMEMBERED_HEAD_BYTES else b""
-        cut, query = cut_query(head_bytes) if head_bytes[:4] == b"GET " else (head_bytes, b"")
+        cut, query = cut_query(head_bytes) if data.startswith(b"G") else (head_bytes, b"")
         known = self._edge.heads.get(cut)
         if known is not None and known[1] == len(data) - end:
             self._last_active = now = self._edge.arrival()

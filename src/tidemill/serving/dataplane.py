@@ -52,7 +52,7 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class _Form:
     """How an application's requests are read and its answers written."""
 
-    __slots__ = ("_key", "_turn_of", "_writers", "application", "gate", "reader", "turn")
+    __slots__ = ("_turn_of", "_writers", "application", "gate", "reader", "reads_key", "turn")
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class _Form:
     ) -> None:
         self.application = application
         self._turn_of = turn_of
-        self._key: KeyReader | None = None
+        self.reads_key: KeyReader | None = None
         self.reader = InferReader(application.signature)
         self.gate = gate
         self.turn: KeyTurn | None = None
@@ -83,10 +83,10 @@ class _Form:
         Raises:
             InvalidInput: the application has no key, or not of single values.
         """
-        if self._key is None:
-            self._key = key_reader(self.application.deployment, self.application.signature)
-            self.turn = self._turn_of(self.application, self._key.names)
-        return self._key
+        if self.reads_key is None:
+            self.reads_key = key_reader(self.application.deployment, self.application.signature)
+            self.turn = self._turn_of(self.application, self.reads_key.names)
+        return self.reads_key
 
     def writer(self, wanted: tuple[tuple[Column, bool], ...]) -> AnswerWriter:
         """Returns the writer of such answers; requests that want the same share it."""
@@ -217,7 +217,7 @@ class DataPlane:
     def lookup(self, exchange: Exchange, name: str) -> None:
         """Answers the key in the query string."""
         form = self._form_of(name)
-        key, turn = form.key.read_query(exchange.query), form.turn
+        key, turn = (form.reads_key or form.key).read_query(exchange.query), form.turn
         if turn is None:
             application = form.application
             self._processor.look_up(application, self.query_of(exchange, application, key))
@@ -342,8 +342,19 @@ class DataPlane:
             except Exception as error:  # noqa: BLE001 - an exchange must end
                 exchange.fail(unwritable(query.version, error))
                 return
-        if query.row_sources is None:
-            self._infer_plainly(query, exchange, application.name)
+        if query.row_sources is None:  # the usual request, whose rows all have one source
+            writer = asked.writer
+            if writer is None:
+                writer = asked.writer = self._forms[application.name].writer(asked.wanted)
+            try:
+                body, header_length = writer.write(query, asked.request.id)
+            except Exception as error:  # noqa: BLE001 - an exchange must end
+                exchange.fail(unwritable(query.version, error))
+                return
+            if header_length is None:
+                exchange.say(body)
+            else:
+                _answer(exchange, body, header_length)
             return
         parameters: dict[str, Any] = {
             "prediction_id": query.request_id,
@@ -359,19 +370,6 @@ class DataPlane:
                 outputs=query.outputs,
                 parameters=parameters,
             )
-        except Exception as error:  # noqa: BLE001 - an exchange must end
-            exchange.fail(unwritable(query.version, error))
-            return
-        _answer(exchange, body, header_length)
-
-    def _infer_plainly(self, query: Query, exchange: Exchange, name: str) -> None:
-        """Answers the usual request, whose rows all have one source."""
-        asked: wire.Asked = query.request
-        writer = asked.writer
-        if writer is None:
-            writer = asked.writer = self._forms[name].writer(asked.wanted)
-        try:
-            body, header_length = writer.write(query, asked.request.id)
         except Exception as error:  # noqa: BLE001 - an exchange must end
             exchange.fail(unwritable(query.version, error))
             return

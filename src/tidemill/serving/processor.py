@@ -263,7 +263,8 @@ class Processor:
 
     def _begin_turn(self, turn: KeyTurn) -> None:
         self._turns.append(turn)
-        self._flush_soon()
+        if not self._flushing:
+            self._flush_soon()
 
     def lacks(self, application: Application, version: LiveVersion, query: Query) -> None:
         """Takes a query of keys alone of which the table of a version holds nothing."""
@@ -482,13 +483,13 @@ class Processor:
         if query.error is not None:
             self._default(query)
         self._ended.append(query)
-        self._flush_soon()
+        if not self._flushing:
+            self._flush_soon()
 
     def _flush_soon(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self._pace.computed()  # more is read before the flush
-            self._due = asyncio.get_running_loop().call_soon(self._flush)
+        self._flushing = True
+        self._pace.computed()  # more is read before the flush
+        self._due = asyncio.get_running_loop().call_soon(self._flush)
 
     def _default(self, query: Query) -> None:
         application: Application = query.state
