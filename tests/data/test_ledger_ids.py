@@ -41,6 +41,21 @@ def test_an_id_says_when_it_was_made_to_whoever_has_the_secret() -> None:
         assert other.made_at(each) == other.made_at(f"{each}-17") == AT
 
 
+def test_several_ids_are_as_many_single_ones() -> None:
+    """Any number at once, mixed with single ones: all different, all known, none too old."""
+    clock = FakeClock(at=AT)
+    ids = PredictionIds(SECRET, clock)
+    made: list[str] = []
+    for count in (0, 1, 63, 64, 65, 200, 3):
+        several = ids.several(count, 0.0)
+        assert len(several) == count
+        made += [*several, ids.next(0.0)]
+    assert len(set(made)) == len(made)
+    assert {ids.made_at(each) for each in made} == {AT}
+    clock.advance(RENEW_S)
+    assert {ids.made_at(each) for each in ids.several(2, RENEW_S)} == {AT + RENEW_S}
+
+
 def test_an_id_of_another_installation_is_unknown() -> None:
     """Without the secret there is no way to say that it is ours."""
     other = PredictionIds(bytes(32))

@@ -103,6 +103,18 @@ def test_many_equal_observations_are_one_addition() -> None:
     assert (histogram.counts, histogram.total) == ([0, 64, 0], 96.0)
 
 
+def test_several_observations_are_each_counted() -> None:
+    """At once or one after the other."""
+    values = (0.05, 0.1, 0.5, 7.0)
+    one, all_ = Histogram((0.1, 1.0)), Histogram((0.1, 1.0))
+    for value in values:
+        one.observe(value)
+    all_.observe_all(values)
+    all_.observe_all(())
+    assert all_.counts == one.counts == [2, 1, 1]
+    assert all_.total == pytest.approx(one.total)
+
+
 def test_what_is_gone_can_be_forgotten() -> None:
     """Labels that mean nothing any more are dropped, in every family that has them all."""
     instruments = Instruments()

@@ -17,8 +17,10 @@ from tidemill.serving.application import Application
 from tidemill.serving.connection import Limits
 from tidemill.serving.edge import Edge
 from tidemill.serving.exchange import Exchange, Handler
+from tidemill.serving.gate import Gate
 from tidemill.serving.guard import Guard
 from tidemill.serving.keys import Access
+from tidemill.serving.pace import Pace
 
 CLIENTS, QUESTIONS, ROW_MS, SLO_MS = 16, 40, 5, 30.0
 GONE = b"HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n"
@@ -181,6 +183,37 @@ def test_under_a_load_that_lasts_the_loop_gets_half_of_the_slo(
         application, 100.0, 100.0 + waited_s, soonest_s=0.003, patience_s=0.01
     )
     assert found is hopeless
+
+
+def test_an_open_gate_shuts_within_a_turn() -> None:
+    """That nothing has waited is found once a turn; that the queue is closed, for each request."""
+
+    async def main() -> None:
+        clock = FakeClock(at=100.0)
+        pace, refused = Pace(clock), Counter[str]()
+        application = asked(batch_s=0.001)
+        application.name, application.deployment.slo_ms = "app", 20.0
+        for name in ("closed_to", "hopeless"):
+            bound = getattr(Application, name).__get__(application)
+            setattr(application, name, bound)
+        processor = SimpleNamespace(
+            applications={"app": application},
+            refused_unread=lambda *_, **__: None,
+            refuse=lambda *_, times, **__: refused.update(refused=times),
+        )
+        gate = Gate(application, cast("Any", processor), pace)
+        turned = []
+        for closed_until in (0.0, 0.0, 130.0, 130.0):
+            application.only.batcher.closed_until = closed_until
+            turned.append(gate.turns_away(pace.arrival()))
+        await asyncio.sleep(0)
+        assert turned == [False, False, True, True]
+        assert refused == {"refused": 2}
+        application.only.batcher.closed_until = 0.0
+        clock.advance(0.001)
+        assert not gate.turns_away(pace.arrival())
+
+    asyncio.run(main())
 
 
 def test_every_request_of_an_overload_is_counted_as_it_ended(launch_slow: Any) -> None:

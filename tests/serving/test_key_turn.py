@@ -55,10 +55,16 @@ class Known:
 
     info: Any = SimpleNamespace(as_of=0.0, built_at=0.0)
 
-    def __init__(self, version: int = 1) -> None:
+    def __init__(self, version: int = 1, outputs: Sequence[str] = ("y", "word")) -> None:
         self.asked: list[int] = []
         self._rows = {
-            KEY.one([user]): encode_answer({"y": [user / 2, -user], "word": f"v{version}"})
+            KEY.one([user]): encode_answer(
+                {
+                    name: value
+                    for name, value in (("y", [user / 2, -user]), ("word", f"v{version}"))
+                    if name in outputs
+                }
+            )
             for user in range(KNOWN)
         }
         self._rows[KEY.one([UNWRITABLE])] = encode_answer({"y": [1.0, 2.0], "word": "a"}).replace(
@@ -120,8 +126,17 @@ class Everything:
 class World:
     """One gateway's insides, from the bytes of a client to the ledger."""
 
-    def __init__(self, ledger: LedgerWriter, watch: Any = None, default: Any = None) -> None:
+    def __init__(
+        self,
+        ledger: LedgerWriter,
+        watch: Any = None,
+        default: Any = None,
+        outputs: Sequence[str] = ("y", "word"),
+    ) -> None:
         self.instruments = Instruments()
+        given = tuple(each for each in SIGNATURE.outputs if each.name in outputs)
+        self.signature = Signature(SIGNATURE.inputs, given)
+        self.outputs = outputs
         self.default = default
         self.processor = Processor(ledger, self.instruments, SYSTEM_CLOCK, watch)
         self.guard = Guard(SYSTEM_CLOCK, self.instruments, labels_per_minute=9)
@@ -144,7 +159,7 @@ class World:
 
     def go_live(self, number: int, **terms: Any) -> None:
         """Has a version of this number answer, with a table of its own."""
-        table = Known(number)
+        table = Known(number, self.outputs)
         self.tables.append(table)
         application = self.application(number, table, **terms)
         self.processor._staged[number] = {"app": application}
@@ -156,7 +171,7 @@ class World:
         version = LiveVersion(
             assignment=VersionAssignment(live=live, folder="nowhere", replicas=()),
             identity=(number,),
-            signature=SIGNATURE,
+            signature=self.signature,
             platform="onnx",
             table=cast("Table", table),
             key=KEY,
@@ -182,7 +197,7 @@ class World:
             **terms,
         )
         return Application(
-            deployment=deployment, versions=(version,), signature=SIGNATURE, measures=measures
+            deployment=deployment, versions=(version,), signature=self.signature, measures=measures
         )
 
     def connect(self) -> tuple[Any, Transport]:
@@ -200,9 +215,9 @@ class World:
 
 
 @asynccontextmanager
-async def gateway(path: Path, watch: Any = None, default: Any = None) -> AsyncIterator[World]:
+async def gateway(path: Path, *given: Any) -> AsyncIterator[World]:
     with LedgerWriter(path, "gateway-0") as ledger:
-        yield World(ledger, watch, default)
+        yield World(ledger, *given)
 
 
 async def turn() -> None:
@@ -281,6 +296,23 @@ def test_together_or_alone_each_key_gets_the_same(
     asyncio.run(main(tmp_path / "alone", watch))
     assert watch.seen == 2 * len(users)
     assert found[0] == found[1]
+    assert kept(tmp_path / "together") == kept(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("output", ["y", "word"])
+def test_an_answer_of_one_column_is_kept_as_by_itself(tmp_path: Path, output: str) -> None:
+    """A list, or a plain value: what the client gets, and what the ledger has."""
+    found: list[Any] = []
+
+    async def main(path: Path, watch: Any) -> None:
+        async with gateway(path, watch, None, (output,)) as world:
+            found.append([nameless(each) for each in await asked(world, [4, 5, 6])])
+
+    asyncio.run(main(tmp_path / "together", None))
+    asyncio.run(main(tmp_path / "alone", Everything()))
+    assert found[0] == found[1]
+    said = [2.0, -4] if output == "y" else "v1"
+    assert found[0][0][1]["predictions"] == [said]
     assert kept(tmp_path / "together") == kept(tmp_path / "alone")
 
 

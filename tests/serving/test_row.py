@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.data.ledger_frames import encode_predictions
+from tidemill.data.ledger import PlainRows
+from tidemill.data.ledger_frames import encode_predictions, encode_rows
 from tidemill.models.signature import DTYPES, Array, Column, Signature
 from tidemill.serving import wire
 from tidemill.serving.by_key import KeyReader
@@ -89,7 +90,17 @@ def test_an_answer_is_written_and_recorded_as_its_arrays_are(
         encode_predictions([asked_and_answered(key, row, plainly=plainly)] * 2)
         for plainly in (True, False)
     }
-    assert len(frames) == 1
+    together = PlainRows(
+        application="a",
+        version=3,
+        source="table",
+        time=0.0,
+        ids=["0" * 32] * 2,
+        columns=(key.names, row.names),
+        asked=[key.values] * 2,
+        said=[row.stored] * 2,
+    )
+    assert frames == {encode_rows(together)}
 
 
 @pytest.mark.parametrize(

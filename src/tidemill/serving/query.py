@@ -102,20 +102,15 @@ class Query:
     """
 
     # What every query begins with stands here, not in each: a query is made for every request,
-    # and most of it never changes. Hence no slots.
-    priority = DEFAULT_PRIORITY
+    # and most of it never changes. Hence no slots. What is read several times of each is quicker
+    # to find in the query itself.
     request_id = ""
     application = ""
     version = 0
     time = 0.0
-    unseen_s = 0.0
     source: Source = "model"
-    row_sources: list[Source] | None = None
     answers: Answers | None = None
-    plain: tuple[Row, Row] | None = None
     start = 0
-    error: TidemillError | None = None
-    ended = False
     refused = False
     hedged = False
     attempts = 0
@@ -145,6 +140,12 @@ class Query:
         self.context = context
         self.request = request
         self.event_time = event_time
+        self.priority = DEFAULT_PRIORITY
+        self.unseen_s = 0.0
+        self.error: TidemillError | None = None
+        self.ended = False
+        self.row_sources: list[Source] | None = None
+        self.plain: tuple[Row, Row] | None = None
 
     @property
     def inputs(self) -> Batch:

@@ -34,7 +34,10 @@ _U, _S = b"us"  # looking for a number in bytes is a fourth of looking for bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Template:
-    """A request of one tensor, all but its numbers; ``whole`` if they need no conversion."""
+    """A request of one tensor, all but its numbers; ``whole`` if they need no conversion.
+
+    ``cut`` is where the list of the numbers is, with its brackets.
+    """
 
     asked: wire.Asked
     column: Column
@@ -46,6 +49,7 @@ class _Template:
     whole: bool
     before: bytes
     after: bytes
+    cut: slice
 
 
 class InferReader:
@@ -78,7 +82,7 @@ class InferReader:
             and body.startswith(last.before)
             and body.endswith(last.after)
         ):  # if no more than numbers is in between, this is what would be looked up
-            found = _read(last, body, len(last.before), len(body) - len(last.after))
+            found = _read(last, body)
             if found is not None:
                 return last.asked, found, last.n
         if header_length is None:
@@ -90,7 +94,7 @@ class InferReader:
         template = self._templates.get(around)
         if template is not None:
             if header_length is None:
-                found = _read(template, body, start, stop)
+                found = _read(template, body)
                 self._last = template
             else:
                 found = _view(template, body, start)
@@ -133,6 +137,7 @@ class InferReader:
             whole=dtype == column.dtype,
             before=before,
             after=after,
+            cut=slice(len(before) - 1, (1 - len(after)) or None),
         )
 
 
@@ -168,9 +173,14 @@ def _stands_around(before: bytes, after: bytes) -> bool:
     return bool(data == [1, 2])
 
 
-def _read(template: _Template, body: bytes, start: int, stop: int) -> Batch | Packed | None:
-    """Returns the input, or None if the text is not plainly as many numbers of its type."""
-    numbers = body[start - 1 : stop + 1]  # with the brackets of their list
+def _read(template: _Template, body: bytes) -> Batch | Packed | None:
+    """Returns the input, or None if the text is not plainly as many numbers of its type.
+
+    Args:
+        template: what stands around them is there.
+        body: the request's.
+    """
+    numbers = body[template.cut]
     if _U in numbers or _S in numbers:  # true and false would pass for 1 and 0
         return None
     try:
