@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import pytest
 
-from tidemill.data.ledger import LedgerWriter, read_ledger
+from tidemill.data.ledger import LedgerWriter, PlainRows, read_ledger
 from tidemill.foundation.clock import SYSTEM_CLOCK
-from tidemill.foundation.errors import Corrupted
+from tidemill.foundation.errors import Corrupted, InvalidInput, Unavailable
 from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Column, Signature
 from tidemill.serving.application import Application
@@ -46,12 +46,12 @@ SIGNATURE = Signature(
 )
 KEY = KeyEncoder([("user", "int64")])
 LOOKUP = b"GET /v1/models/app:lookup?user=%d HTTP/1.1\r\nhost: x\r\n%b\r\n"
-BROKEN, UNWRITABLE, ODD = 66, 77, 88
+UNFORESEEN, BROKEN, UNWRITABLE, ODD = 55, 66, 77, 88
 KNOWN = 100
 
 
 class Known:
-    """A table of the users 0 to 99; it is damaged where the broken one is."""
+    """A table of the users 0 to 99; it fails where one is that is broken, or worse."""
 
     info: Any = SimpleNamespace(as_of=0.0, built_at=0.0)
 
@@ -74,6 +74,8 @@ class Known:
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self.asked.append(len(keys))
+        if KEY.one([UNFORESEEN]) in keys:
+            raise RuntimeError("nobody foresaw that")
         if KEY.one([BROKEN]) in keys:
             raise Corrupted("the file is damaged", remedy="")
         return [self._rows.get(key) for key in keys]
@@ -133,7 +135,7 @@ class World:
         default: Any = None,
         outputs: Sequence[str] = ("y", "word"),
     ) -> None:
-        self.instruments = Instruments()
+        self.instruments, self.ledger = Instruments(), ledger
         given = tuple(each for each in SIGNATURE.outputs if each.name in outputs)
         self.signature = Signature(SIGNATURE.inputs, given)
         self.outputs = outputs
@@ -339,6 +341,52 @@ def test_what_cannot_be_recorded_is_not_answered(tmp_path: Path) -> None:
         assert [status for status, _ in said] == [503] * 4
         assert all("could not be recorded" in body["error"] for _, body in said)
         assert not world.counted("tidemill_answers")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "statuses"),
+    [
+        (Unavailable("an earlier sync failed"), [503, 503, 200, 200]),
+        (InvalidInput("one of them cannot be kept"), [200] * 4),
+    ],
+)
+def test_a_ledger_that_fails_once_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, statuses: list[int]
+) -> None:
+    """Those of that turn are told, unless it may be the fault of one of them; the next is fine."""
+
+    async def main() -> None:
+        async with gateway(tmp_path) as world:
+            ledger, append = world.ledger, world.ledger.append_rows
+
+            def fail(rows: PlainRows) -> None:
+                monkeypatch.setattr(ledger, "append_rows", append)
+                raise error
+
+            monkeypatch.setattr(ledger, "append_rows", fail)
+            (one, first), (other, second) = world.connect(), world.connect()
+            for user in (1, 2):
+                one.data_received(LOOKUP % (user, b""))
+                other.data_received(LOOKUP % (user, b""))
+                await turn()
+            said = zip(parts(first.written), parts(second.written), strict=True)
+            assert [status for both in said for status, _ in both] == statuses
+
+    asyncio.run(main())
+    assert len(kept(tmp_path)) == statuses.count(200)
+
+
+def test_what_nobody_foresaw_costs_one_request(tmp_path: Path) -> None:
+    """Whatever a key brings to fail, the others of its turn are answered, and it is counted."""
+
+    async def main() -> None:
+        async with gateway(tmp_path) as world:
+            said = await asked(world, [1, UNFORESEEN, 3])
+            assert [status for status, _ in said] == [200, 200, 500, 200, 200, 200]
+            assert world.counted("tidemill_refused") == {("internal",): 1}
+            assert world.counted("tidemill_queries") == {("app", "1", "met"): 5}
 
     asyncio.run(main())
 

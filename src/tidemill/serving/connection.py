@@ -131,8 +131,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, edge: Shared) -> None:
         self._edge = edge
-        self._limits = edge.limits
-        self.load = edge.load
+        self._limits, self.load = edge.limits, edge.load
         self._transport: Any = None
         self._send: Callable[[bytes], None]
         self._parser = httptools.HttpRequestParser(self)
@@ -405,7 +404,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._unfold(exchange, head.coding, handler)
         except Exception as error:  # noqa: BLE001 - one request's, whatever it is
-            self._failed(exchange, error)
+            self.failed(exchange, error)
 
     def _may_turn_away(self, head: Head) -> bool:
         """Says whether a request of this head may be refused unread, and at once."""
@@ -414,7 +413,8 @@ class Connection(asyncio.Protocol):
             guard is None or head.admitted_by is guard.table
         )
 
-    def _failed(self, exchange: Exchange, error: BaseException) -> None:
+    def failed(self, exchange: Exchange, error: BaseException) -> None:
+        """Tells the client of an error that its request ended with."""
         if isinstance(error, TidemillError):
             self._edge.refused.of(type(error).__name__).value += 1
             exchange.fail(error)
@@ -431,7 +431,7 @@ class Connection(asyncio.Protocol):
 
         def serve(body: bytes | BaseException) -> None:
             if isinstance(body, BaseException):
-                self._failed(exchange, body)
+                self.failed(exchange, body)
                 return
             try:
                 exchange.hold(len(body))
@@ -439,7 +439,7 @@ class Connection(asyncio.Protocol):
                 exchange.body = body
                 handler(exchange)
             except Exception as error:  # noqa: BLE001 - one request's, whatever it is
-                self._failed(exchange, error)
+                self.failed(exchange, error)
 
         body = unfolding.more(UNFOLD_AT_ONCE_BYTES)
         if body is not None:

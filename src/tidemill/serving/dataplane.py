@@ -232,6 +232,10 @@ class DataPlane:
         query.nbytes = context.nbytes
         return query
 
+    def failed(self, context: Exchange, error: Exception) -> None:
+        """Ends what nobody foresaw; see ``Asker``."""
+        context.failed(error)
+
     def looked_up(
         self,
         contexts: Sequence[Exchange],

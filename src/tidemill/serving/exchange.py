@@ -138,6 +138,9 @@ class Connection(Protocol):
     def flush(self) -> None:
         """Sends the answers that are ready and have none before them that is not."""
 
+    def failed(self, exchange: Exchange, error: BaseException) -> None:
+        """Ends an exchange with an error that whoever served it has raised."""
+
     def beside(
         self, work: Callable[[], bytes], then: Callable[[bytes | BaseException], None]
     ) -> None:
@@ -381,6 +384,10 @@ class Exchange:
         """Answers with a typed error."""
         status, headers = _status_of(error)
         self.answer(error_body(str(error)), headers=headers, status=status)
+
+    def failed(self, error: BaseException) -> None:
+        """Ends as if whoever serves it had raised the error at once."""
+        self._connection.failed(self, error)
 
     def refuse(self, refusal: Refusal) -> None:
         """Answers with an error that many get, and that was written once for all of them."""

@@ -19,12 +19,18 @@ from tidemill.serving.version import LiveVersion
 Values = Sequence[Any]
 """One value for each column, in order."""
 
+Asked = tuple[Any, Values, float]
+"""Whom to answer, the key, and when it came."""
+
 
 class Asker(Protocol):
     """Whoever takes the keys, and tells what was found."""
 
     def query_of(self, context: Any, application: Application, key: Values) -> Query:
         """Returns one key as a query, which whoever asked is told of by itself."""
+
+    def failed(self, context: Any, error: Exception) -> None:
+        """Tells whoever asked of a key for which something went wrong that nobody foresaw."""
 
     def looked_up(
         self, contexts: Sequence[Any], answers: PlainRows, said: Sequence[Values], form: RowForm
@@ -48,8 +54,14 @@ class Elsewhere(Protocol):
     def lacks(self, application: Application, version: LiveVersion, query: Query) -> None:
         """Takes a query of keys alone of which the table of that version holds nothing."""
 
-    def found(self, application: Application, version: LiveVersion, query: Query) -> None:
-        """Takes a query that is answered, and not recorded."""
+    def unrecorded(
+        self,
+        application: Application,
+        version: LiveVersion,
+        queries: Sequence[Query],
+        error: Exception,
+    ) -> None:
+        """Takes queries that are answered, and of which none could be recorded."""
 
 
 class KeyTurn:
@@ -98,7 +110,7 @@ class KeyTurn:
         self._ids = ids
         self._clock = clock
         self._begin = begin
-        self._asked: list[tuple[Any, Values, float]] = []
+        self._asked: list[Asked] = []
 
     def add(self, context: Any, key: Values, arrived: float) -> None:
         """Takes a key; whoever asked is told at the end of this turn, or later.
@@ -117,25 +129,25 @@ class KeyTurn:
         asked, self._asked = self._asked, []
         found = self._version.look_up_rows([key for _, key, _ in asked])
         if found is None:
-            for context, key, _ in asked:
-                query = self._asker.query_of(context, self._application, key)
-                self._elsewhere.look_up(self._application, query)
+            self._each(asked, self._elsewhere.look_up, self._application)
             return
         form, said = found
         if not all(said):
-            self._miss([each for each, row in zip(asked, said, strict=True) if row is None])
+            lacking = [each for each, row in zip(asked, said, strict=True) if row is None]
+            self._each(lacking, self._elsewhere.lacks, self._application, self._version)
             asked = [each for each, row in zip(asked, said, strict=True) if row is not None]
         if form is not None:
             self._answer(asked, [row for row in said if row is not None], form)
 
-    def _miss(self, lacking: list[tuple[Any, Values, float]]) -> None:
-        for context, key, _ in lacking:
-            query = self._asker.query_of(context, self._application, key)
-            self._elsewhere.lacks(self._application, self._version, query)
+    def _each(self, asked: list[Asked], take: Callable[..., None], *of: Any) -> None:
+        """Has each key taken as a query of its own."""
+        for context, key, _ in asked:
+            try:
+                take(*of, self._asker.query_of(context, self._application, key))
+            except Exception as error:  # noqa: BLE001 - one request's, whatever it is
+                self._asker.failed(context, error)
 
-    def _answer(
-        self, asked: list[tuple[Any, Values, float]], said: list[Values], form: RowForm
-    ) -> None:
+    def _answer(self, asked: list[Asked], said: list[Values], form: RowForm) -> None:
         contexts, keys, arrived = zip(*asked, strict=True)
         answers = PlainRows(
             application=self._application.name,
@@ -149,21 +161,16 @@ class KeyTurn:
         )
         try:
             self._ledger.append_rows(answers)
-        except Exception:  # noqa: BLE001 - nothing was written; each is told of its own trouble
-            self._answer_apart(asked, said, form)
+        except Exception as error:  # noqa: BLE001 - whatever it was, every query ends
+            queries = [self._asker.query_of(each, self._application, key) for each, key, _ in asked]
+            for query, values in zip(queries, said, strict=True):
+                query.answer_plainly(Row(form, values))
+            self._elsewhere.unrecorded(self._application, self._version, queries, error)
             return
         self._application.measures.looked_up(
             self._version.version, arrived, self._application.slo_s, self._clock.monotonic()
         )
         self._asker.looked_up(contexts, answers, said, form)
-
-    def _answer_apart(
-        self, asked: list[tuple[Any, Values, float]], said: list[Values], form: RowForm
-    ) -> None:
-        for (context, key, _), values in zip(asked, said, strict=True):
-            query = self._asker.query_of(context, self._application, key)
-            query.answer_plainly(Row(form, values))
-            self._elsewhere.found(self._application, self._version, query)
 
 
 def _stored(said: Sequence[Values], form: RowForm) -> Sequence[Values]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from tidemill.data.ledger import SECRET_BYTES, LedgerWriter, PredictionIds
@@ -271,11 +272,20 @@ class Processor:
         self._name(application, version, query)
         self._told_alone(version, query, whole=False)
 
-    def found(self, application: Application, version: LiveVersion, query: Query) -> None:
-        """Takes a query that a version's table has answered, and that is not recorded yet."""
-        self._name(application, version, query)
-        query.source = "table"
-        self._end(query)
+    def unrecorded(
+        self,
+        application: Application,
+        version: LiveVersion,
+        queries: Sequence[Query],
+        error: Exception,
+    ) -> None:
+        """Takes queries that a version's table has answered, and that could not be recorded."""
+        for query in queries:
+            self._name(application, version, query)
+            query.source, query.ended = "table", True
+        if not isinstance(error, InvalidInput):  # else it is the fault of one, as will be seen
+            self._fail_unrecorded(queries, error)
+        self._ended += queries
 
     def _name(self, application: Application, version: LiveVersion, query: Query) -> None:
         query.state, query.application = application, application.name
@@ -548,12 +558,15 @@ class Processor:
             self._log.error("ledger.unrecordable", error=str(error))
             answered[0].error = ModelFailed(f"the answer could not be recorded: {_what(error)}")
         except Exception as error:  # noqa: BLE001 - whatever it was, every query ends
-            self._log.error("ledger.append_failed", error=str(error))
-            for query in answered:
-                query.error = NotReady(
-                    f"the prediction could not be recorded: {_what(error)}",
-                    remedy="Free space on the ledger's disk; nothing was answered.",
-                )
+            self._fail_unrecorded(answered, error)
+
+    def _fail_unrecorded(self, queries: Sequence[Query], error: Exception) -> None:
+        self._log.error("ledger.append_failed", error=str(error))
+        for query in queries:
+            query.error = NotReady(
+                f"the prediction could not be recorded: {_what(error)}",
+                remedy="Free space on the ledger's disk; nothing was answered.",
+            )
 
     def _application(
         self, assignment: ApplicationAssignment, versions: tuple[LiveVersion, ...]
