@@ -28,9 +28,9 @@ def load_pickled(data: bytes) -> Any:
         InvalidModel: they hold none, or what they name is not installed.
     """
     try:
-        if b"sklearn" in data:  # it imports pandas, and that Arrow, and uses neither
+        if b"sklearn" in data:  # it imports pandas, and that Arrow, and f2py's, and uses none
             with contextlib.suppress(ModuleNotFoundError):  # unpickling says what is missing
-                import_without("sklearn.utils.fixes", "pandas")
+                import_without("sklearn.utils.fixes", "pandas", "charset_normalizer")
         try:
             load = importlib.import_module("joblib").load
         except ModuleNotFoundError:
