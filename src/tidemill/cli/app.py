@@ -90,14 +90,19 @@ def main() -> None:
     try:
         # Asked for JSON, a wrong usage is an error like others; else typer tells it at length.
         sys.exit(build(argv)(args=argv, standalone_mode=not json))
-    except TidemillError as error:
-        sys.exit(print_error(error, json=json))
-    except BrokenPipeError:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        sys.exit(failed(error, json=json))
+
+
+def failed(error: Exception, *, json: bool) -> int:
+    """Tells why a verb failed, in one sentence; returns what its process ends with."""
+    if isinstance(error, TidemillError):
+        return print_error(error, json=json)
+    if isinstance(error, BrokenPipeError):
         sys.stderr.close()
-        sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - told in one sentence; the log has the rest
-        log("cli").debug("verb.failed", exc_info=True)
-        sys.exit(print_error(_unexpected(error), json=json))
+        return 1
+    log("cli").debug("verb.failed", exc_info=error)  # the log has the rest
+    return print_error(_unexpected(error), json=json)
 
 
 def _unexpected(error: Exception) -> TidemillError:

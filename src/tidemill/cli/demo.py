@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from tidemill.cli.printing import print_json
 from tidemill.cli.rehearsing import print_rehearsed
-from tidemill.cli.session import JsonOption, print_json
+from tidemill.cli.session import JsonOption
 from tidemill.foundation.errors import InvalidInput
 from tidemill.foundation.names import nearest
 from tidemill.recipes.demo import story

@@ -10,15 +10,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from tidemill.cli.session import (
-    ConfigOption,
-    HomeOption,
-    JsonOption,
-    Session,
-    plain,
-    print_json,
-    session,
-)
+from tidemill.cli.printing import print_json
+from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, plain, session
 from tidemill.control.local import ask_server
 from tidemill.foundation.clock import iso
 from tidemill.foundation.errors import InvalidInput

@@ -5,14 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import Annotated
-
-import typer
-
-WithParentOption = Annotated[
-    bool,
-    typer.Option("--with-parent", help="Stop when the process that started this one has ended."),
-]
 
 _LOOK_EVERY_S = 0.5
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tidemill.cli.session import Session, print_json
+from tidemill.cli.printing import print_json
+from tidemill.cli.session import Session
 from tidemill.control.deployments import get_deployment
 from tidemill.control.profiles import WINDOW_S
 from tidemill.control.replanning import make_live, present_alternative

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tidemill.cli.opening import open_named
+from tidemill.cli.printing import print_json
 from tidemill.foundation.errors import DataRefused, InvalidInput, NotBlessed, TidemillError
-from tidemill.foundation.home import Home, open_home
-from tidemill.foundation.logs import configure_logs
-from tidemill.foundation.settings import FlagValue, load_settings
+from tidemill.foundation.home import Home
+from tidemill.foundation.settings import FlagValue
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")
@@ -30,6 +28,10 @@ HomeOption = Annotated[
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="The settings file.", show_default="./tidemill.toml"),
+]
+WithParentOption = Annotated[
+    bool,
+    typer.Option("--with-parent", help="Stop when the process that started this one has ended."),
 ]
 
 EXIT_CODES: tuple[tuple[type[TidemillError], int], ...] = (
@@ -75,23 +77,8 @@ def session(
     *, home: Path | None, config: Path | None, json: bool, flags: Flags | None = None
 ) -> Iterator[Session]:
     """Opens the home that the settings name, for one verb."""
-    given: dict[str, FlagValue] = dict(flags or {})
-    if home is not None:
-        given["home"] = str(home)
-    settings = load_settings(flags=given, file=config).settings
-    configure_logs(settings.logs.level, settings.logs.format)
-    with open_home(settings) as opened:
+    with open_named(home=home, config=config, flags=flags or {}) as opened:
         yield Session(opened, json=json)
-
-
-def print_json(record: Any) -> None:
-    """Prints one JSON object and nothing else."""
-    try:
-        line = msgspec.json.encode(record)
-    except UnicodeEncodeError:  # half a character, as in a path that is no UTF-8
-        line = dumps(msgspec.to_builtins(record)).encode()
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
 
 
 def print_error(error: TidemillError, *, json: bool) -> int:

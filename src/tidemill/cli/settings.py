@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 from rich.console import Console
 
-from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, print_json, table
+from tidemill.cli.printing import print_json
+from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, table
 from tidemill.foundation.settings import load_settings
 
 

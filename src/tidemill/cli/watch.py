@@ -9,9 +9,17 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.parent import WithParentOption, stop_with_parent
+from tidemill.cli.parent import stop_with_parent
+from tidemill.cli.printing import print_json
 from tidemill.cli.run import print_rollout, teller
-from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, print_json, session
+from tidemill.cli.session import (
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    Session,
+    WithParentOption,
+    session,
+)
 from tidemill.control.keeper import Keeper, Outcome
 
 
