@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.data.statistics import Slices, Statistics, describe, describe_slices
+from tidemill.data.statistics.scan import BATCH_ROWS
 from tidemill.data.statistics.sketches import Frequent, Quantiles
 from tidemill.data.summaries import ColumnStatistics
 from tidemill.foundation.errors import Corrupted, InvalidInput
@@ -303,9 +304,44 @@ def test_files_are_described_as_tables_are(tmp_path: Path) -> None:
     assert told[-1] == (200_000, 200_000)
     again = describe(table)
     assert found.to_bytes() == again.to_bytes() == describe(table, threads=1).to_bytes()
+    pq.write_table(table, tmp_path / "c.parquet", row_group_size=BATCH_ROWS)
+    assert describe(tmp_path / "c.parquet").to_bytes() == again.to_bytes()
+    pieces = Statistics()
+    for start in range(0, len(table), BATCH_ROWS):
+        pieces.update(table.slice(start, BATCH_ROWS))
+    assert pieces.to_bytes() == again.to_bytes()
     (tmp_path / "a.parquet").write_bytes(b"PAR1nothing")
     with pytest.raises(InvalidInput, match="cannot be read"):
         describe(paths)
+
+
+def test_many_row_groups_and_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is read span by span, column by column, however columns are called; all is told."""
+    monkeypatch.setattr("tidemill.data.statistics.scan.BATCH_ROWS", 1_000)
+    monkeypatch.setattr("tidemill.data.statistics.scan.SPAN_ROWS", 4_000)
+    draw = np.random.default_rng(0)
+    columns = {
+        "a": pa.array(draw.integers(0, 9, 10_000)),
+        "a.b": pa.array(draw.normal(size=10_000)),
+        "a.b.list.element": pa.array(draw.integers(0, 99, 10_000).astype(str)),
+        "list": pa.array([[1, 2], None, [3, None], []] * 2_500),
+        "": pa.array([True, None] * 5_000),
+    }
+    table = pa.table(columns)
+    path = tmp_path / "rows.parquet"
+    pq.write_table(table, path, row_group_size=1_500)
+    told: list[tuple[int, int]] = []
+    found = describe(path, progress=lambda done, total: told.append((done, total)))
+    assert told == [(4_500, 10_000), (9_000, 10_000), (10_000, 10_000)]
+    pieces = Statistics()
+    for start in range(0, 10_000, 500):
+        if start % 1_500 != 500:  # groups of 1,500 rows are read as 1,000 and 500
+            pieces.update(table.slice(start, 500 if start % 1_500 else 1_000))
+    assert found.to_bytes() == pieces.to_bytes()
+    damaged = path.read_bytes()
+    path.write_bytes(damaged[:4] + b"\xff" * 20_000 + damaged[20_004:])
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        describe(path)
 
 
 def test_what_cannot_be_described_is_refused() -> None:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from tidemill.data.statistics.counting import Counted, count, first_places, repeated
 from tidemill.data.statistics.hashes import hash_numbers, hash_texts
 from tidemill.data.statistics.layout import Texts, numbers_of, places_of
+from tidemill.data.statistics.scratch import scratch
 from tidemill.data.statistics.sketches import (
     EXACT_DISTINCT,
     Distinct,
@@ -191,7 +192,8 @@ class ColumnState:
             return
         self._extend(*self._plain(np.array([low, high])))
         self.distinct.update(hash_numbers(found.points if found.complete else raw))
-        self.moments.update_each(self._numbers(raw))
+        numbers = self._numbers(raw, out=scratch("numbers", len(raw), np.float64))
+        self.moments.update_each(numbers)
         self.quantiles.update_middles(self._numbers(found.middles), len(raw))
         self._put_frequent(self.frequent, found.points, found.times, complete=found.complete)
 
@@ -228,12 +230,12 @@ class ColumnState:
             points, counts = points[places], counts[places]
         frequent.update(self._plain(points), counts.tolist(), dropped=_whole(dropped))
 
-    def _numbers(self, points: Array) -> Floats:
-        """Returns numbers as they are, and times as seconds."""
+    def _numbers(self, points: Array, out: Floats | None = None) -> Floats:
+        """Returns numbers as they are, and times as seconds; new ones in what is given."""
         if points.dtype == np.float64:
             return points
         unit = 1e6 if self.type == "timestamp" else 1.0
-        return points / unit
+        return np.divide(points, unit, out=out)
 
     def _plain(self, points: Array) -> list[Any]:
         """Returns values as JSON has them."""

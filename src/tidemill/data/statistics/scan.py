@@ -1,11 +1,16 @@
-"""One pass over rows, on several cores: tables, frames and Parquet files of any size."""
+"""One pass over rows, on several cores: tables, frames and Parquet files of any size.
+
+Statistics of columns that have nothing to do with each other are made column by column, each by one
+core, piece by piece: what was read is still near when it is worked on. Others take whole rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,15 +18,19 @@ import pyarrow.parquet as pq
 from tidemill.data.frames import as_table
 from tidemill.data.statistics.association import Associations, Correlations
 from tidemill.data.statistics.slices import Slices
-from tidemill.data.statistics.table import Statistics
+from tidemill.data.statistics.table import ColumnPieces, Statistics
 from tidemill.data.summaries import TableStatistics
 from tidemill.foundation.errors import InvalidInput
 
 BATCH_ROWS = 1 << 17
+SPAN_ROWS = 1 << 21
+"""So many rows of each column are done before the next ones are begun."""
+
 THREADS = 2
 DICTIONARY_BYTES = 1 << 17
 """Of a larger one not all texts may be in it."""
 
+Piece = TypeVar("Piece")
 Progress = Callable[[int, int], None]
 """Told how many rows were read, and how many there are."""
 
@@ -51,7 +60,16 @@ def describe(
         2.0
     """
     found = Statistics(weight=weight)
-    _feed(found, data, threads, progress)
+    if weight is not None:
+        _feed(found, data, threads, progress)
+        return found
+    done = 0
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as reader:
+        for total, rows, columns in _ahead(_spans(data), reader):
+            found.update_columns(rows, columns, pool=pool)
+            done += rows
+            if progress is not None:
+                progress(done, total)
     return found
 
 
@@ -117,9 +135,7 @@ def _feed(
                 progress(done, total)
 
 
-def _ahead(
-    pieces: Iterator[tuple[int, pa.Table]], reader: Executor
-) -> Iterator[tuple[int, pa.Table]]:
+def _ahead(pieces: Iterator[Piece], reader: Executor) -> Iterator[Piece]:
     """Reads the next piece while one is worked on."""
     waiting = reader.submit(next, pieces, None)
     while (piece := waiting.result()) is not None:
@@ -129,48 +145,175 @@ def _ahead(
 
 def _pieces(data: Any) -> Iterator[tuple[int, pa.Table]]:
     """Yields pieces of rows, each with the number of rows in all."""
-    if isinstance(data, str | Path):
-        data = [data]
-    if isinstance(data, Sequence) and data and all(isinstance(one, str | Path) for one in data):
-        yield from _parquet([Path(one) for one in data])
+    if (paths := _paths(data)) is None:
+        table = as_table(data)
+        for start in range(0, max(table.num_rows, 1), BATCH_ROWS):
+            yield table.num_rows, table.slice(start, BATCH_ROWS)
         return
-    table = as_table(data)
-    for start in range(0, max(table.num_rows, 1), BATCH_ROWS):
-        yield table.num_rows, table.slice(start, BATCH_ROWS)
-
-
-def _parquet(paths: Sequence[Path]) -> Iterator[tuple[int, pa.Table]]:
-    try:
-        total = sum(pq.read_metadata(path).num_rows for path in paths)
+    with _reading():
+        total = _rows(paths)
         for path in paths:
-            with pq.ParquetFile(path) as found:
-                metadata, texts = found.metadata, _coded(found)
-            with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
-                if not file.metadata.num_rows:
-                    yield total, file.schema_arrow.empty_table()
-                # One row group at a time: else all that was read of the file stays in memory.
-                for group in range(file.num_row_groups):
-                    for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
-                        yield total, pa.Table.from_batches([batch])
+            with _File(path) as file:
+                for groups in file.spans():
+                    yield from ((total, piece) for piece in file.pieces(groups))
+
+
+def _spans(data: Any) -> Iterator[tuple[int, int, list[ColumnPieces]]]:
+    """Yields the columns of some rows, with the number of rows in all and of these."""
+    if (paths := _paths(data)) is None:
+        table = as_table(data)
+        yield (
+            table.num_rows,
+            table.num_rows,
+            [_sliced(table, at) for at in range(table.num_columns)],
+        )
+        return
+    with _reading():
+        total = _rows(paths)
+        for path in paths:
+            with _File(path) as file:
+                for groups in file.spans():
+                    yield total, *file.columns(groups)
+
+
+def _sliced(table: pa.Table, at: int) -> ColumnPieces:
+    column, starts = table.column(at), range(0, max(table.num_rows, 1), BATCH_ROWS)
+    return ColumnPieces(
+        name=table.field(at).name,
+        type=column.type,
+        size_bytes=column.nbytes,
+        pieces=(column.slice(start, BATCH_ROWS) for start in starts),
+    )
+
+
+def _paths(data: Any) -> list[Path] | None:
+    """Returns the paths that are given, or None if it is something else."""
+    if isinstance(data, str | Path):
+        return [Path(data)]
+    if isinstance(data, Sequence) and data and all(isinstance(one, str | Path) for one in data):
+        return [Path(one) for one in data]
+    return None
+
+
+def _rows(paths: Sequence[Path]) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in paths)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowException) as error:
         raise InvalidInput(
             f"the rows cannot be read: {error}", remedy="Give Parquet files that are whole."
         ) from error
 
 
-def _coded(file: pq.ParquetFile) -> list[str]:
-    """Returns the columns of texts that are written as those of a small dictionary.
+class _File:
+    """A Parquet file that several threads read, each with a reader of its own."""
 
-    They are read as such. It is looked up in the first rows, and only decides how long it takes.
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._metadata = pq.read_metadata(path)
+        self._coded, self._sizes = _looked_up(self._metadata)
+        self._idle: list[pq.ParquetFile] = []
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def spans(self) -> Iterator[list[int]]:
+        """Yields row groups that follow each other; none of a file without rows."""
+        groups: list[int] = []
+        rows = 0
+        for group in range(self._metadata.num_row_groups):
+            groups.append(group)
+            rows += self._metadata.row_group(group).num_rows
+            if rows >= SPAN_ROWS:
+                yield groups
+                groups, rows = [], 0
+        if groups or not self._metadata.num_row_groups:
+            yield groups
+
+    def pieces(self, groups: Sequence[int], *columns: str) -> Iterator[pa.Table]:
+        """Yields pieces of row groups, of all columns or of those."""
+        with self._reader() as reader:
+            if not groups:
+                yield reader.schema_arrow.empty_table()
+            # One row group at a time: else all that was read of the file stays in memory.
+            for group in groups:
+                for batch in reader.iter_batches(
+                    BATCH_ROWS, row_groups=[group], columns=columns or None, use_threads=not columns
+                ):
+                    yield pa.Table.from_batches([batch])
+
+    def columns(self, groups: Sequence[int]) -> tuple[int, list[ColumnPieces]]:
+        """Returns how many rows these are, and their columns, which are read as they are asked for.
+
+        Few rows are read at once.
+        """
+        rows = sum(self._metadata.row_group(group).num_rows for group in groups)
+        read = list(self.pieces(groups)) if rows <= BATCH_ROWS else None
+        with self._reader() as reader:
+            schema = reader.schema_arrow
+        return rows, [
+            ColumnPieces(
+                name=field.name,
+                type=field.type,
+                size_bytes=self._sizes.get(field.name, 0),
+                pieces=self._column(at, field.name, groups, read),
+            )
+            for at, field in enumerate(schema)
+        ]
+
+    def _column(
+        self, at: int, name: str, groups: Sequence[int], read: Sequence[pa.Table] | None
+    ) -> Iterator[pa.ChunkedArray]:
+        if read is not None:
+            yield from (piece.column(at) for piece in read)
+            return
+        with _reading():
+            for piece in self.pieces(groups, name):
+                yield piece.column(name)
+
+    @contextmanager
+    def _reader(self) -> Iterator[pq.ParquetFile]:
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = pq.ParquetFile(
+                self._path, metadata=self._metadata, read_dictionary=self._coded
+            )
+        yield reader
+        if self._closed:
+            reader.close()
+        else:
+            self._idle.append(reader)
+
+
+def _looked_up(metadata: pq.FileMetaData) -> tuple[list[str], dict[str, int]]:
+    """Returns the texts that are written as those of a small dictionary, and how large columns are.
+
+    The first rows tell. Both decide only how long it takes to read the others.
     """
-    if not file.num_row_groups:
-        return []
-    group = file.metadata.row_group(0)
-    columns = (group.column(place) for place in range(group.num_columns))
-    return [
-        one.path_in_schema
-        for one in columns
-        if one.physical_type == "BYTE_ARRAY"
-        and one.has_dictionary_page
-        and one.data_page_offset - one.dictionary_page_offset <= DICTIONARY_BYTES
-    ]
+    if not metadata.num_row_groups:
+        return [], {}
+    group = metadata.row_group(0)
+    coded: list[str] = []
+    sizes: dict[str, int] = {}
+    for place in range(group.num_columns):
+        column = group.column(place)
+        path, size = column.path_in_schema, column.total_uncompressed_size
+        name = path.split(".")[0]
+        sizes[name] = sizes.get(name, 0) + size
+        if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
+            dictionary_bytes = column.data_page_offset - column.dictionary_page_offset
+            if dictionary_bytes <= DICTIONARY_BYTES:
+                coded.append(path)
+                sizes[name] -= size
+    return coded, sizes

@@ -10,16 +10,35 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-LARGEST_BYTES = 1 << 23
-"""Larger arrays are made anew, so that no thread keeps much."""
+ROOM_BYTES = 1 << 25
+"""Of a thread. What finds no room is made anew, so that no thread keeps more."""
+
+ALIGNED = 64
 
 
-class _Kept(threading.local):
+class _Room(threading.local):
+    """One block, which the system gives in large pages, and the part of each name."""
+
     def __init__(self) -> None:
-        self.arrays: dict[str, Array] = {}
+        self._block: npt.NDArray[np.uint8] | None = None
+        self._used = 0
+        self._parts: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def part(self, name: str, size_bytes: int) -> npt.NDArray[np.uint8]:
+        part = self._parts.get(name)
+        if part is not None and len(part) >= size_bytes:
+            return part[:size_bytes]
+        wanted = -(-size_bytes // ALIGNED) * ALIGNED
+        if self._block is None:
+            self._block = np.empty(ROOM_BYTES, np.uint8)
+        if self._used + wanted > ROOM_BYTES:
+            return np.empty(size_bytes, np.uint8)
+        part = self._parts[name] = self._block[self._used :][:wanted]
+        self._used += wanted
+        return part[:size_bytes]
 
 
-_kept = _Kept()
+_room = _Room()
 
 
 def scratch(name: str, size: int, dtype: Any) -> Array:
@@ -27,10 +46,4 @@ def scratch(name: str, size: int, dtype: Any) -> Array:
 
     It holds until the thread asks for the same name again.
     """
-    size_bytes = size * np.dtype(dtype).itemsize
-    if size_bytes > LARGEST_BYTES:
-        return np.empty(size, dtype)
-    there = _kept.arrays.get(name)
-    if there is None or there.nbytes < size_bytes:
-        there = _kept.arrays[name] = np.empty(size_bytes, np.uint8)
-    return there[:size_bytes].view(dtype)
+    return _room.part(name, size * np.dtype(dtype).itemsize).view(dtype)

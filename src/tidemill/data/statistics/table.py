@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,16 @@ from tidemill.data.statistics.sketches import Floats
 from tidemill.data.statistics.state import pack, unpack
 from tidemill.data.summaries import TableStatistics
 from tidemill.foundation.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnPieces:
+    """A column of some rows, piece by piece; ``size_bytes`` tells about how much it is."""
+
+    name: str
+    type: pa.DataType
+    size_bytes: int
+    pieces: Iterable[pa.ChunkedArray]
 
 
 class Statistics:
@@ -53,23 +64,42 @@ class Statistics:
             InvalidInput: a column is of another type than before, or of one that can't be kept;
                 two have one name; or a weight is missing, negative or not finite.
         """
-        if len(set(table.column_names)) < table.num_columns:
-            raise InvalidInput("two columns have one name", remedy="Rename one.")
+        self._known(table.schema)
         weights = None if self._weight is None else weights_of(table, self._weight)
         self._rows += table.num_rows
-        work = []
-        for name in table.column_names:
-            values = plain_array(table.column(name), name, coded=True)
-            kind = type_of(_inner(values.type))
-            column = self._columns.setdefault(name, ColumnState(type=kind))
-            if values.null_count < len(values):
-                column.become(kind)
-            work.append((column, values))
+        work = [(name, table.column(name)) for name in table.column_names]
         if pool is None:
-            for column, values in work:
-                column.update(values, weights)
+            for name, values in work:
+                self._take(name, values, weights)
         else:
-            list(pool.map(lambda one: one[0].update(one[1], weights), work))
+            list(pool.map(lambda one: self._take(one[0], one[1], weights), work))
+
+    def update_columns(self, rows: int, columns: Sequence[ColumnPieces], *, pool: Executor) -> None:
+        """Takes rows in, column by column; else as ``update`` does, without a weight."""
+        self._known(pa.schema([(one.name, one.type) for one in columns]))
+        self._rows += rows
+
+        def take(column: ColumnPieces) -> None:
+            for piece in column.pieces:
+                self._take(column.name, piece, None)
+
+        # The longest first, so that all end together.
+        list(pool.map(take, sorted(columns, key=lambda one: -one.size_bytes)))
+
+    def _known(self, schema: pa.Schema) -> None:
+        """Begins the columns that are new; refuses those that can't be kept."""
+        if len(set(schema.names)) < len(schema.names):
+            raise InvalidInput("two columns have one name", remedy="Rename one.")
+        for field in schema:
+            plain = plain_array(pa.chunked_array([pa.nulls(0, field.type)]), field.name)
+            kind = type_of(_inner(plain.type))
+            self._columns.setdefault(field.name, ColumnState(type=kind))
+
+    def _take(self, name: str, values: pa.ChunkedArray, weights: Floats | None) -> None:
+        plain, column = plain_array(values, name, coded=True), self._columns[name]
+        if plain.null_count < len(plain):
+            column.become(type_of(_inner(plain.type)))
+        column.update(plain, weights)
 
     def merge(self, other: Statistics) -> None:
         """Takes another's rows in.
@@ -125,9 +155,9 @@ def plain_array(column: pa.ChunkedArray, name: str, *, coded: bool = False) -> p
     Raises:
         InvalidInput: it is of no such type, or a number is too large for one.
     """
-    values = column.combine_chunks()
+    values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], column.type)
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.nulls(0, column.type)
     if isinstance(values, pa.DictionaryArray):
         if coded and _small(values):
             return values
