@@ -5,7 +5,8 @@
 Two parts. ``servers``: 64 connections ask for one key each, in turn of ours (by URL, and by a v1
 body), a bare asyncio server on LMDB, FastAPI on LMDB and FastAPI on Redis, one process each.
 ``swap``: lookups come at half the rate that ours bears, while a large table is built at idle
-priority and swapped in; then for as long beside processes that only burn CPU at that priority.
+priority and swapped in; then for as long beside processes that only burn as much CPU at that
+priority.
 """
 
 from __future__ import annotations
@@ -93,10 +94,13 @@ def _swap(target: Target, work: Work, home: Path, effort: Effort, record: Record
     for turn in range(min(MOST_TURNS, effort.repeats)):
         rows = BUILT[effort.name] + turn + 1  # each holds a key that none before it held
         say(f"  turn {turn + 1}: a build of {rows:,} keys beside {rate:,.0f} lookups/s")
-        build, took = beside_a_build(target, work, home, rate=rate, rows=rows, limit_s=limit_s)
-        say(f"  turn {turn + 1}: {took:.1f} s beside a burner")
-        burner = beside_a_burner(target, rate=rate, seconds=took, limit_s=limit_s)
-        turns.append({"rate": rate, "seconds": took, "build": build, "burner": burner})
+        build, took, cpu_s = beside_a_build(
+            target, work, home, rate=rate, rows=rows, limit_s=limit_s
+        )
+        say(f"  turn {turn + 1}: {took:.1f} s beside a burner of as much ({cpu_s:.1f} s of a core)")
+        burner = beside_a_burner(target, rate=rate, seconds=took, cpu_s=cpu_s, limit_s=limit_s)
+        found = {"build": build, "burner": burner}
+        turns.append({"rate": rate, "seconds": took, "cpu_s": cpu_s, **found})
         record.write(claims=claims(record.values["summary"], turns))
 
 

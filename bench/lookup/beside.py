@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -28,11 +29,11 @@ CONNECTIONS = 256
 
 def beside_a_build(
     target: Target, work: Work, home: Path, *, rate: float, rows: int, limit_s: float
-) -> tuple[dict[str, Any], float]:
+) -> tuple[dict[str, Any], float, float]:
     """Asks at the rate while a table of so many keys is built, and until it answers.
 
     Returns:
-        What the generator found, and how many seconds build and swap took.
+        What the generator found, how many seconds build and swap took, and how many of a core.
 
     Raises:
         BenchmarkFailed: the build failed or took too long, or an answer was wrong.
@@ -41,7 +42,7 @@ def beside_a_build(
     write_rows(source, rows)
     build = ("table", "build", APPLICATION, "--from", str(source), "--key", KEY, "--full")
     with _asked(target, rate, limit_s) as found:
-        began = time.monotonic()
+        began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [*TIDEMILL, *build, "--home", str(home)],
             cwd=ROOT,
@@ -53,18 +54,25 @@ def beside_a_build(
         if done.returncode != 0:
             raise BenchmarkFailed(f"the build failed: {done.stderr[-500:]}")
         _wait_for(target.server, rows - 1)
-        took = time.monotonic() - began
+        took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     source.unlink()
-    return _checked(found, target), took
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return _checked(found, target), took, cpu_s
 
 
 def beside_a_burner(
-    target: Target, *, rate: float, seconds: float, limit_s: float
+    target: Target, *, rate: float, seconds: float, cpu_s: float, limit_s: float
 ) -> dict[str, Any]:
-    """Asks at the rate for so long while others burn what CPU is left, on as many cores."""
+    """Asks for as long beside processes that burn as much, at a build's priority, on all cores."""
     with _asked(target, rate, limit_s) as found:
-        command = [sys.executable, "-m", "bench.lookup.burner", str(os.cpu_count())]
-        burner = Server(command=command, log=Path(os.devnull), ready_url="")
+        processes = os.cpu_count() or 1
+        share = min(1.0, cpu_s / seconds / processes)
+        words = (str(processes), f"{share:.4f}")
+        burner = Server(
+            command=[sys.executable, "-m", "bench.lookup.burner", *words],
+            log=Path(os.devnull),
+            ready_url="",
+        )
         try:
             burner.start()
             time.sleep(seconds)
