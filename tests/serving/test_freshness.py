@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -91,6 +92,27 @@ def version_at(clock: FakeClock, table: OneKey) -> LiveVersion:
         clock=clock,
         measures=measures,
     )
+
+
+def test_a_table_that_is_given_back_slowly_holds_nobody_up() -> None:
+    """What another took the place of is unmapped beside the loop, however large it is."""
+
+    class Large(OneKey):
+        def close(self) -> None:
+            assert closing.wait(20)
+
+    closing = threading.Event()
+
+    async def main() -> None:
+        version = version_at(FakeClock(at=1000.0), Large())
+        closed = asyncio.create_task(version.aclose())
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+        assert not closed.done()
+        closing.set()
+        await closed
+
+    asyncio.run(main())
 
 
 def test_the_limit_holds_to_the_second_and_can_change() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -390,10 +391,9 @@ class LiveVersion:
         self.cache = Cache(0, None)
         for replica in self.batcher.replicas:
             await replica.aclose()
-        if self.table is not None:
-            self.table.close()
-        if self.features is not None:
-            self.features.close()
+        for each in (self.table, self.features):
+            if each is not None:  # to give back what is mapped takes longer the more of it was read
+                await asyncio.to_thread(each.close)
 
     def _arrays(self, value: bytes) -> Batch:
         return {
