@@ -39,7 +39,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         model_cold_s: what a query that goes to the model takes more in the gateway, by how long no
             other did, at the same rests.
         worker_cold_s: what a batch takes more in a worker that has rested, at the same.
-        hop_wait_s: what a batch waits on its way to a worker and back, beside all CPU, less the
+        hop_wait_s: what a batch waits on its way to the model and back, beside all CPU, less the
             work that comes after its answer; as quantiles at even steps from 0 to 1.
         standing_cores: what the processes use when nobody asks, in cores.
         transport_s: time between a client and the gateway's loop, and what the machine adds, less

@@ -386,11 +386,12 @@ class _Run:
         took_s = cpu_s * self._strays[self.batches % len(self._strays)]
         self.batches += 1
         self.rows += rows
+        wait_s = self._waits[self.batches % len(self._waits)]
         if costs.on_loop:
             self.busy_s += cpu_s
             now += took_s
             for each in batch:
-                self._answer(each, now)
+                self._answer(each, now + wait_s)
             return now
         self.busy_s += costs.hop_s
         now += costs.hop_s
@@ -399,7 +400,6 @@ class _Run:
         self.computed_s += cpu_s + beside_s
         took_s += beside_s
         self._free_at[replica] = max(self._free_at[replica], now) + took_s
-        wait_s = self._waits[self.batches % len(self._waits)]
         arrives = max(now, self._free_at[replica] + wait_s)
         out = self._out[replica]
         out.append((max(arrives, out[-1][0]) if out else arrives, batch))

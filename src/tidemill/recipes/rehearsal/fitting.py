@@ -242,19 +242,21 @@ def not_negative(matrix: Array, wanted: Array) -> Array:
 
 
 def _timed(costs: Costs, passes: list[list[Run]]) -> Costs:
-    """Adds what latency there is beside CPU: of the machine, and of the way to a worker; or how far
-    batches stray that the gateway computes, which was measured elsewhere, in a loop of their own.
+    """Adds what latency there is beside CPU: of the machine, and of the way to the model.
 
-    All are such that the simulation sees what clients saw at the paces at which nobody queues.
+    Both are such that the simulation sees what clients saw at the paces at which nobody queues. How
+    far batches stray that the gateway computes was measured elsewhere, in a loop of their own: as
+    it is here, it is in what clients saw.
     """
     costs = msgspec.structs.replace(costs, transport_s=(0.0,), hop_wait_s=(0.0,))
     beside = [some for some in passes if some[0].pace_rps < _QUEUES_FROM_RPS]
     stored = [some for some in beside if some[0].source != "model"]
     asked = [some for some in beside if some[0].source == "model"]
     costs = _waiting(costs, stored, _transport)
-    if costs.law.expect(1.0) <= 0.0:
-        return costs
-    return _waiting(costs, asked, _straying if costs.on_loop else _hop_wait)
+    if costs.on_loop:
+        law = msgspec.structs.replace(costs.law, strays=(1.0,))
+        costs = msgspec.structs.replace(costs, law=law)
+    return _waiting(costs, asked, _hop_wait)
 
 
 def _transport(costs: Costs, wait_s: Array) -> Costs:
@@ -263,12 +265,6 @@ def _transport(costs: Costs, wait_s: Array) -> Costs:
 
 def _hop_wait(costs: Costs, wait_s: Array) -> Costs:
     return msgspec.structs.replace(costs, hop_wait_s=tuple(wait_s.tolist()))
-
-
-def _straying(costs: Costs, took_s: Array) -> Costs:
-    strays = np.maximum(0.0, took_s) / costs.law.expect(1.0)
-    law = msgspec.structs.replace(costs.law, strays=tuple(strays.tolist()))
-    return msgspec.structs.replace(costs, law=law)
 
 
 def _waiting(
