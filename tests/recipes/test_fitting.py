@@ -124,6 +124,21 @@ def test_a_stall_is_as_rare_as_it_was() -> None:
         assert got.p50_ms == pytest.approx(wanted.p50_ms, rel=0.05)
 
 
+def test_what_a_pace_makes_of_the_way_is_found() -> None:
+    """Where the machine is slower for who asks at one pace, plans for that one know, and others."""
+    paces_s = ((20.0, 0.0), (75.0, 3e-4), (300.0, 0.0))
+    true = msgspec.structs.replace(GATEWAY, paces_s=paces_s)
+    runs = [run(true, source, pace) for pace in (20.0, 75.0, 300.0, 1200.0) for source in SHARES]
+    assumed = Costs(law=true.law, on_loop=True, standing_cores=0.004, transport_s=(0.0,))
+    found = fit_costs(assumed, runs)
+    for rate in (20.0, 75.0, 300.0, 3000.0):
+        queries = draw_queries(np.random.default_rng(1), 6000, rate_rps=rate, cv2=1.0)
+        for covered in (1.0, 0.4):
+            wanted = served(true, queries, covered, 0.0, 8).simulated
+            got = served(found, queries, covered, 0.0, 9).simulated
+            assert got.p50_ms == pytest.approx(wanted.p50_ms, rel=0.1)
+
+
 def test_the_last_of_few_queries_is_predicted_as_such() -> None:
     """The p99 of a rehearsal is that of as many queries as it asks, and of many, the plan's."""
     costs = msgspec.structs.replace(GATEWAY, transport_s=(1e-4, 2e-4, 4e-4, 1e-3, 5e-3, 5e-2))

@@ -18,8 +18,6 @@ RESTS_S = (1e-4, 4e-4, 1.6e-3, 6.4e-3, 25.6e-3, 102.4e-3)
 """Rests after which what they cost is told; between them it is linear in the rest's logarithm."""
 
 _FACTOR = RESTS_S[1] / RESTS_S[0]
-_SHORTEST_S = 1e-5
-_USUAL_S = 1e-3
 
 
 def ramps(rests_s: Array) -> Array:
@@ -43,11 +41,7 @@ def ramps(rests_s: Array) -> Array:
 
 
 class Cold:
-    """How cold something is that works and rests in turns, and what that costs.
-
-    One piece of work warms it half: of its rests, the geometric mean of the last one and of what
-    counted before is what counts now. So who is asked seldom is cold also where two queries happen
-    to follow each other.
+    """What rests cost something that works and rests in turns: what counts is the last one.
 
     Args:
         cold_s: what work takes more after each of ``RESTS_S``, rising; empty for nothing.
@@ -56,21 +50,19 @@ class Cold:
     def __init__(self, cold_s: Sequence[float]) -> None:
         self._cold_s = (0.0, *cold_s)
         self._last = len(cold_s)
-        self._counts_s = _USUAL_S
         self.rests_s: list[float] = []
-        """Those that counted, in seconds, one for each piece of work."""
+        """All of them in seconds, one for each piece of work."""
 
     def after(self, rest_s: float) -> float:
         """Returns the seconds that work takes more that begins now, after a rest.
 
         Example:
             >>> cold = Cold((2.0, 3.0, 4.0, 5.0, 6.0, 7.0))
-            >>> [round(cold.after(rest_s), 2) for rest_s in (1e-3, 1e-3, 16e-3, 16e-3, 0.0)]
-            [3.66, 3.66, 4.66, 5.16, 2.75]
+            >>> [round(cold.after(rest_s), 2) for rest_s in (1e-3, 16e-3, 1e-3, 0.0)]
+            [3.66, 5.66, 3.66, 0.0]
         """
-        self._counts_s = math.sqrt(self._counts_s * max(rest_s, _SHORTEST_S))
-        self.rests_s.append(self._counts_s)
-        return self._added_s(self._counts_s) if self._last else 0.0
+        self.rests_s.append(rest_s)
+        return self._added_s(rest_s) if self._last else 0.0
 
     def _added_s(self, rest_s: float) -> float:
         cold_s, shortest_s = self._cold_s, RESTS_S[0]

@@ -44,6 +44,8 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         standing_cores: what the processes use when nobody asks, in cores.
         transport_s: time between a client and the gateway's loop, and what the machine adds, less
             the loop's work that comes after an answer; as quantiles at even steps from 0 to 1.
+        paces_s: (queries a second, how much longer that takes at this pace), rising; empty if the
+            pace makes no difference. The machine and who asks are warmer where more is asked.
         key_bytes: of a table's key, on average.
         value_bytes: of a table's answer, on average.
         cached_bytes: of an entry of the cache, beside its overhead.
@@ -65,6 +67,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hop_wait_s: tuple[float, ...] = (0.0,)
     standing_cores: Seconds = 0.01
     transport_s: tuple[float, ...] = (50e-6, 80e-6, 100e-6, 150e-6, 400e-6)
+    paces_s: tuple[tuple[float, float], ...] = ()
     key_bytes: float = 12.0
     value_bytes: float = 24.0
     cached_bytes: float = 64.0

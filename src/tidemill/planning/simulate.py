@@ -38,8 +38,7 @@ _SOONEST_S = 1e-6
 class Tally:
     """How often what is paid for was done, for each query, and after which rests.
 
-    Each is an array: all of them, then those after a rest, as ``cold.ramps`` counts each; rests are
-    those that count, see ``cold.Cold``.
+    Each is an array: all of them, then those after a rest, as ``cold.ramps`` counts each.
 
     Attributes:
         turns: of the gateway's loop.
@@ -153,7 +152,7 @@ def serve(
     """
     sources = queries.sources(covered, cached)
     n = len(sources)
-    machine = spread(costs.transport_s, rng.random(n))
+    machine = spread(costs.transport_s, rng.random(n)) + _at_pace(costs, queries.at_s)
     run = _Run(
         arrivals=queries.at_s.tolist(),
         sources=sources.tolist(),
@@ -168,6 +167,15 @@ def serve(
     run.serve()
     taken_s, simulated = _simulated(run, queries, machine, replicas=replicas, slo_s=slo_s)
     return Served(simulated, taken_s, run.tally)
+
+
+def _at_pace(costs: Costs, at_s: Array) -> float:
+    """Returns what the way takes more or less where queries come as fast as these."""
+    if not costs.paces_s or at_s[-1] <= at_s[0]:
+        return 0.0
+    paces, more_s = zip(*costs.paces_s, strict=True)
+    rate_rps = (len(at_s) - 1) / float(at_s[-1] - at_s[0])
+    return float(np.interp(np.log(rate_rps), np.log(paces), more_s))
 
 
 def _simulated(

@@ -252,11 +252,26 @@ def _timed(costs: Costs, passes: list[list[Run]]) -> Costs:
     beside = [some for some in passes if some[0].pace_rps < _QUEUES_FROM_RPS]
     stored = [some for some in beside if some[0].source != "model"]
     asked = [some for some in beside if some[0].source == "model"]
-    costs = _waiting(costs, stored, _transport)
+    costs = _waiting(_paced(costs, stored), stored, _transport)
     if costs.on_loop:
         law = msgspec.structs.replace(costs.law, strays=(1.0,))
         costs = msgspec.structs.replace(costs, law=law)
     return _waiting(costs, asked, _hop_wait)
+
+
+def _paced(costs: Costs, stored: list[list[Run]]) -> Costs:
+    """Adds by how much the usual latency at each pace is off, beside how far all paces are.
+
+    The median of sources and passes counts; where all were asked at one pace, nothing is known.
+    """
+    off_s: dict[float, list[float]] = {}
+    for run in (run for some in stored for run in some):
+        lacks_s = np.median(run.offered.taken_s) - np.median(_simulated(costs, run).taken_s)
+        off_s.setdefault(run.pace_rps, []).append(float(lacks_s))
+    usual_s = {pace: float(np.median(each)) for pace, each in sorted(off_s.items())}
+    middle_s = float(np.mean(list(usual_s.values())))
+    paces_s = tuple((pace, each - middle_s) for pace, each in usual_s.items())
+    return msgspec.structs.replace(costs, paces_s=paces_s if len(paces_s) > 1 else ())
 
 
 def _transport(costs: Costs, wait_s: Array) -> Costs:
@@ -291,5 +306,6 @@ def _waiting(
 
 
 def _quantiles(taken_s: list[Array], levels: Array) -> Array:
-    found: Array = np.quantile(np.concatenate(taken_s), levels)
+    """Returns quantiles, those of few unbiased: half of all samples have more above them."""
+    found: Array = np.quantile(np.concatenate(taken_s), levels, method="median_unbiased")
     return found
