@@ -88,6 +88,11 @@ class Server:
                 total += times.user + times.system
         return total
 
+    def ended_cpu_s(self) -> float:
+        """Returns the CPU time of the processes that its first one started and that have ended."""
+        times = self.process.cpu_times()
+        return float(times.children_user + times.children_system)
+
     def pss_bytes(self) -> int:
         """Returns the memory of all its processes, shared pages divided among their users."""
         return sum(self.pss_by_process().values())

@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.effort import Effort, chosen_effort, effort_parser
 from bench.footprint.claims import PARTS, WITH, WITHOUT, claims
-from bench.footprint.soak import soak
+from bench.footprint.soak import CHORES, soak
 from bench.measure import Target, check, measure, summarised
 from bench.ours import Installation, infer_url
 from bench.peers import install
@@ -40,7 +40,7 @@ from tidemill.serving.plan import ServingPlan
 FASTAPI = "FastAPI"
 USELESS_BYTES = 64 << 10
 """Holds a part of the questions that go round: each is forgotten before it comes again."""
-ANSWER_S = 30.0
+ANSWER_S, CHORES_S = 30.0, 60.0
 IDLE_S = {"smoke": 1.0, "quick": 5.0, "brief": 5.0, "full": 60.0}
 ONNX, SKLEARN = ("onnxruntime",), ("sklearn.ensemble", "joblib")
 PUSHES = (*SKLEARN, *ONNX, "onnx")
@@ -147,12 +147,12 @@ def _served(forest: Forest, name: str, effort: Effort) -> dict[str, Any]:
         target = _target(server, work)
         check(target)
         measure(target, connections=64, seconds=effort.seconds)
-        pss = server.pss_by_process()
+        pss = _at_rest(server)
         pss_bytes = sum(pss.values())
         time.sleep(0.5)
-        before, rest_s = server.cpu_s(), IDLE_S[effort.name]
+        before, rest_s = server.cpu_s() + server.ended_cpu_s(), IDLE_S[effort.name]
         time.sleep(rest_s)
-        idle = (server.cpu_s() - before) / rest_s
+        idle = (server.cpu_s() + server.ended_cpu_s() - before) / rest_s
         facts = {
             "start_s": statistics.median(starts),
             "starts_s": starts,
@@ -165,6 +165,17 @@ def _served(forest: Forest, name: str, effort: Effort) -> dict[str, Any]:
         f"{100 * idle:.2f}% of a core at rest"
     )
     return facts
+
+
+def _at_rest(server: Server) -> dict[str, int]:
+    """Returns the memory of each process once no chore runs beside them any more."""
+    deadline = time.monotonic() + CHORES_S
+    while time.monotonic() < deadline:
+        pss = server.pss_by_process()
+        if not any(CHORES in name for name in pss):
+            return pss
+        time.sleep(0.5)
+    raise BenchmarkFailed(f"its chores do not end within {CHORES_S:.0f} s: {pss}")
 
 
 def _first_answer(server: Server, work: Work) -> None:
