@@ -131,7 +131,7 @@ class Extensions:
 
     # What is not offered
 
-    def shared_memory(self, caller: Caller, **_: Any) -> None:  # noqa: ARG002 - never answered
+    def shared_memory(self, caller: Caller, *_: Any) -> None:  # noqa: ARG002 - never answered
         """Refuses client shared memory."""
         raise NotOffered(
             "shared memory of clients is not taken: it would let a client change what was checked",
