@@ -126,13 +126,15 @@ def test_texts_of_a_dictionary_are_described_as_plain_ones(tmp_path: Path) -> No
                 assert found.to_bytes() == expected.to_bytes(), name
 
 
-def test_describing_loads_no_pandas(tmp_path: Path) -> None:
-    """Where pandas is installed, nobody waits until it is loaded who doesn't use it."""
-    pytest.importorskip("pandas")
+@pytest.mark.parametrize("library", ["pandas", "numpy.ma"])
+def test_describing_loads_nothing_that_it_does_not_use(tmp_path: Path, library: str) -> None:
+    """Where a library is installed, nobody waits until it is loaded who doesn't use it."""
+    pytest.importorskip(library)
     columns = {"x": [1.5, None], "t": ["a", "b"], "f": [True, None], "n": [1, 2]}
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    path = str(tmp_path / "rows.parquet")
     code = (
         "import sys; from tidemill.data.statistics import describe;"
-        f"describe({str(tmp_path / 'rows.parquet')!r}).result(); sys.exit('pandas' in sys.modules)"
+        f"describe({path!r}).result(); sys.exit({library!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

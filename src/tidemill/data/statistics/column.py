@@ -409,7 +409,7 @@ def equal_parts(sketch: Quantiles, moments: Moments) -> Histogram | None:
     if not len(points):
         return None
     inner = quantiles_at(sketch, [i / PARTS for i in range(1, PARTS)]).values()
-    edges = np.unique([moments.smallest, *inner, moments.largest])
+    edges = np.array(sorted({moments.smallest, *inner, moments.largest}))
     if len(edges) == 1:
         return Histogram(edges=(float(edges[0]),) * 2, counts=(_whole(sketch.weight),))
     below = np.concatenate([[0.0], np.cumsum(weights)])
