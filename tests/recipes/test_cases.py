@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -54,6 +55,15 @@ def test_theory(name: str) -> None:
         found = chosen(flip.change(question(case, flip.represent)))
         assert found in flip.expected, flip.what
         assert found != first, flip.what
+
+
+def test_a_model_that_takes_nothing_is_waited_for_by_nobody() -> None:
+    """However long the way to the slow one was, and whatever its workers held in memory."""
+    case = CASES["autocomplete"]
+    asked = question(case, {})
+    slow = msgspec.structs.replace(asked.costs, hop_wait_s=(0.0, 0.001, 0.2))
+    flip = next(each for each in case.flips if "the model nothing" in each.what)
+    assert chosen(flip.change(msgspec.structs.replace(asked, costs=slow))) == "dynamic"
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -97,6 +97,15 @@ def with_law(a_s: float, b_s: float) -> Callable[[Question], Question]:
     return lambda question: _replaced(question, "costs", {"law": law, "on_loop": False})
 
 
+def with_instant_model() -> Callable[[Question], Question]:
+    """Returns a change of the model: one that takes nothing, in the gateway, and needs no worker
+    whose memory would have its price.
+    """
+    law = LatencyLaw(a_s=0.0, b_s=1e-7)
+    fields = {"law": law, "on_loop": True, "hop_wait_s": (0.0,), "replica_bytes": 0.0}
+    return lambda question: _replaced(question, "costs", fields)
+
+
 def _replaced(question: Question, part: str, fields: Mapping[str, Any]) -> Question:
     changed = msgspec.structs.replace(getattr(question, part), **fields)
     return msgspec.structs.replace(question, **{part: changed})

@@ -7,6 +7,7 @@ from tidemill.recipes.demo.cases import numbers, words
 from tidemill.recipes.demo.cases.case import (
     Case,
     Flip,
+    with_instant_model,
     with_law,
     with_prices,
     with_promise,
@@ -97,7 +98,7 @@ CASES = {
             flips=(
                 Flip(
                     what="memory costs ten million times as much, and the model nothing",
-                    change=lambda question: with_law(0.0, 1e-7)(
+                    change=lambda question: with_instant_model()(
                         with_prices(memory_gb_month=_DEAR)(question)
                     ),
                     expected=("dynamic",),
