@@ -40,8 +40,8 @@ def hold(
                 if waiting.wait(_LOOK_EVERY_S):
                     break
             elif _is_gone(handle, path):
-                os.close(handle)
-                handle = _opened(path)
+                gone, handle = handle, _opened(path)  # opened first: if it fails, one is closed
+                os.close(gone)
             else:
                 break
         yield
