@@ -221,13 +221,21 @@ if stage == "split written":
     refresh.write_atomic = die
 elif stage == "table":
     table.put_content = die
+elif stage == "files stored":
+    table.keep_parts = die
 with open_home(Settings(home=Path(home))) as opened:
     table.build_table(opened, application="ratio", model="ratio", version=1, key=("id",),
         source=Path(rows), source_name="rows", base=base)
 """
 
 
-@pytest.mark.parametrize("stage", ["split written", "table"])
+def stored(home: Home) -> dict[str, tuple[int, int]]:
+    """Which file is under each key of an answer, and when it was written."""
+    found = {key: home.files.fetch(key).stat() for key in home.files.scan("predictions/")}
+    return {key: (each.st_ino, each.st_mtime_ns) for key, each in found.items()}
+
+
+@pytest.mark.parametrize("stage", ["split written", "table", "files stored"])
 def test_killed_anywhere_it_goes_on(ratios: Home, tmp_path: Path, stage: str) -> None:
     """Kill -9 in each stage: no table is there; the same refresh then gives the right one."""
     base = build(ratios, dict.fromkeys(range(100), 1.0))
@@ -242,7 +250,12 @@ def test_killed_anywhere_it_goes_on(ratios: Home, tmp_path: Path, stage: str) ->
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert list_tables(ratios.store) == before
+    files = stored(ratios)
+    linked = {path.stat().st_ino for path in (ratios.cache_path / "builds").rglob("merged-*")}
+    assert bool(linked & {inode for inode, _ in files.values()}) == (stage == "files stored")
     info = build(ratios, tmp_path / "rows.parquet", base=base.id)
+    now = stored(ratios)
+    assert {key: now[key] for key in files} == files  # what is stored is never written to
     done = last(ratios, info)
     assert (done.resumed, done.keys.changed, done.keys.new) == (True, 50, 20)
     assert info.sha256 == build(ratios, rows).sha256

@@ -78,7 +78,7 @@ def store_features(
             for path in answers:
                 builder.put(*_standing(path, info, signature, known))
             complete = builder.commit(record)
-    part_key = put_content(home.files, distinct, folder="features", suffix="parquet")
+    part_key = put_content(home.files, distinct, folder="features", suffix="parquet", verify=True)
     rows_kept = pq.read_metadata(distinct).num_rows
     keep_parts(home, complete.id, [PredictionPart(file_key=part_key, rows=rows_kept)])
     stored = store_table(home, folder)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.foundation.durable import write_atomic
+from tidemill.foundation.durable import replacing, write_atomic
 from tidemill.foundation.errors import Corrupted
 from tidemill.models.signature import Column
 from tidemill.recipes.ahead import in_order
@@ -312,7 +312,9 @@ def merged(
         for start in range(0, rows.num_rows, size):
             path = work / f"merged-{next(counter):06}.parquet"
             some = rows.slice(start, size)
-            pq.write_table(some, path, **file_options(columns))
+            # Of a build that was killed, a file of that name may be stored by now: that one stays.
+            with replacing(path, work) as unfinished:
+                pq.write_table(some, unfinished, **file_options(columns))
             found.append(encoding.of(some, path))
         return found
 

@@ -504,7 +504,9 @@ def _put_parts(
 
 
 def _put_part(home: Home, path: Path) -> PredictionPart:
-    key = put_content(home.files, path, folder="predictions", suffix="parquet", final=True)
+    key = put_content(
+        home.files, path, folder="predictions", suffix="parquet", final=True, verify=True
+    )
     return PredictionPart(file_key=key, rows=pq.read_metadata(path).num_rows)
 
 
