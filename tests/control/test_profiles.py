@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+import pytest
 
-from tidemill.control import applications
+from tidemill.control import applications, chores
 from tidemill.control.deployments import get_deployment
 from tidemill.control.documents import parse_document
 from tidemill.control.profiles import WINDOW_S, kept_profile, profile_live
-from tidemill.data.ledger import LedgerWriter, PredictionRecord
+from tidemill.data.ledger import LedgerWriter, PredictionRecord, compact
 from tidemill.foundation.home import Home
 
 WHO = {"by": "test", "reason": "a test"}
@@ -72,6 +75,33 @@ def test_each_live_application_is_measured_by_its_key(home: Home, fill: Any) -> 
     assert found.profile.heavy == ()
     assert kept((), began) is None
     assert kept(("x",), home.clock.now() + 1.0) is None
+
+
+def test_the_ledger_is_read_once_for_all_and_of_the_past_nothing(
+    home: Home, fill: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a long history, or many applications, leave a chore in its time."""
+    fill(home)
+    versions = [{"model": "m", "version": 1}]
+    declared(home, a={"versions": versions}, b={"versions": versions})
+    asked(home, "a", [7.0] * 50, by="old", ago_s=2 * WINDOW_S)
+    compact(home.ledger_path)
+    (old,) = home.ledger_path.glob("predictions/*.parquet")
+    for name in ("a", "b"):
+        asked(home, name, [1.0, 2.0] * 10, by=name, ago_s=10.0)
+    compact(home.ledger_path)
+    read: list[str] = []
+
+    def noted(file: Path, *given: Any, **named: Any) -> Any:
+        read.append(Path(file).name)
+        return pq_read_table(file, *given, **named)
+
+    pq_read_table = pq.read_table
+    monkeypatch.setattr(pq, "read_table", noted)
+    shown = chores.CHORES["profile"](home)
+    assert {name: shown[name].keys for name in shown} == {"a": 2, "b": 2}
+    assert len(read) == len(set(read)) == 1
+    assert old.name not in read
 
 
 def test_what_cannot_be_measured_is_told_and_what_is_gone_is_removed(home: Home, fill: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tidemill.data.ledger import (
@@ -18,6 +19,7 @@ from tidemill.data.ledger import (
     LedgerWriter,
     PredictionRecord,
     compact,
+    each_part,
     export_parquet,
     join_counts,
     join_labels,
@@ -62,6 +64,47 @@ def write(
     with LedgerWriter(path, gateway) as writer:
         writer.append_predictions(predictions)
         writer.append_labels(labels or [], lambda error: None)
+
+
+def spoil_group(file: Path, group: int) -> None:
+    """Overwrites the pages of one group of rows of a Parquet file; its end stays as it was."""
+    told = pq.read_metadata(file).row_group(group)
+    chunks = [told.column(at) for at in range(told.num_columns)]
+    starts = [chunk.dictionary_page_offset or chunk.data_page_offset for chunk in chunks]
+    end = max(s + c.total_compressed_size for s, c in zip(starts, chunks, strict=True))
+    file.chmod(0o600)
+    with file.open("r+b") as raw:
+        raw.seek(min(starts))
+        raw.write(b"\xff" * (end - min(starts)))
+
+
+def test_of_parts_and_groups_of_rows_from_before_a_moment_nothing_is_read(tmp_path: Path) -> None:
+    """Nor are those of a file that is not from before it; what has just begun counts by its rows.
+
+    Whatever is read of what is spoilt is a problem, so that none is a proof.
+    """
+    times = {"old": range(10), "later": range(10, 30), "now": range(25, 35)}
+    for name in ("old", "later"):
+        write(tmp_path, [prediction(number) for number in times[name]], gateway=name)
+        before = set(tmp_path.glob("predictions/*.parquet"))
+        compact(tmp_path)
+        made = next(iter({*tmp_path.glob("predictions/*.parquet")} - before or before))
+        rows = pq.read_table(made)
+        made.chmod(0o600)
+        pq.write_table(rows, made, row_group_size=10, write_page_checksum=True)
+        spoil_group(made, 0)
+    with LedgerWriter(tmp_path, "now") as writer:
+        writer.append_predictions([prediction(number) for number in times["now"]])
+        problems: list[Any] = []
+        found = [*each_part(tmp_path, "flights", since=22.0, problems=problems)]
+        assert problems == []
+        assert [part["time"].to_pylist() for part in found if part.num_rows] == [
+            [float(number) for number in range(22, 30)],
+            [float(number) for number in range(25, 35)],
+        ]
+        whole = [*each_part(tmp_path, None, problems=problems)]
+        assert len(problems) == 2
+        assert sum(part.num_rows for part in whole) == 10
 
 
 def test_a_request_is_a_row_for_each_prediction(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tidemill.foundation.errors import DataRefused, TidemillError
 from tidemill.foundation.files import write_atomic
 from tidemill.foundation.home import Home
 from tidemill.planning.workload.profile import WorkloadProfile
-from tidemill.planning.workload.sources import read_served
+from tidemill.planning.workload.sources import Served, read_each_served
 from tidemill.serving import live
 
 _FOLDER = "workloads"
@@ -52,6 +52,9 @@ def profile_live(home: Home) -> dict[str, ShownProfile]:
     """Measures and keeps the workload of each live application, by its name.
 
     Left out is who was asked nothing, or once. Those of applications that are gone are removed.
+
+    Raises:
+        InvalidSettings, Corrupted, NotReady: the ledger cannot be read.
     """
     with home.store.read(live.TABLES) as conn:
         deployments = {each.application: each for each in live.live_deployments(conn)}
@@ -59,14 +62,14 @@ def profile_live(home: Home) -> dict[str, ShownProfile]:
     for path in folder.glob("*.json") if folder.is_dir() else ():
         if path.stem not in deployments:
             path.unlink(missing_ok=True)
+    keys = {name: profiled(each, None, None) for name, each in deployments.items()}
+    served = {name: Served(name, *each) for name, each in keys.items()}
+    at = home.clock.now()
+    read_each_served(home.ledger_path, list(served.values()), since=at - WINDOW_S)
     shown: dict[str, ShownProfile] = {}
-    for name, deployment in deployments.items():
-        key, represent = profiled(deployment, None, None)
-        at = home.clock.now()
+    for name, (key, represent) in keys.items():
         try:
-            found = read_served(
-                home.ledger_path, name, key, represent=represent, since=at - WINDOW_S
-            ).result()
+            found = served[name].workload().result()
         except DataRefused:
             continue
         except TidemillError as error:

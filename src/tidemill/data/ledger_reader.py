@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tidemill.data.ledger_manifest import Manifest, read_manifest
 from tidemill.data.ledger_records import Problem
@@ -23,6 +23,7 @@ from tidemill.foundation.errors import NotReady
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _ATTEMPTS = 50
 
@@ -86,16 +87,22 @@ def read_ledger(path: Path, application: str | None = None, *, with_inputs: bool
 
 
 def each_part(
-    path: Path, application: str, *, problems: list[Problem] | None = None
+    path: Path,
+    application: str | None,
+    *,
+    since: float | None = None,
+    problems: list[Problem] | None = None,
 ) -> Iterator[pa.Table]:
-    """Yields an application's predictions, part by part, each in the order of time.
+    """Yields predictions, part by part, each in the order of time.
 
     What is not compacted yet comes last, as one part; memory holds one part at a time. Everything
-    around what is damaged is read.
+    around what is damaged is read. What is all from before ``since`` is not: of a file that says
+    so of itself, no more than its end is looked at.
 
     Args:
         path: the ledger's folder.
-        application: whose predictions.
+        application: whose predictions; None for everybody's.
+        since: what was predicted before that moment is left out; None for nothing.
         problems: the places that are damaged are put here, all of them by the end; None: who asks
             can do without those rows, and ``read_ledger`` tells of them.
 
@@ -104,7 +111,7 @@ def each_part(
     """
     for _ in range(_ATTEMPTS):
         manifest, segments = _consistent_list(path)
-        rows = Rows(application)
+        rows = Rows(application, since=since)
         try:
             _read_segments(manifest, segments, rows)
         except FileNotFoundError:
@@ -207,14 +214,19 @@ def _read_part(file: Path, schema: pa.Schema, rows: Rows) -> list[pa.Table]:
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    chosen = [("application", "=", rows.application)] if rows.application is not None else None
+    chosen: list[tuple[str, str, Any]] = []
+    chosen += [] if rows.application is None else [("application", "=", rows.application)]
+    chosen += [] if rows.since is None else [("time", ">=", rows.since)]
     columns = [name for name in schema.names if rows.with_inputs or name != "inputs"]
     try:
-        known = set(pq.read_schema(file).names)
+        told = pq.read_metadata(file)
+        if rows.since is not None and _ends_before(told, rows.since):
+            return []
+        known = set(told.schema.to_arrow_schema().names)
         table = pq.read_table(
             file,
             columns=[name for name in columns if name in known],
-            filters=chosen,
+            filters=chosen or None,  # groups of rows that cannot hold any are not read
             page_checksum_verification=True,
         )
     except (OSError, pa.ArrowException) as error:
@@ -227,6 +239,15 @@ def _read_part(file: Path, schema: pa.Schema, rows: Rows) -> list[pa.Table]:
         if column.name not in table.column_names:
             table = table.add_column(at, column, pa.nulls(table.num_rows, column.type))
     return [table.cast(schema)]
+
+
+def _ends_before(told: pq.FileMetaData, since: float) -> bool:
+    """Says whether a file's own statistics say that all of its times are before a moment."""
+    at = told.schema.names.index("time")
+    groups = [told.row_group(group).column(at).statistics for group in range(told.num_row_groups)]
+    return all(
+        found is not None and found.has_min_max and bool(found.max < since) for found in groups
+    )
 
 
 def part_file(path: Path, kind: str, name: str) -> Path:

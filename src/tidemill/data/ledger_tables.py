@@ -80,10 +80,15 @@ def label_schema() -> pa.Schema:
 
 @dataclass(slots=True)
 class Rows:
-    """Decoded frames on their way to being tables; ``add`` them, then take ``tables``."""
+    """Decoded frames on their way to being tables; ``add`` them, then take ``tables``.
+
+    Of other applications nothing is taken, if one is given, and of predictions those alone that
+    were made ``since`` a moment.
+    """
 
     application: str | None = None
     with_inputs: bool = True
+    since: float | None = None
     problems: list[Problem] = field(default_factory=list)
     _predictions: list[tuple[Any, ...]] = field(default_factory=list)
     _labels: list[tuple[Any, ...]] = field(default_factory=list)
@@ -128,7 +133,9 @@ class Rows:
             return [], [_label_row(record) for record in labels]
         rows: list[tuple[Any, ...]] = []
         for record in frame.records:
-            if wanted is None or record.application == wanted:
+            if (wanted is None or record.application == wanted) and (
+                self.since is None or record.time >= self.since
+            ):
                 layout = frame.layouts[record.layout]
                 rows += _prediction_rows(record, layout, with_inputs=self.with_inputs)
         return rows, []

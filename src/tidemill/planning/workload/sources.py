@@ -18,7 +18,7 @@ from tidemill.data.keys import hash_rows
 from tidemill.data.ledger import each_part
 from tidemill.data.queries import quoted, spilling
 from tidemill.data.represented_rows import key_columns, represented_rows
-from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.errors import InvalidInput, NotFound, TidemillError
 from tidemill.foundation.names import nearest
 from tidemill.planning.workload.sketch import Floats, Workload
 
@@ -128,10 +128,6 @@ def read_served(
 ) -> Workload:
     """Returns the workload of what an application was asked, as the ledger has it.
 
-    A request's time is that of its answer: those that were answered in one turn of a gateway have
-    the same one. Those that lack a column of the key, as they were asked before it was the key, are
-    skipped and counted; so are, without a key, those that lack a represented column.
-
     Args:
         ledger: its folder.
         application: whose queries.
@@ -143,26 +139,93 @@ def read_served(
     Raises:
         InvalidInput: nothing that was asked has all of the columns.
     """
+    served = Served(application, key, represent)
+    for part in each_part(ledger, application, since=since):
+        served.take(part, progress)
+        if served.failed is not None:
+            break
+    return served.workload()
+
+
+def read_each_served(ledger: Path, each: Sequence[Served], *, since: float) -> None:
+    """Has each take what was asked since a moment; the ledger is read once for all of them.
+
+    Args:
+        ledger: its folder.
+        each: one for each application. What goes wrong with one stops no other: its ``workload``
+            says it.
+        since: what was answered before that moment does not count.
+    """
     import pyarrow.compute as pc  # noqa: PLC0415
 
-    seen, done, taken = Workload(), 0, False
-    lacking: str | None = None
-    for each in each_part(ledger, application):
-        part = each if since is None else each.filter(pc.greater_equal(each["time"], since))
+    for part in each_part(ledger, None, since=since):
+        for served in each:
+            served.take(part.filter(pc.equal(part["application"], served.application)))
+
+
+class Served:
+    """What an application was asked, as it is read from the ledger.
+
+    A request's time is that of its answer: those that were answered in one turn of a gateway have
+    the same one. Those that lack a column of the key, as they were asked before it was the key, are
+    skipped and counted; so are, without a key, those that lack a represented column.
+
+    Args:
+        application: whose queries.
+        key: the columns of the key; all inputs if there are none.
+        represent: the representations of some columns of the key.
+    """
+
+    def __init__(
+        self, application: str, key: Sequence[str], represent: Mapping[str, str] = _AS_THEY_ARE
+    ) -> None:
+        self.application = application
+        self._key = key
+        self._represent = represent
+        self._seen = Workload()
+        self._lacking: str | None = None
+        self._done = self._taken = 0
+        self.failed: TidemillError | None = None
+
+    def take(self, part: pa.Table, progress: Progress | None = None) -> None:
+        """Takes its rows of the ledger in, in the order of time; none once some were no good.
+
+        Args:
+            part: predictions of this application.
+            progress: told the rows done.
+        """
         for start in range(0, part.num_rows, _BATCH):
-            batch = part.slice(start, _BATCH)
-            times = np.asarray(batch["time"].to_numpy(), np.float64)
-            keys, whole = _keys(batch["inputs"].to_pylist(), key, represent)
-            if not whole.all():
-                lacking = lacking or batch["inputs"][int(whole.argmin())].as_py()
-                seen.skipped += int((~whole).sum())
-            _take(seen, times[whole], keys, keys.column_names)
-            taken, done = taken or bool(whole.any()), done + batch.num_rows
+            if self.failed is None:
+                try:
+                    self._take(part.slice(start, _BATCH))
+                except TidemillError as error:
+                    self.failed = error
             if progress is not None:
-                progress(done, 0)
-    if lacking is not None and not taken:
-        raise _no_input(application, list(key or represent), orjson.loads(lacking))
-    return seen
+                progress(self._done, 0)
+
+    def workload(self) -> Workload:
+        """Returns what it took in.
+
+        Raises:
+            InvalidInput: nothing of it has all of the columns.
+            TidemillError: some of it could not be taken in.
+        """
+        if self.failed is not None:
+            raise self.failed
+        if self._lacking is not None and not self._taken:
+            names = list(self._key or self._represent)
+            raise _no_input(self.application, names, orjson.loads(self._lacking))
+        return self._seen
+
+    def _take(self, batch: pa.Table) -> None:
+        times = np.asarray(batch["time"].to_numpy(), np.float64)
+        keys, whole = _keys(batch["inputs"].to_pylist(), self._key, self._represent)
+        if not whole.all():
+            self._lacking = self._lacking or batch["inputs"][int(whole.argmin())].as_py()
+            self._seen.skipped += int((~whole).sum())
+        _take(self._seen, times[whole], keys, keys.column_names)
+        self._taken += int(whole.sum())
+        self._done += batch.num_rows
 
 
 def _keys(
