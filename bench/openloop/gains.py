@@ -38,14 +38,20 @@ def model_alone(home: Path, name: str, rows: np.ndarray, *, seconds: float) -> f
 
 
 def gain_claims(
-    rps: dict[str, float], pairs: dict[str, tuple[str, float]], *, one: str, many: str
+    rps: dict[str, float],
+    batching: dict[str, tuple[str, str]],
+    pairs: dict[str, tuple[str, float]],
 ) -> list[dict[str, Any]]:
     """Judges the gain of batching, and the share of what edge and model can do alone.
 
-    ``pairs`` names, for each application, the one that shows the edge alone, and the rows a second
-    of the model alone.
+    ``batching`` names, for each model, the application with batches of one and that with learned
+    ones. ``pairs`` names, for each application, the one that shows the edge alone, and the rows a
+    second of the model alone.
     """
-    found = [claim("bagged trees: batching / batches of one", rps[many] / rps[one], ">=", 25)]
+    found = [
+        claim(f"{model}: batching / batches of one", rps[many] / rps[one], ">=", 25)
+        for model, (one, many) in batching.items()
+    ]
     for name, (edge, alone) in pairs.items():
         lesser = min(rps[edge], alone)
         which = "edge" if rps[edge] < alone else "model"
