@@ -181,13 +181,10 @@ class Distinct:
 
     def update(self, hashes: Words) -> None:
         """Takes hashes in, well mixed."""
-        if len(self.hashes) >= HASHES:
-            self._join(hashes[hashes < self.hashes[-1]])
-            return
-        if len(hashes) > 8 * HASHES:  # enough are small, unless most come more than once
+        if len(self.hashes) < HASHES and len(hashes) > 8 * HASHES:  # few of them are mostly enough
             self._join(hashes[hashes < np.uint64((2 * HASHES << 64) // len(hashes))])
-            if len(self.hashes) >= HASHES:
-                return
+        if len(self.hashes) >= HASHES:
+            hashes = hashes[hashes < self.hashes[-1]]
         self._join(hashes)
 
     def merge(self, other: Distinct) -> None:
