@@ -186,7 +186,10 @@ def test_under_a_load_that_lasts_the_loop_gets_half_of_the_slo(
 
 
 def test_an_open_gate_shuts_within_a_turn() -> None:
-    """That nothing has waited is found once a turn; that the queue is closed, for each request."""
+    """That nothing has waited is found once a turn; that the queue is closed, for each request.
+
+    Once shut, it stays so for that turn, whatever becomes of the queue.
+    """
 
     async def main() -> None:
         clock = FakeClock(at=100.0)
@@ -203,12 +206,12 @@ def test_an_open_gate_shuts_within_a_turn() -> None:
         )
         gate = Gate(application, cast("Any", processor), pace)
         turned = []
-        for closed_until in (0.0, 0.0, 130.0, 130.0):
+        for closed_until in (0.0, 0.0, 130.0, 130.0, 0.0):
             application.only.batcher.closed_until = closed_until
             turned.append(gate.turns_away(pace.arrival()))
         await asyncio.sleep(0)
-        assert turned == [False, False, True, True]
-        assert refused == {"refused": 2}
+        assert turned == [False, False, True, True, True]
+        assert refused == {"refused": 3}
         application.only.batcher.closed_until = 0.0
         clock.advance(0.001)
         assert not gate.turns_away(pace.arrival())

@@ -68,7 +68,7 @@ class Gate:
         if self._shut_turn != pace.began:
             if not self._is_shut(arrived, now):
                 return False
-            self._shut_turn = pace.began
+            self._shut_turn, self._open_turn = pace.began, None
         if not self._times:
             asyncio.get_running_loop().call_soon(self._count)
         self._times += 1
