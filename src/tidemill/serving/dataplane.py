@@ -234,7 +234,8 @@ class DataPlane:
 
     def failed(self, context: Exchange, error: Exception) -> None:
         """Ends what nobody foresaw; see ``Asker``."""
-        context.failed(error)
+        if not context.answered:
+            context.failed(error)
 
     def looked_up(
         self,
@@ -324,10 +325,16 @@ class DataPlane:
         return self._form(self._processor.application(name))
 
     def _form(self, application: Application) -> _Form:
-        form = self._forms.get(application.name)
+        """Returns how an application's requests are read; it is kept for as long as that is live.
+
+        What asked before another revision went live may end after that.
+        """
+        form, name = self._forms.get(application.name), application.name
         if form is None or form.application is not application:
             gate = Gate(application, self._processor, self._pace)
-            form = self._forms[application.name] = _Form(application, gate, self._turn_of)
+            form = _Form(application, gate, self._turn_of)
+            if self._processor.applications.get(name) is application:
+                self._forms[name] = form
         return form
 
     def _turn_of(self, application: Application, key: tuple[str, ...]) -> KeyTurn | None:

@@ -7,10 +7,12 @@ all of them, in plain values; whatever is not the usual case goes its own way as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from tidemill.data.ledger import LedgerWriter, PlainRows, PredictionIds
 from tidemill.foundation.clock import Clock
+from tidemill.foundation.errors import ModelFailed
+from tidemill.foundation.logs import log
 from tidemill.serving.application import Application
 from tidemill.serving.query import Query
 from tidemill.serving.row import Row, RowForm
@@ -30,7 +32,7 @@ class Asker(Protocol):
         """Returns one key as a query, which whoever asked is told of by itself."""
 
     def failed(self, context: Any, error: Exception) -> None:
-        """Tells whoever asked of a key for which something went wrong that nobody foresaw."""
+        """Tells whoever asked, unless that was told already, of what nobody foresaw; counts it."""
 
     def looked_up(
         self, contexts: Sequence[Any], answers: PlainRows, said: Sequence[Values], form: RowForm
@@ -87,6 +89,7 @@ class KeyTurn:
         "_elsewhere",
         "_ids",
         "_ledger",
+        "_log",
         "_version",
     )
 
@@ -111,6 +114,7 @@ class KeyTurn:
         self._clock = clock
         self._begin = begin
         self._asked: list[Asked] = []
+        self._log = log("serving.key_turn")
 
     def add(self, context: Any, key: Values, arrived: float) -> None:
         """Takes a key; whoever asked is told at the end of this turn, or later.
@@ -125,19 +129,43 @@ class KeyTurn:
         self._asked.append((context, key, arrived))
 
     def end(self) -> None:
-        """Answers the keys of the turn."""
+        """Answers the keys of the turn; whatever goes wrong costs those that have no answer yet.
+
+        Raises nothing: other applications' keys and queries end in the same turn.
+        """
         asked, self._asked = self._asked, []
+        try:
+            asked, said, form = self._found(asked)
+            if form is not None:
+                self._answer(asked, said, form)
+        except Exception:  # noqa: BLE001 - whatever it was, every key ends
+            name = self._application.name
+            self._log.exception("turn.failed", application=name, keys=len(asked))
+            for context, _, _ in asked:
+                self._fail(
+                    context,
+                    ModelFailed(
+                        f"something went wrong as keys of {name!r} were answered together",
+                        remedy="Ask again; the server's log says what it was.",
+                    ),
+                )
+
+    def _found(self, asked: list[Asked]) -> tuple[list[Asked], list[Values], RowForm | None]:
+        """Looks keys up; returns those that are found and theirs, once the others went elsewhere.
+
+        Without a form, there are none.
+        """
         found = self._version.look_up_rows([key for _, key, _ in asked])
         if found is None:
             self._each(asked, self._elsewhere.look_up, self._application)
-            return
+            return [], [], None
         form, said = found
-        if not all(said):
-            lacking = [each for each, row in zip(asked, said, strict=True) if row is None]
-            self._each(lacking, self._elsewhere.lacks, self._application, self._version)
-            asked = [each for each, row in zip(asked, said, strict=True) if row is not None]
-        if form is not None:
-            self._answer(asked, [row for row in said if row is not None], form)
+        if all(said):
+            return asked, cast("list[Values]", said), form
+        lacking = [each for each, row in zip(asked, said, strict=True) if row is None]
+        self._each(lacking, self._elsewhere.lacks, self._application, self._version)
+        asked = [each for each, row in zip(asked, said, strict=True) if row is not None]
+        return asked, [row for row in said if row is not None], form
 
     def _each(self, asked: list[Asked], take: Callable[..., None], *of: Any) -> None:
         """Has each key taken as a query of its own."""
@@ -145,7 +173,13 @@ class KeyTurn:
             try:
                 take(*of, self._asker.query_of(context, self._application, key))
             except Exception as error:  # noqa: BLE001 - one request's, whatever it is
-                self._asker.failed(context, error)
+                self._fail(context, error)
+
+    def _fail(self, context: Any, error: Exception) -> None:
+        try:
+            self._asker.failed(context, error)
+        except Exception:  # noqa: BLE001 - the others of this turn are told all the same
+            self._log.exception("key.untold", application=self._application.name)
 
     def _answer(self, asked: list[Asked], said: list[Values], form: RowForm) -> None:
         contexts, keys, arrived = zip(*asked, strict=True)

@@ -37,6 +37,8 @@ from tidemill.tables.represented import Folding, Keys
 from tidemill.tables.table import Table
 
 _AS_THEY_ARE: Mapping[str, str] = {}
+_FORESEEN = (TidemillError, LookupError, TypeError, ValueError)
+"""What a file that is not what was written, or a key that is none, brings a look-up to raise."""
 
 
 class LiveVersion:
@@ -153,7 +155,7 @@ class LiveVersion:
 
         None stands for a key that the table lacks. None for all of them where each needs a look of
         its own: the table is too old or does not answer, or its answers are no plain values.
-        Nothing is counted then.
+        Nothing is counted then: each key counts the look of its own, once.
 
         Args:
             keys: a value for each column of the key, in its order.
@@ -172,7 +174,10 @@ class LiveVersion:
                 said = answers[1].read_all(found)
                 if not all(said) and said.count(None) != found.count(None):
                     return None
-        except Exception:  # noqa: BLE001 - whoever looks at each says what it is
+        except _FORESEEN:  # whoever looks at each says what it is
+            return None
+        except Exception as error:  # noqa: BLE001 - it costs whichever key brings it about
+            self._tell_unforeseen(error)
             return None
         if first is not None and answers is None:
             return None
@@ -235,7 +240,7 @@ class LiveVersion:
             self._stages["table"].observe(self._clock.monotonic() - began)
             try:
                 whole = None if found is None else self._take(query, found)
-            except (TidemillError, LookupError, TypeError, ValueError) as error:
+            except _FORESEEN as error:
                 self._unreadable(query, error)
                 whole = None
             then(whole)
@@ -249,6 +254,14 @@ class LiveVersion:
             self._told_unreadable.add(what)
             self._log.error(f"{what}.unreadable", version=self.version, error=str(error))
         query.table_rows = None  # as good as no answer
+
+    def _tell_unforeseen(self, error: Exception) -> None:
+        """Logs the first time that keys could not be looked up together, and nobody knew why."""
+        if "together" not in self._told_unreadable:
+            self._told_unreadable.add("together")
+            self._log.error(
+                "table.not_together", version=self.version, error=repr(error), exc_info=error
+            )
 
     def complete(self, query: Query) -> Batch | None:
         """Returns all inputs of the rows of a query by key that the table did not answer.
