@@ -12,6 +12,7 @@ import pytest
 from tidemill.control import following
 from tidemill.data.ledger import LedgerWriter, PredictionRecord
 from tidemill.foundation.home import Home
+from tidemill.foundation.instruments import Counter
 
 
 def grow(home: Home, by: str) -> None:
@@ -37,7 +38,7 @@ def test_a_chore_is_done_again_when_the_ledger_has_grown(
 
     async def follow() -> None:
         task = asyncio.create_task(
-            following.follow_ledger(home, "profile", done.append, interval_s=0.02)
+            following.follow_ledger(home, "profile", done.append, Counter(), interval_s=0.02)
         )
         for times in (1, 2):
             grow(home, f"gateway-{times}")
@@ -62,10 +63,11 @@ def test_a_chore_that_fails_is_told_and_tried_again(
     blocks = home.ledger_path / "compacted.json"
     blocks.write_text("no manifest")
     done: list[Any] = []
+    failures = Counter()
 
     async def follow() -> None:
         task = asyncio.create_task(
-            following.follow_ledger(home, "compact", done.append, interval_s=0.02)
+            following.follow_ledger(home, "compact", done.append, failures, interval_s=0.02)
         )
         while "chore.failed" not in (said := capsys.readouterr().err):
             await asyncio.sleep(0.02)
@@ -79,3 +81,55 @@ def test_a_chore_that_fails_is_told_and_tried_again(
 
     asyncio.run(asyncio.wait_for(follow(), 60))
     assert done[0] == 1
+    assert failures.value >= 1
+
+
+def test_a_chore_that_runs_out_of_time_is_ended_counted_and_told(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what it was, how long it had, and what to do."""
+    monkeypatch.setattr(following, "SHARE", 10.0)
+    grow(home, "gateway-1")
+    failures = Counter()
+
+    async def follow() -> None:
+        task = asyncio.create_task(
+            following.follow_ledger(
+                home, "profile", print, failures, interval_s=0.02, within_s=0.01
+            )
+        )
+        while failures.value < 2:
+            await asyncio.sleep(0.02)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(asyncio.wait_for(follow(), 60))
+    said = capsys.readouterr().err
+    assert "'profile' was ended: it was not done within 0.01 s" in said
+    assert "tidemill workload" in said
+
+
+@pytest.mark.parametrize("came", [{"a": 1}, {}])
+def test_what_changes_with_time_is_done_again_though_nothing_is_added(
+    home: Home, monkeypatch: pytest.MonkeyPatch, came: dict[str, int]
+) -> None:
+    """Unless it came to nothing, of which nothing can become."""
+    monkeypatch.setattr(following, "SHARE", 1e6)
+    done: list[Any] = []
+
+    async def do_chore(*_: Any, **__: Any) -> Any:
+        return came
+
+    monkeypatch.setattr(following, "do_chore", do_chore)
+    follow = following.follow_ledger(
+        home, "profile", done.append, Counter(), interval_s=0.01, again_s=0.05
+    )
+
+    async def some_time() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await follow
+
+    asyncio.run(some_time())
+    assert (1 < len(done) <= 11) if came else len(done) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tidemill.control import applications, chores
+from tidemill.control import applications, chores, following, profiling
 from tidemill.control.deployments import get_deployment
 from tidemill.control.documents import parse_document
 from tidemill.control.profiles import WINDOW_S, kept_profile, profile_live
 from tidemill.data.ledger import LedgerWriter, PredictionRecord, compact
 from tidemill.foundation.home import Home
+from tidemill.foundation.instruments import Instruments
 
 WHO = {"by": "test", "reason": "a test"}
 
 
-def asked(home: Home, application: str, values: list[float], *, by: str, ago_s: float) -> None:
+def asked(
+    home: Home, application: str, values: list[float], *, by: str, ago_s: float, column: str = "x"
+) -> None:
     """Writes to the ledger that an application was asked, a hundredth of a second apart."""
     began = home.clock.now() - ago_s
     with LedgerWriter(home.ledger_path, by) as ledger:
@@ -31,7 +36,7 @@ def asked(home: Home, application: str, values: list[float], *, by: str, ago_s: 
                     application=application,
                     version=1,
                     source="model",
-                    inputs={"x": np.array([value], np.float32)},
+                    inputs={column: np.array([value], np.float32)},
                     outputs={"y": np.array([value], np.float32)},
                     n=1,
                 )
@@ -46,8 +51,8 @@ def declared(home: Home, **named: dict[str, Any]) -> None:
 
 
 def test_each_live_application_is_measured_by_its_key(home: Home, fill: Any) -> None:
-    """Over the last day; no text of a key is kept; what was measured by another key, or before, is
-    not what one asks for.
+    """Over the last day, from the first request until now; no text of a key is kept; what was
+    measured by another key, or before, is not what one asks for.
     """
     fill(home)
     versions = [{"model": "m", "version": 1}]
@@ -65,7 +70,7 @@ def test_each_live_application_is_measured_by_its_key(home: Home, fill: Any) -> 
     assert sorted(shown) == ["a", "b"]
     assert [shown[name].keys for name in ("a", "b")] == [3, 3]
     assert (shown["a"].head, shown["a"].error) == (1.0, None)
-    assert 90.0 < shown["a"].requests_per_s < 110.0
+    assert 100 / (60.0 + 10.0) < shown["a"].requests_per_s <= 10.0
 
     def kept(key: tuple[str, ...], since: float) -> Any:
         return kept_profile(home, "a", key=key, represent={}, since=since)
@@ -134,3 +139,45 @@ def test_what_cannot_be_measured_is_told_and_what_is_gone_is_removed(home: Home,
     assert shown["b"].error is None
     assert "'x'" in str(shown["c"].error)
     assert get_deployment(home, "c").key == ("x",)
+
+
+def test_of_whom_nothing_is_known_any_more_nothing_is_shown(
+    home: Home, fill: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was stopped, and one that cannot be measured by its key, though nobody asks."""
+    monkeypatch.setattr(following, "SHARE", 10.0)
+    monkeypatch.setattr(profiling, "INTERVAL_S", 0.02)
+    monkeypatch.setattr(profiling, "AGAIN_S", 0.1)
+    fill(home)
+    versions = [{"model": "m", "version": 1}]
+    declared(home, **{name: {"versions": versions} for name in "abc"})
+    for name in "abc":
+        asked(home, name, [1.0, 2.0] * 10, by=name, ago_s=10.0, column="z")
+    instruments = Instruments()
+    others = instruments.counter("others", "Not a workload's", ("application",))
+    others.of("a").value += 1
+
+    def shown() -> list[list[str]]:
+        found = instruments.snapshot()
+        return [
+            sorted(labels[0] for labels, _ in found[f"tidemill_workload_{name}"]["rows"])
+            for name in ("requests_per_second", "keys", "new_keys", "head")
+        ]
+
+    async def until(names: list[str]) -> None:
+        while shown() != [names] * 4:
+            await asyncio.sleep(0.02)
+
+    async def follow() -> None:
+        task = asyncio.create_task(profiling.Profiler(home, instruments).run())
+        await until(["a", "b", "c"])
+        await asyncio.to_thread(applications.stop, home, "a", **WHO)
+        await until(["b", "c"])
+        await asyncio.to_thread(declared, home, b={"versions": versions, "key": ["x"]})
+        await until(["c"])
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(asyncio.wait_for(follow(), 60))
+    assert others.of("a").value == 1

@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from tidemill.foundation.environment import child_environment
-from tidemill.foundation.errors import TidemillError, Unavailable
+from tidemill.foundation.errors import DeadlineExceeded, TidemillError, Unavailable
 from tidemill.foundation.home import Home, open_home
+from tidemill.foundation.instruments import Counter, Instruments
 from tidemill.foundation.settings import Settings
 from tidemill_worker.process import die_with_parent
 
@@ -37,7 +38,7 @@ async def do_chore(home: Home, name: str, *about: str, within_s: float = WITHIN_
 
     Raises:
         Unavailable: it failed, with its reason.
-        TimeoutError: it took too long.
+        DeadlineExceeded: it took too long, and was ended.
     """
     module = ("-P", "-m", "tidemill.control.chores")
     command = (sys.executable, *module, name, str(os.getpid()), *about)
@@ -53,6 +54,11 @@ async def do_chore(home: Home, name: str, *about: str, within_s: float = WITHIN_
     try:
         async with asyncio.timeout(within_s):
             said, _ = await process.communicate(told)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the chore {name!r} was ended: it was not done within {within_s:g} s",
+            remedy=f"It has a low priority: leave it a core, or {_BY_HAND[name]}.",
+        ) from error
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -111,6 +117,23 @@ CHORES: dict[str, Callable[..., Any]] = {
 }
 """compact: sealed segments become Parquet. profile: the workload of what is live is measured.
 score: what live applications served is judged. settle: an upload that is whole is ingested."""
+
+
+_BY_HAND = {
+    "compact": "run tidemill ledger compact, which has no limit",
+    "profile": "run tidemill workload, which has no limit",
+    "score": "run tidemill ledger score, which has no limit",
+    "settle": "send the data in smaller uploads",
+}
+
+
+def failures_of(instruments: Instruments, name: str) -> Counter:
+    """Returns where it is counted that a chore failed."""
+    return instruments.counter(
+        "tidemill_chore_failures",
+        "How often work on the ledger failed, or was ended since it took too long.",
+        ("chore",),
+    ).of(name)
 
 
 def main(arguments: Sequence[str]) -> int:

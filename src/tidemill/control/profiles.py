@@ -39,7 +39,11 @@ class KeptProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """What is shown as metrics; or why nothing is."""
+    """What is shown as metrics; or why nothing is.
+
+    Requests a second are those since the first one of the window, until it is measured: of who is
+    asked no more, they become fewer and fewer.
+    """
 
     requests_per_s: float = 0.0
     keys: int = 0
@@ -69,7 +73,8 @@ def profile_live(home: Home) -> dict[str, ShownProfile]:
     shown: dict[str, ShownProfile] = {}
     for name, (key, represent) in keys.items():
         try:
-            found = served[name].workload().result()
+            seen = served[name].workload()
+            found = seen.result()
         except DataRefused:
             continue
         except TidemillError as error:
@@ -85,7 +90,7 @@ def profile_live(home: Home) -> dict[str, ShownProfile]:
         make_folder(folder)
         write_atomic(folder / f"{name}.json", msgspec.json.encode(kept))
         shown[name] = ShownProfile(
-            requests_per_s=found.rate_rps,
+            requests_per_s=found.requests / max(at - seen.first_s, found.duration_s),
             keys=found.cardinality,
             new_keys=found.new_key_rate,
             head=found.top_share[HEAD],

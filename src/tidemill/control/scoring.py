@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tidemill.control.chores import failures_of
 from tidemill.control.following import follow_ledger
 from tidemill.foundation.home import Home
 from tidemill.foundation.instruments import Instruments
@@ -34,10 +35,11 @@ class Scorer:
         self._delay = instruments.gauge(
             "tidemill_label_delay_seconds", "Median time until a label comes.", ("application",)
         )
+        self._failures = failures_of(instruments, "score")
 
     async def run(self) -> None:
         """Scores until it is cancelled, whenever the ledger has grown."""
-        await follow_ledger(self._home, "score", self._show, interval_s=INTERVAL_S)
+        await follow_ledger(self._home, "score", self._show, self._failures, interval_s=INTERVAL_S)
 
     def _show(self, scores: dict[str, Any]) -> None:
         for name, score in scores.items():

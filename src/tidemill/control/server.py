@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from tidemill.control.admin import admin_app
-from tidemill.control.chores import do_chore
+from tidemill.control.chores import do_chore, failures_of
 from tidemill.control.local import local_listener
 from tidemill.control.loops import Loops
 from tidemill.control.profiling import Profiler
@@ -24,7 +24,7 @@ from tidemill.control.scoring import Scorer
 from tidemill.control.upload_desk import UploadDesk
 from tidemill.foundation.errors import NotReady, TidemillError, Unavailable
 from tidemill.foundation.home import Home
-from tidemill.foundation.instruments import Instruments
+from tidemill.foundation.instruments import Counter, Instruments
 from tidemill.foundation.logs import log
 from tidemill.foundation.settings import ServeSettings
 from tidemill.serving.cors import cors_of
@@ -149,7 +149,7 @@ def _beside(
         "workloads": Profiler(home, instruments).run,
         "uploads": desk.run,
         "certificate": partial(_follow, certificate),
-        "compaction": partial(_compact, home),
+        "compaction": partial(_compact, home, failures_of(instruments, "compact")),
         "removed_tables": partial(_remove_tables, home),
         "published_tables": partial(_publish_tables, home),
     }
@@ -175,7 +175,7 @@ async def _follow(certificate: Certificate | None) -> None:
         await certificate.follow()
 
 
-async def _compact(home: Home) -> None:
+async def _compact(home: Home, failures: Counter) -> None:
     """Turns sealed ledger segments into Parquet, again and again."""
     looked = False
     while True:
@@ -185,7 +185,8 @@ async def _compact(home: Home) -> None:
                 continue
             segments = await do_chore(home, "compact")
             looked = True  # segments that an earlier server left open are sealed by now
-        except (TidemillError, OSError, TimeoutError) as error:
+        except (TidemillError, OSError) as error:
+            failures.value += 1
             log("control.server").warning("compaction.failed", error=str(error))
         else:
             if segments:

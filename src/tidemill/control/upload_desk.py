@@ -142,7 +142,7 @@ class UploadDesk:
         try:
             try:
                 await do_chore(self._home, "settle", *about, within_s=INGEST_WITHIN_S)
-            except (TidemillError, TimeoutError) as error:
+            except TidemillError as error:
                 said = {"dataset": upload.dataset, "upload": upload.upload, "error": str(error)}
                 log("control.uploads").warning("upload.died", **said)
                 await asyncio.to_thread(functools.partial(note_death, self._home, *about))

@@ -191,6 +191,11 @@ class Workload:
         )
 
     @property
+    def first_s(self) -> float:
+        """Returns when the first of the requests came; infinity before it has."""
+        return self._first
+
+    @property
     def exact(self) -> bool:
         """Says whether every key was counted."""
         return self._lost == 0
