@@ -24,6 +24,7 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.files import (
     Files,
+    fetch_content,
     open_files,
     put_content,
     sha256_file,
@@ -204,6 +205,21 @@ def test_damaged_content_is_replaced_if_it_is_looked_at(
     assert files.holds(key, hashlib.sha256(b"content").hexdigest())
     assert not files.holds(key, hashlib.sha256(b"other").hexdigest())
     assert not files.holds("data/none", hashlib.sha256(b"content").hexdigest())
+
+
+def test_content_is_fetched_as_it_was_stored(files: Files, url: str, tmp_path: Path) -> None:
+    """A copy that is damaged is made anew from a bucket; what is damaged there is refused."""
+    key = put_content(files, source(tmp_path, b"content"), folder="data", suffix="bin")
+    copy = fetch_content(files, key)
+    assert copy.read_bytes() == b"content"
+    copy.chmod(0o644)
+    copy.write_bytes(b"damaged")
+    if urlsplit(url).scheme == "s3":
+        assert fetch_content(files, key).read_bytes() == b"content"
+        files.put_bytes(key, b"damaged")
+        files.fetch(key).unlink()
+    with pytest.raises(Corrupted, match=r"data/.*bin"):
+        fetch_content(files, key)
 
 
 def test_a_final_file_is_stored_without_its_first_name(files: Files, tmp_path: Path) -> None:

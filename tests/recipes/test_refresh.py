@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tidemill.foundation.errors import InvalidInput, NotFound
+from tidemill.foundation.clock import FakeClock
+from tidemill.foundation.durable import sha256_file
+from tidemill.foundation.errors import Conflict, Corrupted, InvalidInput, NotFound
 from tidemill.foundation.home import Home
 from tidemill.models.runtimes.onnx import OnnxRuntime
-from tidemill.recipes import merging, pieces, refresh
+from tidemill.recipes import merging, pieces, refresh, table
 from tidemill.recipes.table import build_table
 from tidemill.recipes.warehouse import run_sql
 from tidemill.tables.answer import decode_answer
@@ -260,3 +263,106 @@ def test_killed_anywhere_it_goes_on(ratios: Home, tmp_path: Path, stage: str) ->
     assert (done.resumed, done.keys.changed, done.keys.new) == (True, 50, 20)
     assert info.sha256 == build(ratios, rows).sha256
     assert not list((ratios.cache_path / "builds").glob("*/"))
+
+
+def damage(home: Home, info: TableInfo) -> Path:
+    """Puts other answers in place of those in a table's only file, as whole rows; returns it."""
+    (part,) = list_parts(home, info.id)
+    path = home.files.fetch(part.file_key)
+    rows = pq.read_table(path)
+    at = rows.schema.get_field_index("y")
+    wrong = pa.array([123456.0] * rows.num_rows, pa.float32())
+    path.unlink()  # it may be a build's file, too
+    pq.write_table(rows.set_column(at, "y", wrong), path)
+    return path
+
+
+def given_up(home: Home, rows: Path, base: TableInfo) -> Path:
+    """A refresh that ended once all was scored and its files were stored; returns its folder."""
+
+    def full(*_: object) -> None:
+        raise Conflict("it ended here")
+
+    with pytest.MonkeyPatch.context() as failing:
+        failing.setattr(table, "keep_parts", full)
+        with pytest.raises(Conflict, match="ended here"):
+            build(home, rows, base=base.id)
+    (folder,) = (home.cache_path / "builds").glob("*/")
+    return folder
+
+
+def test_damaged_answers_are_not_taken_over(
+    ratios: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All is scored, the log and the build say so, and what is damaged is stored anew."""
+    rows = dict.fromkeys(range(60), 23.0)
+    base = build(ratios, rows)
+    path = damage(ratios, base)
+    after = {**rows, 3: 24.0, 70: 23.0}
+    with pytest.raises(Corrupted, match=f"1 of 1 files of answers of table {base.id}"):
+        build(ratios, after, base=base.id, keep=True)
+    info = build(ratios, after, base=base.id)
+    assert "table.base_damaged" in capfd.readouterr().err
+    done = last(ratios, info)
+    assert (done.damaged, done.base, done.keys.new) == (base.id, None, 61)
+    assert answers(ratios, info, [3, 4, 70]) == [np.float32(x) for x in (3 / 24, 4 / 23, 70 / 23)]
+    assert build(ratios, rows).sha256 == base.sha256
+    assert sha256_file(path) == path.stem
+    done = last(ratios, build(ratios, after, base=base.id))
+    assert (done.damaged, done.base, done.keys.unchanged) == (None, base.id, 59)
+
+
+def test_answers_to_what_was_new_are_not_those_to_all(ratios: Home, tmp_path: Path) -> None:
+    """Where the base was damaged since a refresh was killed: what it had scored is not all."""
+    before = dict.fromkeys(range(60), 25.0)
+    base = build(ratios, before)
+    after = {**before, **dict.fromkeys(range(30, 90), 26.0)}
+    pq.write_table(source(after), tmp_path / "rows.parquet")
+    given_up(ratios, tmp_path / "rows.parquet", base)
+    damage(ratios, base)
+    info = build(ratios, tmp_path / "rows.parquet", base=base.id)
+    done = last(ratios, info)
+    assert (done.resumed, done.damaged, info.rows) == (True, base.id, 90)
+    assert info.sha256 == build(ratios, after).sha256
+
+
+def test_a_plan_is_of_the_files_that_it_was_made_beside(
+    ratios: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the base was built again since a refresh was killed, in other files: it begins anew."""
+    monkeypatch.setattr(ratios, "clock", FakeClock(at=ratios.clock.now()))  # it has the same id
+    before = dict.fromkeys(range(60), 27.0)
+    base = build(ratios, before)
+    after = {**before, **dict.fromkeys(range(30, 90), 28.0)}
+    pq.write_table(source(after), tmp_path / "rows.parquet")
+    given_up(ratios, tmp_path / "rows.parquet", base)
+    files = list_parts(ratios, base.id)
+    monkeypatch.setattr(pieces, "CHUNK", 10)
+    assert build(ratios, before).id == base.id
+    assert len(list_parts(ratios, base.id)) == 6 > len(files)
+    info = build(ratios, tmp_path / "rows.parquet", base=base.id)
+    done = last(ratios, info)
+    assert (done.resumed, done.base, done.keys.unchanged) == (True, base.id, 30)
+    assert info.sha256 == build(ratios, after).sha256
+
+
+@pytest.mark.parametrize(("rows", "told"), [(-1, "1 more were to be"), (1, "1 that were scored")])
+def test_answers_that_the_plan_does_not_have_are_told(
+    ratios: Home, tmp_path: Path, rows: int, told: str
+) -> None:
+    """Neither a row too many nor one too few makes a table."""
+    before = dict.fromkeys(range(60), 29.0 + rows)
+    base = build(ratios, before)
+    after = {**before, **dict.fromkeys(range(60, 90), 1.0)}
+    pq.write_table(source(after), tmp_path / "rows.parquet")
+    folder = given_up(ratios, tmp_path / "rows.parquet", base)
+    (scored,) = folder.rglob("scored-*.parquet")
+    found = pq.read_table(scored)
+    more = pa.concat_tables([found, found.slice(0, 1)]) if rows > 0 else found.slice(1)
+    scored.unlink()
+    pq.write_table(more, scored)
+    tables = list_tables(ratios.store)
+    with pytest.raises(Corrupted, match=told):
+        build(ratios, tmp_path / "rows.parquet", base=base.id)
+    assert list_tables(ratios.store) == tables
+    shutil.rmtree(folder)

@@ -252,6 +252,11 @@ def _print_built(out: Console, done: rollout.LiveTable) -> None:
         f"table {done.table.id}: {done.table.rows:,} keys, {done.table.bytes:,} bytes, "
         f"live before version {done.table.version} (revision {done.revision})"
     )
+    if done.build.damaged is not None:
+        out.print(
+            f"the answers of table {done.build.damaged} are damaged in the files: "
+            "all keys were scored"
+        )
     if done.build.base is not None:
         keys = done.build.keys
         out.print(

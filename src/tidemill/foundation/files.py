@@ -15,7 +15,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from tidemill.foundation.durable import sha256_file, write_atomic
-from tidemill.foundation.errors import InvalidSettings
+from tidemill.foundation.errors import Corrupted, InvalidSettings
 from tidemill.foundation.files_local import LocalFiles
 from tidemill.foundation.files_s3 import S3Files
 
@@ -132,6 +132,29 @@ def put_content(
     if not files.exists(key) or (verify and not files.holds(key, digest)):
         files.put(key, source, final=final)
     return key
+
+
+def fetch_content(files: Files, key: str) -> Path:
+    """Returns a local path of what ``put_content`` stored, once its sha256 was compared.
+
+    Where a copy on this machine is not what was stored, what it was made of is asked.
+
+    Raises:
+        NotFound: there is no such key.
+        Corrupted: it is not what was stored.
+    """
+    digest = content_sha256(key)
+    path = files.fetch(key)
+    if sha256_file(path) == digest:
+        return path
+    if files.holds(key, digest):
+        path = files.fetch(key)
+        if sha256_file(path) == digest:
+            return path
+    raise Corrupted(
+        f"file {key!r} in {files.url} is not what was stored",
+        remedy="Restore it from a backup, or produce it again.",
+    )
 
 
 def content_sha256(key: str) -> str:

@@ -33,7 +33,7 @@ from tidemill.training.examples import feature_batch
 
 Order = npt.NDArray[np.int64]
 
-_PIECES, _ORDERS = "pieces.json", "orders"
+_PLAN, _ORDERS = "plan.json", "orders"
 _SMALL = CHUNK // 2
 """Fewer rows than that are put into one file with the next ones."""
 
@@ -68,8 +68,20 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
         return self.stop - self.start + self.fresh if self.ordered is None else self.ordered
 
 
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is made of the base's files, and of fresh rows.
+
+    Args:
+        parts: the keys of these files.
+        pieces: in order.
+    """
+
+    parts: list[str]
+    pieces: list[Piece]
+
+
 def write_plan(
-    parts: Sequence[Path],
+    files: Sequence[tuple[PredictionPart, Path]],
     unchanged: npt.NDArray[np.bool_],
     fresh: Path,
     key: Sequence[Column],
@@ -81,7 +93,7 @@ def write_plan(
     """Says in a folder which rows of some files stay, and where fresh ones come between them.
 
     Args:
-        parts: the files of answers, in the order of the keys.
+        files: the answers, in the order of the keys, and where they are here.
         unchanged: which of their rows the source has as they are.
         fresh: its other rows, each key once, in the order of the keys.
         key: the columns of the key.
@@ -114,7 +126,7 @@ def write_plan(
             if order is not None:
                 order.astype("<i4").tofile(orders)
 
-        for part, path in enumerate(parts):
+        for part, (_, path) in enumerate(files):
             rows = read_answers(path, [column.name for column in key])
             same = unchanged[first : first + rows.num_rows]
             first += rows.num_rows
@@ -131,11 +143,21 @@ def write_plan(
                 changed += again
                 block.start = stop
         while left := ahead.below(None):
-            add(len(parts) - 1, (0, 0), None, left)
+            add(len(files) - 1, (0, 0), None, left)
         orders.flush()
         os.fsync(orders.fileno())
-    write_atomic(folder / _PIECES, msgspec.json.encode(pieces))
+    plan = Plan(parts=[part.file_key for part, _ in files], pieces=pieces)
+    write_atomic(folder / _PLAN, msgspec.json.encode(plan))
     return changed
+
+
+def is_plan_of(folder: Path, parts: Sequence[PredictionPart]) -> bool:
+    """Says whether ``write_plan`` left a plan of these files in a folder."""
+    return _read_plan(folder).parts == [part.file_key for part in parts]
+
+
+def _read_plan(folder: Path) -> Plan:
+    return msgspec.json.decode((folder / _PLAN).read_bytes(), type=Plan)
 
 
 class _Ahead:
@@ -297,6 +319,9 @@ def merged(
         given: files of the fresh answers, in order.
         plan: as ``write_plan`` left it.
         work: a folder for new files.
+
+    Raises:
+        Corrupted: the files have other rows than the plan says.
     """
     counter = iter(range(1 << 62))
 
@@ -304,8 +329,10 @@ def merged(
         first = sources[0]
         if len(sources) == 1 and first.piece.whole:
             known = encoding.kept(first.path)
+            _check_rows(len(known.keys), sources)
             return [replace(known, part=parts[first.piece.part])]
         rows = pa.concat_tables([each.rows(columns) for each in sources]).combine_chunks()
+        _check_rows(rows.num_rows, sources)
         files = max(1, round(rows.num_rows / CHUNK))
         size = -(-rows.num_rows // files)
         found = []
@@ -322,6 +349,16 @@ def merged(
     with closing(in_order(made, groups, threads=1)) as together:
         for found in together:
             yield from found
+
+
+def _check_rows(found: int, sources: Sequence[_Source]) -> None:
+    planned = sum(each.piece.rows for each in sources)
+    if found != planned:
+        raise _unplanned(f"{found} rows come of {sources[0].path.name}, and {planned} were planned")
+
+
+def _unplanned(what: str) -> Corrupted:
+    return Corrupted(f"answers are not those of the plan: {what}", remedy="Build with --full.")
 
 
 def _groups(sources: Iterator[_Source]) -> Iterator[list[_Source]]:
@@ -342,15 +379,13 @@ def _groups(sources: Iterator[_Source]) -> Iterator[list[_Source]]:
 def _sources(
     paths: Sequence[Path], columns: pa.Schema, given: Iterator[Path], plan: Path
 ) -> Iterator[_Source]:
-    pieces = msgspec.json.decode((plan / _PIECES).read_bytes(), type=list[Piece])
     answers = _Answers(given, columns)
     with (plan / _ORDERS).open("rb") as orders:
-        for piece in pieces:
+        for piece in _read_plan(plan).pieces:
             order = None if piece.ordered is None else np.fromfile(orders, "<i4", piece.ordered)
             fresh = answers.take(piece.fresh)
             yield _Source(path=paths[piece.part], piece=piece, order=order, fresh=fresh)
-    for _ in given:
-        raise Corrupted("there are more fresh answers than the plan has", remedy="Build again.")
+    answers.finish()
 
 
 class _Answers:
@@ -361,9 +396,26 @@ class _Answers:
         self._left = columns.empty_table()
 
     def take(self, count: int) -> pa.Table:
-        """Returns the next rows."""
+        """Returns the next rows.
+
+        Raises:
+            Corrupted: there are fewer.
+        """
         while self._left.num_rows < count:
-            more = read_answers(next(self._files))
+            path = next(self._files, None)
+            if path is None:
+                raise _unplanned(f"{count - self._left.num_rows} more were to be scored")
+            more = read_answers(path)
             self._left = pa.concat_tables([self._left, more.cast(self._left.schema)])
         taken, self._left = self._left.slice(0, count), self._left.slice(count)
         return taken
+
+    def finish(self) -> None:
+        """Does nothing where no row is left.
+
+        Raises:
+            Corrupted: some are.
+        """
+        left = self._left.num_rows + sum(read_answers(path).num_rows for path in self._files)
+        if left:
+            raise _unplanned(f"{left} that were scored have no place")

@@ -21,15 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidemill.data.keys import KEYS_SUFFIX, Hashes, hash_rows
-from tidemill.foundation.durable import sync_folder, write_atomic
-from tidemill.foundation.errors import InvalidInput, Unavailable
+from tidemill.foundation.durable import remove_folder, sync_folder, write_atomic
+from tidemill.foundation.errors import Corrupted, InvalidInput, Unavailable
+from tidemill.foundation.files import fetch_content
 from tidemill.foundation.home import Home
 from tidemill.foundation.logs import log
 from tidemill.models.format import ModelManifest
 from tidemill.models.signature import Column
 from tidemill.recipes.distinct_rows import column_names, write_distinct
 from tidemill.recipes.known_rows import Known, digest_words
-from tidemill.recipes.merging import AmbiguousError, write_plan
+from tidemill.recipes.merging import AmbiguousError, is_plan_of, write_plan
 from tidemill.recipes.pieces import CHUNK
 from tidemill.recipes.scored_rows import read_answers
 from tidemill.serving.replicas.address import RUNTIME
@@ -137,6 +138,7 @@ def find_base(
 
     Raises:
         NotFound: there is no such table, or its answers are gone from the files.
+        Corrupted: files of its answers are not what was stored.
         InvalidInput: its keys are to stay, and nothing can be taken over.
     """
     found = _find_base(home, table, manifest, version, key)
@@ -161,12 +163,34 @@ def _find_base(
     parts = tuple(list_parts(home, info.id))
     if not parts:
         return None
-    paths = tuple(home.files.fetch(part.file_key) for part in parts)
+    paths = _fetch_parts(home, info.id, parts)
     columns = pq.read_schema(paths[0]).remove_metadata()
     if columns.names[len(key) + len(signature.outputs) :] != [DIGEST]:
         return None
     key_us = _key_us(home, table)
     return Base(table=table, parts=parts, paths=paths, columns=columns, key_us=key_us)
+
+
+def _fetch_parts(home: Home, table: str, parts: Sequence[PredictionPart]) -> tuple[Path, ...]:
+    """Returns the files of a table's answers on this machine, their sha256 compared.
+
+    Raises:
+        NotFound: one is gone from the files.
+        Corrupted: some are not what was stored; they are counted.
+    """
+    paths, damaged = [], []
+    for part in parts:
+        try:
+            paths.append(fetch_content(home.files, part.file_key))
+        except Corrupted:
+            damaged.append(part.file_key)
+    if damaged:
+        raise Corrupted(
+            f"{len(damaged)} of {len(parts)} files of answers of table {table} are not what was "
+            f"stored: {damaged[0]}",
+            remedy="Restore them from a backup, or build without --keep, from all keys.",
+        )
+    return tuple(paths)
 
 
 def _key_us(home: Home, table: str) -> float | None:
@@ -223,6 +247,8 @@ def split_rows(
 ) -> Split:
     """Tells rows to score from those whose answers are known; done before, it is only read.
 
+    What was done beside other files of answers is done again, and what was scored of it, too.
+
     Where hardly any are known, and the model is quick, all are scored: that is cheaper.
 
     Args:
@@ -242,6 +268,8 @@ def split_rows(
         Corrupted: the base's answers are not in the order of their keys.
         Unavailable: the disk is full.
     """
+    if folder.exists() and not _is_split_of(folder, base):
+        remove_folder(folder)
     if not folder.exists():
         unfinished = folder.with_suffix(".unfinished")
         try:
@@ -269,6 +297,11 @@ def split_rows(
     return Split(fresh=folder / _FRESH, counts=counts, plan=folder)
 
 
+def _is_split_of(folder: Path, base: Base) -> bool:
+    """Says whether a split tells rows apart beside these files: a table built again has others."""
+    return (folder / _GIVEN_UP).exists() or is_plan_of(folder, base.parts)
+
+
 def _write_split(
     batches: Iterator[pa.RecordBatch],
     base: Base,
@@ -284,7 +317,7 @@ def _write_split(
     unchanged = _write_fresh(batches, base, inputs, key, judged=judged, folder=folder)
     types = {column.name: column for column in inputs}
     changed = write_plan(
-        base.paths,
+        list(zip(base.parts, base.paths, strict=True)),
         unchanged,
         folder / _FRESH,
         [types[name] for name in key],

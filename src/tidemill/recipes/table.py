@@ -28,7 +28,7 @@ from tidemill.foundation.durable import (
     remove_folder,
     replacing,
 )
-from tidemill.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
+from tidemill.foundation.errors import Conflict, Corrupted, InvalidInput, NotFound, Unavailable
 from tidemill.foundation.files import put_content, write_atomic
 from tidemill.foundation.home import Home
 from tidemill.foundation.locks import hold
@@ -72,7 +72,7 @@ _ABANDONED_S = 7 * 86_400.0
 _BEGAN = "began"
 """What the file is called that says since when a build is under way."""
 
-_LAYOUT = 2
+_LAYOUT = 3
 """Of a build's folder: what one of another layout left is not gone on with."""
 
 _CONCURRENT = frozenset({"onnx"})
@@ -140,13 +140,13 @@ def build_table(
         _explained(application),
         _pool(home, folder, manifest, asked, on=on, threads=threads) as pool,
     ):
-        taken = _base(home, base, manifest, info, keep=keep)
+        taken, damaged = _base(home, base, manifest, info, keep=keep)
         what = (_LAYOUT, application, model, version, key, rows.identity, base, keep, *folds)
         with _work(home, rows, repr(what)) as work:
             resumed = any(work.iterdir())
             info = msgspec.structs.replace(info, as_of=_as_of(home, work, base if keep else None))
             split = _split(rows, signature.inputs, asked, work, taken, keep=keep, features=features)
-            given = _scored(pool, split.fresh, work, progress=progress)
+            given = _scored(pool, split.fresh, progress=progress)
             if folds:
                 given, info = _represented(
                     info, signature, given, work, representing, alone=rows.representatives
@@ -155,8 +155,9 @@ def build_table(
             info, files = _store(home, info, kept, work)
             stored = None if not features else store_features(home, info, signature, work, files)
             done = Build(
-                table=info.id, keys=split.counts, resumed=resumed, part=part, features=stored
-            )
+                table=info.id, keys=split.counts, resumed=resumed, part=part, features=stored,
+                damaged=damaged,
+            )  # fmt: skip
             _keep_measured(home, done, taken if split.plan else None, began, pool.cpu_s)
             return info
 
@@ -243,26 +244,35 @@ def _keys(signature: Signature, key: tuple[str, ...], represent: Mapping[str, st
 
 def _base(
     home: Home, table: str | None, manifest: ModelManifest, info: TableInfo, *, keep: bool
-) -> Base | None:
-    """Returns what can be taken over from a table, if one is named.
+) -> tuple[Base | None, str | None]:
+    """Returns what can be taken over from a table, if one is named; and its id if it is damaged.
 
-    Where inputs are represented, nothing is: all are scored, to be compared.
+    Where inputs are represented, nothing is: all are scored, to be compared. Nor is it of a table
+    whose answers are not what was stored.
 
     Raises:
         NotFound: there is no such table.
         InvalidInput: its keys are to stay, and cannot.
+        Corrupted: they are to stay, and are damaged.
     """
     if table is None:
-        return None
+        return None, None
     if not info.represent:
         key = tuple(name for name, _ in info.key)
-        return find_base(home, table, manifest, (info.model, info.version), key, keep=keep)
+        version = (info.model, info.version)
+        try:
+            return find_base(home, table, manifest, version, key, keep=keep), None
+        except Corrupted as error:
+            if keep:
+                raise
+            log("recipes.table").warning("table.base_damaged", base=table, reason=str(error))
+            return None, table
     if keep:
         raise InvalidInput(
             f"the keys of table {table} cannot be kept: inputs are represented, and all are scored",
             remedy="Build without --keep, from a source with all keys.",
         )
-    return None
+    return None, None
 
 
 @contextmanager
@@ -385,12 +395,14 @@ def _split(
 
 
 def _scored(
-    pool: Pool, rows_path: Path, work: Path, *, progress: Progress | None
+    pool: Pool, rows_path: Path, *, progress: Progress | None
 ) -> Generator[Path, None, None]:
     """Answers each chunk that was not answered before; yields the files of all answers, in order.
 
-    Beside each stands what its rows are folded to, where they are.
+    They are beside the rows, and go with them: answers to others have the same names. Beside each
+    stands what its rows are folded to, where they are.
     """
+    work = rows_path.parent
     with pq.ParquetFile(rows_path) as rows:
         chunks, total = rows.num_row_groups, rows.metadata.num_rows
         sizes: list[int] = [rows.metadata.row_group(at).num_rows for at in range(chunks)]

@@ -55,6 +55,8 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
         base: the table that answers were taken over from; None if all were made anew.
         part: it is the head of a source only; the whole is to follow.
         features: the id of the features that were stored with it.
+        damaged: the table that answers were to be taken over from, and whose files of answers were
+            not what was stored, so that all were made anew.
     """
 
     table: str
@@ -66,6 +68,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     base: str | None = None
     part: bool = False
     features: str | None = None
+    damaged: str | None = None
 
 
 def keep_build(home: Home, build: Build) -> None:
