@@ -126,6 +126,21 @@ def test_texts_of_a_dictionary_are_described_as_plain_ones(tmp_path: Path) -> No
                 assert found.to_bytes() == expected.to_bytes(), name
 
 
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+@pytest.mark.parametrize("sign", ["int", "uint"])
+def test_a_dictionary_is_of_any_integers(sign: str, bits: int) -> None:
+    """Of whatever width and sign the codes are, with weights and without."""
+    codes = pa.array([0, 2, None, 1, 2], pa.type_for_alias(f"{sign}{bits}"))
+    coded = pa.DictionaryArray.from_arrays(codes, ["a", "b", "c"])
+    weights = [1.0, 2.0, 4.0, 8.0, 16.0]
+    for weight in (None, "weight"):
+        found, plain = (
+            describe(pa.table({"x": each, "weight": weights}), weight=weight)
+            for each in (coded, coded.cast(pa.string()))
+        )
+        assert found.to_bytes() == plain.to_bytes()
+
+
 @pytest.mark.parametrize("library", ["pandas", "numpy.ma"])
 def test_describing_loads_nothing_that_it_does_not_use(tmp_path: Path, library: str) -> None:
     """Where a library is installed, nobody waits until it is loaded who doesn't use it."""

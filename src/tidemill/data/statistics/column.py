@@ -253,7 +253,7 @@ class ColumnState:
                 self._update_varied(texts)
                 return
             texts = texts.dictionary_encode()
-        codes = numbers_of(texts.indices)
+        codes = numbers_of(texts.indices).astype(np.int64, copy=False)
         values = texts.dictionary
         times = np.bincount(codes, minlength=len(values))
         there = np.flatnonzero(times > 0)
