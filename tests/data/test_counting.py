@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tidemill.data.statistics import describe
+from tidemill.data.frame_schemas import infer_schema
+from tidemill.data.statistics import Statistics, describe, describe_slices
 from tidemill.data.statistics.counting import count, first_places, repeated
 from tidemill.data.statistics.hashes import hash_texts
 from tidemill.data.statistics.layout import Texts
@@ -139,6 +141,27 @@ def test_a_dictionary_is_of_any_integers(sign: str, bits: int) -> None:
             for each in (coded, coded.cast(pa.string()))
         )
         assert found.to_bytes() == plain.to_bytes()
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical(), pl.Enum(["a", "never", "b", "c"])])
+def test_categories_of_polars_are_texts(kind: pl.DataType) -> None:
+    """Alone or in lists, as a frame or as Arrow has it; and they teach a schema as texts do."""
+    texts = {"x": ["c", "a", None, "a"], "several": [["a"], None, ["b", None], []]}
+    frame = pl.DataFrame(texts, {"x": kind, "several": pl.List(kind)})
+    rows = pa.table(texts)
+    expected = describe(rows).to_bytes()
+    assert describe(frame).to_bytes() == expected
+    assert describe(frame[:0]).result().column("x") is not None
+    pieces = Statistics()
+    pieces.update(pa.table(frame))
+    assert pieces.to_bytes() == expected
+    assert infer_schema(frame) == infer_schema(rows)
+    for one in ({"by": "x"}, {"by": "x", "weight": "weight"}):
+        weights = [1.0, 2.0, 3.0, 4.0]
+        found = describe_slices(frame.with_columns(weight=pl.Series(weights)), **one)
+        assert found.result() == (
+            describe_slices(rows.append_column("weight", [weights]), **one).result()
+        )
 
 
 @pytest.mark.parametrize("library", ["pandas", "numpy.ma"])

@@ -168,6 +168,20 @@ def supported(kind: pa.DataType) -> bool:
     return any(test(kind) for test in known)
 
 
+def without_views(kind: pa.DataType) -> pa.DataType:
+    """Returns a type whose dictionaries, if any, have plain texts: Arrow looks up no views in them.
+
+    Polars' categories are of such.
+    """
+    if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
+        return pa.dictionary(kind.index_type, pa.string(), kind.ordered)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = without_views(kind.value_type)
+        if inner != kind.value_type:
+            return pa.list_(inner) if pa.types.is_list(kind) else pa.large_list(inner)
+    return kind
+
+
 def _is_text(column: pa.Array) -> bool:
     kind = column.type
     return bool(

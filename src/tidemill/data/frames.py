@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tidemill.data.casting import without_views
 from tidemill.foundation.errors import InvalidInput
 
 
@@ -15,6 +16,7 @@ def as_table(data: Any) -> pa.Table:
     Args:
         data: an Arrow table or record batch, a Polars or pandas frame, or whatever else exports
             the Arrow stream. NaN in a pandas frame is a missing value, as pandas means it.
+            Categories of texts stay such.
 
     Raises:
         InvalidInput: it is none of that, or two columns have one name.
@@ -24,6 +26,11 @@ def as_table(data: Any) -> pa.Table:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InvalidInput(f"two columns are called {twice!r}", remedy="Rename one.")
+    for place, field in enumerate(table.schema):
+        kind = without_views(field.type)
+        if kind != field.type:
+            plain = table.column(place).cast(kind)
+            table = table.set_column(place, field.with_type(kind), plain)
     return table
 
 

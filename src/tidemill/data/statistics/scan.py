@@ -181,7 +181,7 @@ def _sliced(table: pa.Table, at: int) -> ColumnPieces:
     return ColumnPieces(
         name=table.field(at).name,
         type=column.type,
-        size_bytes=column.nbytes,
+        size_bytes=column.get_total_buffer_size(),
         pieces=(column.slice(start, BATCH_ROWS) for start in starts),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.data.casting import ARROW, supported, type_of
+from tidemill.data.casting import ARROW, supported, type_of, without_views
 from tidemill.data.statistics.column import ColumnState
 from tidemill.data.statistics.sketches import Floats
 from tidemill.data.statistics.state import pack, unpack
@@ -158,6 +158,8 @@ def plain_array(column: pa.ChunkedArray, name: str, *, coded: bool = False) -> p
     values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.nulls(0, column.type)
+    if (kind := without_views(values.type)) != values.type:
+        values = values.cast(kind)
     if isinstance(values, pa.DictionaryArray):
         if coded and _small(values):
             return values
