@@ -122,6 +122,7 @@ def build_table(
             inputs that vary are named. Or keys are to be kept that cannot be.
         DataRefused: the source has no row, or too few agree with what represents them.
         Conflict: the same build is under way in another process.
+        Corrupted: answers of the base that are to be kept, or of the build, are damaged.
         Unavailable, WorkerLost: the disk is full, or the Ray cluster is of no use; what was done
             before stays, and the next build goes on.
     """
@@ -147,16 +148,14 @@ def build_table(
             info = msgspec.structs.replace(info, as_of=_as_of(home, work, base if keep else None))
             split = _split(rows, signature.inputs, asked, work, taken, keep=keep, features=features)
             given = _scored(pool, split.fresh, progress=progress)
-            if folds:
-                given, info = _represented(
-                    info, signature, given, work, representing, alone=rows.representatives
-                )
+            given, info = _represented(
+                info, signature, given, work, representing, alone=rows.representatives
+            )
             kept = _kept(Encoding(keys=keys, signature=signature), given, split, taken, work)
             info, files = _store(home, info, kept, work)
-            stored = None if not features else store_features(home, info, signature, work, files)
             done = Build(
-                table=info.id, keys=split.counts, resumed=resumed, part=part, features=stored,
-                damaged=damaged,
+                table=info.id, keys=split.counts, resumed=resumed, part=part, damaged=damaged,
+                features=store_features(home, info, signature, work, files) if features else None,
             )  # fmt: skip
             _keep_measured(home, done, taken if split.plan else None, began, pool.cpu_s)
             return info
@@ -452,7 +451,7 @@ def _kept(
 def _represented(
     info: TableInfo,
     signature: Signature,
-    given: Iterator[Path],
+    given: Generator[Path, None, None],
     work: Path,
     representing: Representing,
     *,
@@ -462,9 +461,13 @@ def _represented(
 
     There is no agreement where representatives come ``alone``, without what they stand for.
 
+    Where nothing is represented, all of them are as they are.
+
     Raises:
         DataRefused: the others agree too little with them.
     """
+    if not info.represent:
+        return given, info
     scored = list(given)
     chosen, agreement = choose_representatives(
         scored,
