@@ -7,7 +7,7 @@ all of them, in plain values; whatever is not the usual case goes its own way as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from tidemill.data.ledger import LedgerWriter, PlainRows, PredictionIds
 from tidemill.foundation.clock import Clock
@@ -135,40 +135,32 @@ class KeyTurn:
         """
         asked, self._asked = self._asked, []
         try:
-            asked, said, form = self._found(asked)
+            found = self._version.look_up_rows([key for _, key, _ in asked])
+            if found is None:
+                self._each(asked, self._elsewhere.look_up, self._application)
+                return
+            form, said = found
+            if not all(said):
+                lacking = [each for each, row in zip(asked, said, strict=True) if row is None]
+                asked = [each for each, row in zip(asked, said, strict=True) if row is not None]
+                self._each(lacking, self._elsewhere.lacks, self._application, self._version)
             if form is not None:
-                self._answer(asked, said, form)
+                self._answer(asked, [row for row in said if row is not None], form)
         except Exception:  # noqa: BLE001 - whatever it was, every key ends
-            name = self._application.name
-            self._log.exception("turn.failed", application=name, keys=len(asked))
-            for context, _, _ in asked:
-                self._fail(
-                    context,
-                    ModelFailed(
-                        f"something went wrong as keys of {name!r} were answered together",
-                        remedy="Ask again; the server's log says what it was.",
-                    ),
-                )
+            self._fail_all(asked)
 
-    def _found(self, asked: list[Asked]) -> tuple[list[Asked], list[Values], RowForm | None]:
-        """Looks keys up; returns those that are found and theirs, once the others went elsewhere.
-
-        Without a form, there are none.
-        """
-        found = self._version.look_up_rows([key for _, key, _ in asked])
-        if found is None:
-            self._each(asked, self._elsewhere.look_up, self._application)
-            return [], [], None
-        form, said = found
-        if all(said):
-            return asked, cast("list[Values]", said), form
-        lacking = [each for each, row in zip(asked, said, strict=True) if row is None]
-        self._each(lacking, self._elsewhere.lacks, self._application, self._version)
-        asked = [each for each, row in zip(asked, said, strict=True) if row is not None]
-        return asked, [row for row in said if row is not None], form
+    def _fail_all(self, asked: list[Asked]) -> None:
+        name = self._application.name
+        self._log.exception("turn.failed", application=name, keys=len(asked))
+        error = ModelFailed(
+            f"something went wrong as keys of {name!r} were answered together",
+            remedy="Ask again; the server's log says what it was.",
+        )
+        for context, _, _ in asked:
+            self._fail(context, error)
 
     def _each(self, asked: list[Asked], take: Callable[..., None], *of: Any) -> None:
-        """Has each key taken as a query of its own."""
+        """Has each key taken as a query of its own; raises nothing."""
         for context, key, _ in asked:
             try:
                 take(*of, self._asker.query_of(context, self._application, key))
