@@ -19,8 +19,12 @@ import pytest
 from tidemill.control.audit import read_audit
 from tidemill.control.deployments import get_deployment
 from tidemill.data.ledger import LedgerWriter, PredictionRecord
+from tidemill.foundation.clock import iso
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.settings import Settings
+from tidemill.planning.costs import Costs
+from tidemill.planning.latency import LatencyLaw
+from tidemill.recipes.rehearsal.kept import keep_costs
 from tidemill.tables.catalog import get_table
 
 REQUIREMENTS = """
@@ -162,6 +166,23 @@ def test_what_is_live_is_drawn(live: Any) -> None:
     assert "asked: nothing lately" in live("table", "show", "trips").out
 
 
+def test_costs_that_another_simulation_was_fitted_to_are_told_and_not_taken(live: Any) -> None:
+    """The plan goes by what is typical, as if nothing was measured, and says to measure again."""
+    with open_home(Settings(home=live.folder / ".tidemill")) as home:
+        asked_six(home)
+        answers = get_deployment(home, "trips").versions[0]
+        costs = Costs(law=LatencyLaw(a_s=1.0, b_s=1.0))
+        keep_costs(home, answers.model, answers.version, costs)
+        plan = ("plan", "trips", "--slo-ms", "60000", "--json")
+        assert live(*plan).json()["costs_from"].startswith("measured on this machine at")
+        (path,) = (home.cache_path / "costs").iterdir()
+        path.chmod(0o600)
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), "law": 0}))
+        found = live(*plan).json()
+    assert "another simulation than this one's: run --calibrate again" in found["costs_from"]
+    assert found["costs"]["law"]["a_s"] < 1.0
+
+
 def asked_six(home: Home) -> None:
     """Writes to the ledger that six questions were asked, fifty times each."""
     keys = [(carrier, hour) for carrier in ("UA", "B6") for hour in (5, 6, 7)]
@@ -200,7 +221,9 @@ def test_a_plan_is_watched_proposed_and_made(live: Any) -> None:
         dear = ("--memory-gb-month", "1e9", "--cpu-hour", "1e-9")
         proposed = watched(*dear).json()
         assert (proposed["chosen"]["choice"], proposed["revision"]) == ("dynamic", None)
-        made = watched(*dear, "--apply").json()
+        change = watched(*dear, "--apply")
+        made = change.json()
+        assert f"{iso(made['at'])} trips: propose" in change.err
         after = get_deployment(home, "trips")
         assert (made["revision"], made["error"]) == (after.revision, None)
         assert after.versions[0].table is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidemill.planning.costs import Costs
 from tidemill.planning.latency import LatencyLaw
-from tidemill.planning.simulate import Simulated, draw_queries, serve
+from tidemill.planning.simulate import LAW, Queries, Simulated, draw_queries, serve
 
 FREE = {
     "turn_s": 0.0,
@@ -36,6 +36,39 @@ def run(costs: Costs, *, rate: float = 100.0, n: int = 4000, **more: float) -> S
     }
     served = serve(queries, costs, rng=np.random.default_rng(4), **(given_ | more))  # type: ignore[arg-type]
     return served.simulated
+
+
+@pytest.mark.parametrize(
+    ("replicas", "figures"),
+    [
+        (2, (0.5627369638799351, 0.7313573596513603, 230.1934700263183, 1.6)),
+        (0, (0.413495388489893, 0.5856706052515062, 125.03196534685779, 1.6)),
+    ],
+)
+def test_what_a_cost_does_has_a_number(replicas: int, figures: tuple[float, ...]) -> None:
+    """Costs that are kept were fitted to it: who changes these figures raises ``LAW``, too."""
+    n, rests = 2000, (1e-5, 2e-5, 3e-5, 4e-5, 5e-5, 6e-5)
+    costs = Costs(
+        law=LatencyLaw(a_s=1e-4, b_s=1e-5),
+        on_loop=not replicas,
+        cold_s=rests,
+        model_cold_s=rests,
+        worker_cold_s=tuple(2.0 * each for each in rests),
+        hop_wait_s=(1e-5,),
+        transport_s=(1e-4,),
+        paces_s=((10.0, 2e-5), (1000.0, -1e-5)),
+    )
+    queries = Queries(
+        at_s=np.cumsum(np.tile([5e-2, 1e-5, 1e-5, 1e-5, 3e-3], n // 5)),
+        fate=(np.arange(n) * 7 % 10) / 10.0,
+        key=np.arange(n) % 400,
+    )
+    served = serve(
+        queries, costs, covered=0.1, cached=0.1, replicas=replicas or 1, max_batch=16,
+        slo_s=0.01, rng=np.random.default_rng(0),
+    ).simulated  # fmt: skip
+    found = (served.mean_ms, served.p99_ms, served.cpu_us, served.batch_rows)
+    assert (LAW, found) == (1, pytest.approx(figures, rel=1e-6))
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from tidemill.models.registry import Registry
 from tidemill.planning.choose import choose
 from tidemill.planning.costs import Costs
 from tidemill.planning.latency import LatencyLaw
+from tidemill.planning.simulate import LAW
 from tidemill.planning.traffic import zipf_traffic
 from tidemill.recipes.push import push_model
 from tidemill.recipes.rehearsal.calibration import (
@@ -36,7 +40,7 @@ from tidemill.recipes.rehearsal.calibration import (
     queries_at,
 )
 from tidemill.recipes.rehearsal.comparison import rehearse
-from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs
+from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs, was_measured
 from tidemill.recipes.rehearsal.offering import offer
 from tidemill.recipes.rehearsal.questions import questions_of_trace
 from tidemill.recipes.rehearsal.stage import Arrangement, Subject, set_up
@@ -45,7 +49,8 @@ ANSWER = b'HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\n{"parameters":{"source":
 REFUSAL = b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno"
 
 
-def listen(answers: list[bytes]) -> socket.socket:
+@contextmanager
+def listen(answers: list[bytes]) -> Iterator[socket.socket]:
     """Answers each request on each connection with the next of some answers, then closes."""
     server = socket.create_server(("127.0.0.1", 0))
 
@@ -59,8 +64,13 @@ def listen(answers: list[bytes]) -> socket.socket:
                 while answers and client.recv(1000):
                     client.sendall(answers.pop(0))
 
-    threading.Thread(target=serve, daemon=True).start()
-    return server
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    with server:
+        yield server
+        server.shutdown(socket.SHUT_RDWR)  # closing alone leaves the thread in accept
+    thread.join(10.0)
+    assert not thread.is_alive()
 
 
 def test_every_query_is_counted_once() -> None:
@@ -125,6 +135,7 @@ def test_a_plan_is_measured(subject: Subject, home: Home) -> None:
     assert kept is not None
     assert msgspec.to_builtins(kept.costs) == msgspec.to_builtins(costs)
     assert kept_costs(home, "m", 2) is None
+    assert not was_measured(home, "m", 2)
     traffic = zipf_traffic(200.0, len(subject.ranked), 1.5)
     plan = choose(traffic, costs, queries=300)
     some = [
@@ -143,6 +154,22 @@ def test_a_plan_is_measured(subject: Subject, home: Home) -> None:
     assert whole.covered > 0.9
     assert {each.failed for each in (model, head, whole)} == {0}
     assert found[0].spread("cpu_us")[0] <= found[0].median("cpu_us") <= found[0].spread("cpu_us")[1]
+
+
+@pytest.mark.parametrize("law", [None, LAW - 1, LAW + 1])
+def test_costs_that_another_simulation_was_fitted_to_do_not_count(
+    home: Home, law: int | None
+) -> None:
+    """Nor those of before laws had numbers; that there were some is known."""
+    keep_costs(home, "m", 1, Costs(law=LatencyLaw(a_s=1e-5, b_s=1e-6)))
+    assert kept_costs(home, "m", 1) is not None
+    (path,) = home.cache_path.rglob("m-1.json")
+    kept = json.loads(path.read_bytes())
+    assert kept.pop("law") == LAW
+    path.chmod(0o600)
+    path.write_text(json.dumps(kept if law is None else {**kept, "law": law}))
+    assert kept_costs(home, "m", 1) is None
+    assert was_measured(home, "m", 1)
 
 
 @pytest.mark.parametrize("row_s", [1e-5, 0.004, 0.021, 0.12])

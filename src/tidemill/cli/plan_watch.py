@@ -160,7 +160,8 @@ def _examine(
     verdict, following = reexamine(present, found, standing, how.rule)
     on.err.print(f"{iso(at)} {application}: {verdict.kind}: {verdict.why}", markup=False)
     if verdict.kind == "propose":
-        following = _propose(on, application, deployment, present, found, verdict, how) or following
+        told = _propose(on, application, deployment, present, found, verdict, how, at)
+        following = told or following
     return _Seen(revision=deployment.revision, standing=following)
 
 
@@ -172,14 +173,15 @@ def _propose(
     found: Plan,
     verdict: Verdict,
     how: Watching,
+    at: float,
 ) -> Standing | None:
-    """Says what is better, and makes it live where that is asked for.
+    """Says what was better at that time, and makes it live where that is asked for.
 
     Returns:
         A new standing after a change, and after one that failed; else None.
     """
     said: dict[str, Any] = {
-        "at": on.home.clock.now(),
+        "at": at,
         "application": application,
         "gain": verdict.gain,
         "why": verdict.why,

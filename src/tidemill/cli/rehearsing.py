@@ -22,7 +22,7 @@ from tidemill.planning.choose import Plan
 from tidemill.planning.costs import Costs
 from tidemill.recipes.rehearsal.calibration import calibrate, registered_law
 from tidemill.recipes.rehearsal.comparison import Rehearsed, rehearse
-from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs
+from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs, was_measured
 from tidemill.recipes.rehearsal.questions import questions_of_ledger, questions_of_trace
 from tidemill.recipes.rehearsal.stage import Subject
 from tidemill.serving.placement import decide_placement
@@ -110,7 +110,13 @@ def _costs_of(on: Session, known: Application, *, calibrate: bool) -> tuple[Cost
         )
     on_loop = decide_placement(known.deployment.plan, manifest) == "gateway"
     costs = Costs(law=law, on_loop=on_loop)
-    return costs, "the model's as registered, the rest typical of two cores; see --calibrate"
+    how = "the model's as registered, the rest typical of two cores; "
+    if was_measured(on.home, live.model, live.version):
+        return costs, how + (
+            "what was measured here was fitted to another simulation than this one's: "
+            "run --calibrate again"
+        )
+    return costs, how + "see --calibrate"
 
 
 def rehearse_plan(on: Session, known: Application, plan: Plan) -> tuple[Rehearsed, ...]:

@@ -28,6 +28,10 @@ from tidemill.serving.batching import (
 )
 
 TABLE, CACHE, MODEL = 0, 1, 2
+LAW = 1
+"""Costs are fitted so that this simulation, with ``cold``, comes out at what was measured. Whatever
+changes what a cost does in it raises this number: costs that were fitted to another mean other
+things."""
 WORKER_CAPACITY = 2
 """Batches that a worker may have: one in the model, one that waits for it."""
 _AT_ONCE = 4096
