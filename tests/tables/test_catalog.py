@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,61 @@ def test_a_copy_is_read_whole_only_when_it_may_have_changed(
     for _ in range(2):
         catalog.fetch_table(home, info.id)
         assert read == [data]
+
+
+def test_a_copy_that_goes_while_it_is_read_is_made_again(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may remove it, or replace it, between any two looks at it."""
+    info = catalog.store_table(home, build(tmp_path / "t"))
+    folder = catalog.fetch_table(home, info.id)
+    real = catalog.check_data
+    for looks in (1, 2):  # at its size, at its bytes
+        (folder / "verified").unlink()
+        left = [looks]
+
+        def going(path: Path, info: TableInfo, *, verify: bool, left: list[int] = left) -> None:
+            real(path, info, verify=verify)
+            left[0] -= 1
+            if left[0] == 0:
+                shutil.rmtree(folder)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(catalog, "check_data", going)
+            assert catalog.fetch_table(home, info.id) == folder
+        with LmdbTable.open(folder, verify=True) as table:
+            assert table.get([b"a", b"b"]) == [b"1", b"2"]
+
+
+def test_a_damaged_copy_is_replaced_once(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two who found it damaged at once, the slower one leaves alone what the other placed."""
+    info = catalog.store_table(home, build(tmp_path / "t"))
+    folder = catalog.fetch_table(home, info.id)
+    flip(apart(folder))
+    real, seen, go_on = catalog._is_whole, threading.Event(), threading.Event()
+
+    def slow(folder: Path, info: TableInfo, *, verify: bool = False) -> bool:
+        whole = real(folder, info, verify=verify)
+        if not whole and not seen.is_set():
+            seen.set()
+            go_on.wait(1.0)
+        return whole
+
+    def fetch() -> int:
+        return catalog.fetch_table(home, info.id).stat().st_ino
+
+    monkeypatch.setattr(catalog, "_is_whole", slow)
+    with ThreadPoolExecutor(1) as pool:
+        slower = pool.submit(fetch)
+        assert seen.wait(10.0)
+        found = fetch()
+        go_on.set()
+        assert found == slower.result() == folder.stat().st_ino
+    with LmdbTable.open(folder, verify=True) as table:
+        assert table.get([b"a", b"b"]) == [b"1", b"2"]
+    assert [path.name for path in folder.parent.iterdir()] == [info.id]
 
 
 def test_a_damaged_copy_of_what_is_in_a_bucket_is_downloaded_again(

@@ -16,8 +16,9 @@ from sqlalchemy.engine import Connection
 
 from tidemill.foundation.durable import make_folder, sync_folder, write_atomic
 from tidemill.foundation.errors import Corrupted, InvalidInput, NotFound
-from tidemill.foundation.files import put_content
+from tidemill.foundation.files import fetch_content, put_content
 from tidemill.foundation.home import Home
+from tidemill.foundation.locks import hold
 from tidemill.foundation.logs import log
 from tidemill.foundation.store import Store
 from tidemill.tables.lmdb import check_data
@@ -119,7 +120,7 @@ def place_table(home: Home, info: TableInfo, folder: Path) -> None:
     """
     placed = folder_of(home, info.id)
     if not _is_whole(placed, info, verify=True):
-        _place_copy(folder / DATA_FILE, placed, info)
+        _place_copy(home, folder / DATA_FILE, info)
 
 
 def get_table(store: Store, table: str) -> TableInfo:
@@ -218,28 +219,12 @@ def fetch_table(home: Home, table: str, *, damaged: Callable[[], None] | None = 
             return folder
         if damaged is not None:
             damaged()
-    _place_copy(_fetch_data(home, info, key), folder, info)
+    _place_copy(home, fetch_content(home.files, key), info)
     if damage is not None:
         log("tables.catalog").warning(
             "table.replaced", table=info.id, path=str(folder), reason=str(damage)
         )
     return folder
-
-
-def _fetch_data(home: Home, info: TableInfo, key: str) -> Path:
-    """Returns the data of a table from the files, verified.
-
-    What is remote has a copy on this machine, which may be the very file that was damaged.
-    """
-    source = home.files.fetch(key)
-    try:
-        check_data(source, info, verify=True)
-    except Corrupted:
-        if not home.files.holds(key, info.sha256):
-            raise
-        source = home.files.fetch(key)
-        check_data(source, info, verify=True)
-    return source
 
 
 def _find(conn: Connection, table: str) -> tuple[TableInfo, str]:
@@ -272,10 +257,12 @@ def _damage(folder: Path, info: TableInfo, *, verify: bool = False) -> Corrupted
         if not verify and _read_stamp(folder) == seen:
             return None
         check_data(data, info, verify=True)
+        if _stamp(data) == seen:  # nobody wrote to it meanwhile
+            _write_stamp(folder, seen)
     except Corrupted as error:
         return error
-    if _stamp(data) == seen:  # nobody wrote to it meanwhile
-        _write_stamp(folder, seen)
+    except OSError as error:  # another process removes it, or puts a whole one in its place
+        return Corrupted(f"table {str(folder)!r} cannot be read: {error.strerror}")
     return None
 
 
@@ -297,8 +284,9 @@ def _write_stamp(folder: Path, stamp: bytes) -> None:
         write_atomic(folder / _STAMP_FILE, stamp)
 
 
-def _place_copy(source: Path, folder: Path, info: TableInfo) -> None:
-    """Places data that was just verified."""
+def _place_copy(home: Home, source: Path, info: TableInfo) -> None:
+    """Places data that was just verified; of several processes, one after the other."""
+    folder = folder_of(home, info.id)
     make_folder(folder.parent)
     temporary = folder.parent / f".{info.id}.{secrets.token_hex(8)}.tmp"
     try:
@@ -307,7 +295,8 @@ def _place_copy(source: Path, folder: Path, info: TableInfo) -> None:
         if _link(source, data):  # a copy is another file, and not read yet
             _write_stamp(temporary, _stamp(data))
         write_atomic(temporary / INFO_FILE, msgspec.json.encode(info))
-        _place(temporary, folder, info)
+        with hold(home.run_path / "tables.lock"):
+            _place(temporary, folder, info)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
