@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +362,44 @@ def test_what_cannot_be_described_is_refused() -> None:
         Statistics(weight="w").merge(Statistics())
     with pytest.raises(InvalidInput, match="cannot be merged"):
         Slices("a").merge(Slices("b"))
+
+
+_REFUSED = {
+    "another type": {"a": [5, 6], "b": ["q", "r"], "new": [1, 2], "w": [1.0, 1.0]},
+    "too large": {"a": [5, 6], "b": pa.array([2**63, 1], pa.uint64()), "w": [1.0, 1.0]},
+    "no type of ours": {"a": [5, 6], "new": [1, 2], "z": [b"q", b"r"], "w": [1.0, 1.0]},
+    "a bad weight": {"a": [5, 6], "new": [1, 2], "b": [3, 4], "w": [1.0, -1.0]},
+}
+
+
+@pytest.mark.parametrize("refused", _REFUSED)
+@pytest.mark.parametrize("threads", [None, 2])
+def test_a_refused_piece_leaves_no_trace(refused: str, threads: int | None) -> None:
+    """Rows come in whole or not at all, and statistics go on as if they had not been there."""
+    good = pa.table({"a": [1, 2], "b": [None, 2], "c": ["x", "y"], "w": [1.0, 2.0]})
+    kept, spared = Statistics(weight="w"), Statistics(weight="w")
+    bad = pa.table(_REFUSED[refused])
+    with ThreadPoolExecutor(threads) as executor:
+        pool = None if threads is None else executor
+        kept.update(good, pool=pool)
+        with pytest.raises(InvalidInput):
+            kept.update(bad, pool=pool)
+        kept.update(good, pool=pool)
+    spared.update(good)
+    spared.update(good)
+    assert kept.to_bytes() == spared.to_bytes()
+
+
+def test_refused_statistics_leave_no_trace() -> None:
+    """Where one column can't be merged, none is."""
+    kept, other = (
+        describe(pa.table({"a": [1], "b": values, name: [1]}))
+        for values, name in (([1], "c"), (["x"], "d"))
+    )
+    before = kept.to_bytes()
+    with pytest.raises(InvalidInput, match="cannot be merged"):
+        kept.merge(other)
+    assert kept.to_bytes() == before
 
 
 @pytest.mark.parametrize("damage", [b"", b"12345678", b"\x00" * 40, None])

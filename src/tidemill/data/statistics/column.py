@@ -146,12 +146,16 @@ class ColumnState:
         Raises:
             InvalidInput: values of another type came before.
         """
+        self.check(kind)
+        self.type = kind
+
+    def check(self, kind: str) -> None:
+        """Raises InvalidInput if values of another type came before."""
         if kind != self.type and self.count > self.missing:
             raise InvalidInput(
                 f"statistics of {self.type} cannot be merged with those of {kind}",
                 remedy="Give pieces of the same columns.",
             )
-        self.type = kind
 
     # --- values ----------------------------------------------------------------------------------
 

@@ -40,6 +40,8 @@ class Slices:
     def update(self, table: pa.Table, *, pool: Executor | None = None) -> None:
         """Takes rows in.
 
+        After an error the slices are spent: some may have rows that others lack.
+
         Raises:
             InvalidInput: as for ``Statistics``; or there is no such column, it holds lists, or it
                 has too many different values.

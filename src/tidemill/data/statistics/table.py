@@ -56,6 +56,8 @@ class Statistics:
     def update(self, table: pa.Table, *, pool: Executor | None = None) -> None:
         """Takes rows in: numbers, booleans, timestamps, strings, and lists of such.
 
+        Where they are refused, none is taken in.
+
         Args:
             table: a piece.
             pool: where columns are worked on side by side.
@@ -64,45 +66,44 @@ class Statistics:
             InvalidInput: a column is of another type than before, or of one that can't be kept;
                 two have one name; or a weight is missing, negative or not finite.
         """
-        self._known(table.schema)
+        columns = self._of(table.schema)
         weights = None if self._weight is None else weights_of(table, self._weight)
+        each = map if pool is None else pool.map
+        plain = [*each(_checked, columns, columns.values(), table.columns)]
+        self._columns |= columns
         self._rows += table.num_rows
-        work = [(name, table.column(name)) for name in table.column_names]
-        if pool is None:
-            for name, values in work:
-                self._take(name, values, weights)
-        else:
-            list(pool.map(lambda one: self._take(one[0], one[1], weights), work))
+        list(each(lambda column, values: _take(column, values, weights), columns.values(), plain))
 
     def update_columns(self, rows: int, columns: Sequence[ColumnPieces], *, pool: Executor) -> None:
-        """Takes rows in, column by column; else as ``update`` does, without a weight."""
-        self._known(pa.schema([(one.name, one.type) for one in columns]))
+        """Takes rows in, column by column; else as ``update`` does, without a weight.
+
+        After an error the statistics are spent: some columns may have rows that others lack.
+        """
+        states = self._of(pa.schema([(one.name, one.type) for one in columns]))
+        self._columns |= states
         self._rows += rows
 
         def take(column: ColumnPieces) -> None:
+            state = states[column.name]
             for piece in column.pieces:
-                self._take(column.name, piece, None)
+                _take(state, _checked(column.name, state, piece), None)
 
         # The longest first, so that all end together.
         list(pool.map(take, sorted(columns, key=lambda one: -one.size_bytes)))
 
-    def _known(self, schema: pa.Schema) -> None:
-        """Begins the columns that are new; refuses those that can't be kept."""
+    def _of(self, schema: pa.Schema) -> dict[str, ColumnState]:
+        """Returns the columns, new ones among them; refuses those that can't be kept."""
         if len(set(schema.names)) < len(schema.names):
             raise InvalidInput("two columns have one name", remedy="Rename one.")
+        columns = {}
         for field in schema:
             plain = plain_array(pa.chunked_array([pa.nulls(0, field.type)]), field.name)
-            kind = type_of(_inner(plain.type))
-            self._columns.setdefault(field.name, ColumnState(type=kind))
-
-    def _take(self, name: str, values: pa.ChunkedArray, weights: Floats | None) -> None:
-        plain, column = plain_array(values, name, coded=True), self._columns[name]
-        if plain.null_count < len(plain):
-            column.become(type_of(_inner(plain.type)))
-        column.update(plain, weights)
+            new = ColumnState(type=type_of(_inner(plain.type)))
+            columns[field.name] = self._columns.get(field.name, new)
+        return columns
 
     def merge(self, other: Statistics) -> None:
-        """Takes another's rows in.
+        """Takes another's rows in, or, where they are refused, none.
 
         Raises:
             InvalidInput: a column is of another type there, or other weights were counted.
@@ -113,6 +114,9 @@ class Statistics:
                 f"{other._weight!r}",
                 remedy="Count all pieces by the same weight.",
             )
+        for name, column in other._columns.items():
+            if name in self._columns and column.count > column.missing:
+                self._columns[name].check(column.type)
         self._rows += other._rows
         for name, column in other._columns.items():
             self._columns.setdefault(name, ColumnState(type=column.type)).merge(column)
@@ -142,6 +146,20 @@ class Statistics:
         found = Statistics(weight=weight)
         found._rows, found._columns = rows, columns
         return found
+
+
+def _checked(name: str, column: ColumnState, values: pa.ChunkedArray) -> pa.Array:
+    """Returns values as a column takes them; refuses those of another type than it has."""
+    plain = plain_array(values, name, coded=True)
+    if plain.null_count < len(plain):
+        column.check(type_of(_inner(plain.type)))
+    return plain
+
+
+def _take(column: ColumnState, plain: pa.Array, weights: Floats | None) -> None:
+    if plain.null_count < len(plain):
+        column.become(type_of(_inner(plain.type)))
+    column.update(plain, weights)
 
 
 def plain_array(column: pa.ChunkedArray, name: str, *, coded: bool = False) -> pa.Array:
