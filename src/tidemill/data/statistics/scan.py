@@ -6,10 +6,12 @@ core, piece by piece: what was read is still near when it is worked on. Others t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self, TypeVar
 
 import pyarrow as pa
@@ -49,7 +51,9 @@ def describe(
             piece by piece: memory does not grow with their rows.
         weight: a column that says how much a row counts.
         threads: columns that are worked on at the same time.
-        progress: told the rows read so far and in all.
+        progress: told the rows done so far and in all, about batch by batch; columns that are at
+            different rows count as many as their values make together. From any thread, but never
+            from two at a time.
 
     Raises:
         InvalidInput: it can't be read, a column is of a type that can't be kept, or a weight is
@@ -66,7 +70,9 @@ def describe(
     done = 0
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as reader:
         for total, rows, columns in _ahead(_spans(data), reader):
-            found.update_columns(rows, columns, pool=pool)
+            span = range(done, done + rows)
+            watched = _watched(columns, span, total, progress) if progress else columns
+            found.update_columns(rows, watched, pool=pool)
             done += rows
             if progress is not None:
                 progress(done, total)
@@ -184,6 +190,26 @@ def _sliced(table: pa.Table, at: int) -> ColumnPieces:
         size_bytes=column.get_total_buffer_size(),
         pieces=(column.slice(start, BATCH_ROWS) for start in starts),
     )
+
+
+def _watched(
+    columns: Sequence[ColumnPieces], rows: range, total: int, progress: Progress
+) -> list[ColumnPieces]:
+    """Returns columns of some rows that tell, batch by batch, how many are done, but not all."""
+    lock, values, told = Lock(), 0, rows.start
+
+    def watched(pieces: Iterable[pa.ChunkedArray]) -> Iterator[pa.ChunkedArray]:
+        nonlocal values, told
+        for piece in pieces:
+            yield piece
+            with lock:
+                values += len(piece)
+                done = rows.start + values // len(columns)
+                if told + BATCH_ROWS <= done < rows.stop:
+                    told = done
+                    progress(done, total)
+
+    return [replace(column, pieces=watched(column.pieces)) for column in columns]
 
 
 def _paths(data: Any) -> list[Path] | None:
