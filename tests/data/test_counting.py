@@ -19,6 +19,7 @@ from tidemill.data.statistics.counting import count, first_places, repeated
 from tidemill.data.statistics.hashes import hash_texts
 from tidemill.data.statistics.layout import Texts
 from tidemill.data.statistics.sketches import EXACT_POINTS, POINTS
+from tidemill.foundation.errors import InvalidInput
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Draw = Callable[[np.random.Generator, int], Array]
@@ -126,6 +127,51 @@ def test_texts_of_a_dictionary_are_described_as_plain_ones(tmp_path: Path) -> No
             for weighing in (None, "weight"):
                 found, expected = (describe(rows, weight=weighing) for rows in (one, wanted))
                 assert found.to_bytes() == expected.to_bytes(), name
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.6"])
+def test_a_dictionary_is_kept_where_it_has_all_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """In every row group, not only in the first; whichever are read so, the same is found."""
+    rows = 20_000
+    few = ["a", "b"] * rows
+    later = {
+        "many": few[:rows] + [f"{at * 2654435761 % 2**32:032b}" for at in range(rows)],
+        "long": few[:rows] + [f"{at}{'z' * 1_000}" for at in range(rows)],
+        "gone": few[:rows] + [None] * rows,
+    }
+    table = pa.table(
+        {"few": few, **later, "several": [[text] for text in few], "number": [1.5] * 2 * rows}
+    )
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=rows, version=version)
+    asked: list[list[str]] = []
+    opened = pq.ParquetFile
+
+    def noted(*args: Any, read_dictionary: list[str], **options: Any) -> pq.ParquetFile:
+        asked.append(read_dictionary)
+        return opened(*args, read_dictionary=read_dictionary, **options)
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", noted)
+    found = describe(tmp_path / "rows.parquet")
+    assert asked
+    assert all(one == ["few", "gone"] for one in asked)
+    pieces = Statistics()
+    pieces.update(table.slice(0, rows))
+    pieces.update(table.slice(rows))
+    assert found.to_bytes() == pieces.to_bytes()
+
+
+def test_a_refused_column_is_called_what_it_is(tmp_path: Path) -> None:
+    """The type that an error names is the file's, however its texts would be read."""
+    kinds = {"s": pa.struct([("t", pa.string())]), "m": pa.list_(pa.list_(pa.string()))}
+    for name, kind in kinds.items():
+        values = {"s": {"t": "a"}, "m": [["a"]]}[name]
+        pq.write_table(pa.table({name: pa.array([values] * 9, kind)}), tmp_path / "rows.parquet")
+        with pytest.raises(InvalidInput, match="can't be kept") as refused:
+            describe(tmp_path / "rows.parquet")
+        assert "string" in str(refused.value)
+        assert "dictionary" not in str(refused.value)
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32, 64])

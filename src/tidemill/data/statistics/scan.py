@@ -30,7 +30,11 @@ SPAN_ROWS = 1 << 21
 
 THREADS = 2
 DICTIONARY_BYTES = 1 << 17
-"""Of a larger one not all texts may be in it."""
+"""Of a larger one, as it is stored, not all texts may be in it."""
+
+PLAIN_BYTES = 1 << 20
+CODE_BYTES = 3
+"""A dictionary has at most so many bytes, and its code so many: writers go on with plain texts."""
 
 Piece = TypeVar("Piece")
 Progress = Callable[[int, int], None]
@@ -325,7 +329,7 @@ class _File:
 def _looked_up(metadata: pq.FileMetaData) -> tuple[list[str], dict[str, int]]:
     """Returns the texts that are written as those of a small dictionary, and how large columns are.
 
-    The first rows tell. Both decide only how long it takes to read the others.
+    The first rows tell how large. Both decide only how long it takes to read.
     """
     if not metadata.num_row_groups:
         return [], {}
@@ -333,13 +337,28 @@ def _looked_up(metadata: pq.FileMetaData) -> tuple[list[str], dict[str, int]]:
     coded: list[str] = []
     sizes: dict[str, int] = {}
     for place in range(group.num_columns):
-        column = group.column(place)
-        path, size = column.path_in_schema, column.total_uncompressed_size
-        name = path.split(".")[0]
+        leaf, size = metadata.schema.column(place), group.column(place).total_uncompressed_size
+        nested = leaf.path != leaf.name
+        name = leaf.path.split(".")[0] if nested else leaf.path
         sizes[name] = sizes.get(name, 0) + size
-        if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
-            dictionary_bytes = column.data_page_offset - column.dictionary_page_offset
-            if dictionary_bytes <= DICTIONARY_BYTES:
-                coded.append(path)
-                sizes[name] -= size
+        if leaf.physical_type == "BYTE_ARRAY" and not nested and _everywhere(metadata, place):
+            coded.append(name)
+            sizes[name] -= size
     return coded, sizes
+
+
+def _everywhere(metadata: pq.FileMetaData, place: int) -> bool:
+    """Tells whether all row groups have the texts of a column in a small dictionary."""
+    groups = range(metadata.num_row_groups)
+    return all(_in_dictionary(metadata.row_group(group).column(place)) for group in groups)
+
+
+def _in_dictionary(chunk: pq.ColumnChunkMetaData) -> bool:
+    if not chunk.has_dictionary_page:
+        return False
+    if chunk.data_page_offset - chunk.dictionary_page_offset > DICTIONARY_BYTES:
+        return False
+    if {"PLAIN_DICTIONARY", "PLAIN"} <= {*chunk.encodings}:  # newer files call both PLAIN
+        return False
+    most = PLAIN_BYTES + CODE_BYTES * chunk.num_values
+    return bool(chunk.total_uncompressed_size <= most)
