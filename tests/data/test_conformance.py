@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -311,3 +313,18 @@ def test_accepting_every_mend_leaves_no_anomaly(
     assert all(one.fix is not None for one in found)
     mended = apply_edits(schema, [one.fix for one in found if one.fix is not None])
     assert check(table, mended).anomalies == ()
+
+
+def test_a_schema_of_many_rows_is_learned_in_little_memory() -> None:
+    """What is counted is counted piece by piece, however many rows a frame has."""
+    rows = 2_000_000
+    table = pa.table({"x": np.random.default_rng(0).normal(size=rows)})
+    tracemalloc.start()
+    try:
+        column = infer_schema(table, ranges=True).columns[0]
+        most_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    values = table["x"].to_numpy()
+    assert (column.min, column.max) == (values.min(), values.max())
+    assert most_bytes < 64 << 20

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from tidemill.data.casting import ARROW, cast, supported, type_of
 from tidemill.data.frames import as_table
 from tidemill.data.schema import Column, Schema, complete, infer
-from tidemill.data.statistics import Statistics
+from tidemill.data.statistics import describe
 from tidemill.foundation.errors import InvalidInput
 
 
@@ -92,8 +92,7 @@ def _learned(column: Column, values: pa.Array, *, ranges: bool) -> Column:
         raise InvalidInput(
             f"column {column.name!r} has values that are not {kind}", remedy="Correct the schema."
         )
-    statistics = Statistics()
-    statistics.update(pa.table({column.name: found.values.cast(ARROW[kind])}))
+    statistics = describe(pa.table({column.name: found.values.cast(ARROW[kind])}))
     bare = Schema(columns=(column,))
     learned = infer(bare, statistics.result(), ranges=ranges).columns[0]
     if kind != "float64" or not found.not_finite.any():
