@@ -6,9 +6,9 @@ core, piece by piece: what was read is still near when it is worked on. Others t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -160,12 +160,9 @@ def _pieces(data: Any) -> Iterator[tuple[int, pa.Table]]:
         for start in range(0, max(table.num_rows, 1), BATCH_ROWS):
             yield table.num_rows, table.slice(start, BATCH_ROWS)
         return
-    with _reading():
-        total = _rows(paths)
-        for path in paths:
-            with _File(path) as file:
-                for groups in file.spans():
-                    yield from ((total, piece) for piece in file.pieces(groups))
+    with _reading(), closing(_groups(paths)) as spans:
+        for total, file, groups in spans:
+            yield from ((total, piece) for piece in file.pieces(groups))
 
 
 def _spans(data: Any) -> Iterator[tuple[int, int, list[ColumnPieces]]]:
@@ -178,12 +175,18 @@ def _spans(data: Any) -> Iterator[tuple[int, int, list[ColumnPieces]]]:
             [_sliced(table, at) for at in range(table.num_columns)],
         )
         return
-    with _reading():
-        total = _rows(paths)
-        for path in paths:
-            with _File(path) as file:
-                for groups in file.spans():
-                    yield total, *file.columns(groups)
+    with _reading(), closing(_groups(paths)) as spans:
+        for total, file, groups in spans:
+            yield total, *file.columns(groups)
+
+
+def _groups(paths: Sequence[Path]) -> Generator[tuple[int, _File, list[int]], None, None]:
+    """Yields row groups that follow each other, with their file and the number of rows in all."""
+    total = sum(pq.read_metadata(path).num_rows for path in paths)
+    for path in paths:
+        with _File(path) as file:
+            for groups in file.spans():
+                yield total, file, groups
 
 
 def _sliced(table: pa.Table, at: int) -> ColumnPieces:
@@ -223,10 +226,6 @@ def _paths(data: Any) -> list[Path] | None:
     if isinstance(data, Sequence) and data and all(isinstance(one, str | Path) for one in data):
         return [Path(one) for one in data]
     return None
-
-
-def _rows(paths: Sequence[Path]) -> int:
-    return sum(pq.read_metadata(path).num_rows for path in paths)
 
 
 @contextmanager
