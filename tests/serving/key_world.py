@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from tests.serving.fakes import Transport
+
 from tidemill.data.ledger import LedgerWriter, read_ledger
 from tidemill.foundation.clock import SYSTEM_CLOCK
 from tidemill.foundation.errors import Corrupted
@@ -83,32 +85,6 @@ class Known:
 
     def close(self) -> None:
         self.closed = True
-
-
-class Transport(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-
-    def write(self, data: Any) -> None:
-        self.written += data
-
-    def is_closing(self) -> bool:
-        return False
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """Goes on."""
-
-    def pause_reading(self) -> None:
-        """Goes on."""
-
-    def resume_reading(self) -> None:
-        """Goes on."""
 
 
 class Everything:

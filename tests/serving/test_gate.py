@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from tests.serving.fakes import Transport
 
 from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.instruments import Instruments
@@ -61,26 +62,6 @@ class Reader:
                 exchange.answer(exchange.body)
 
         return answer
-
-
-class Transport(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-
-    def write(self, data: Any) -> None:
-        self.written += data
-
-    def is_closing(self) -> bool:
-        return False
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        pass
 
 
 def request(path: bytes, *more: bytes) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.serving.fakes import Replica, Transport
 from tests.serving.key_world import (
     FAMILIES,
     KNOWN,
@@ -17,7 +18,6 @@ from tests.serving.key_world import (
     Everything,
     Kind,
     Known,
-    Transport,
     World,
     gateway,
     kept,
@@ -31,7 +31,6 @@ from tidemill.models.signature import Batch, Column, Signature
 from tidemill.serving import wire
 from tidemill.serving.connection import MAX_PIPELINE
 from tidemill.serving.features import open_features
-from tidemill.serving.replicas.replica import Done
 from tidemill.tables.answer import encode_answer, encode_answers
 from tidemill.tables.build import TableBuilder
 from tidemill.tables.key import KeyEncoder
@@ -69,24 +68,10 @@ class Rows:
         """Nothing to give back."""
 
 
-class Model:
-    """Answers a row with x and the length of its city."""
-
-    capacity = 1
-    on_loop = False
-    in_flight = 0
-    alive = True
-    name = "fake"
-
-    async def start(self) -> None:
-        """Nothing to load."""
-
-    def submit(self, batch: Batch, done: Done) -> None:
-        long = np.array([*map(len, batch["city"])], np.float16)
-        done({"y": batch["x"].astype(np.float32), "z": np.stack([long, long], 1)})
-
-    async def aclose(self) -> None:
-        """Nothing to give back."""
+def measured(batch: Batch) -> Batch:
+    """Returns x and the length of each city."""
+    long = np.array([*map(len, batch["city"])], np.float16)
+    return {"y": batch["x"].astype(np.float32), "z": np.stack([long, long], 1)}
 
 
 def said(city: str, user: int) -> tuple[str, list[Any]]:
@@ -150,7 +135,11 @@ def test_any_key_gets_together_what_it_gets_alone(
     async def main(path: Path, watch: Any) -> list[int]:
         table, features = Rows(names, represent), open_features(tmp_path / "features", CITIES)
         kind = Kind(
-            signature=CITIES, key=table.key, table=table, features=features, replicas=[Model()]
+            signature=CITIES,
+            key=table.key,
+            table=table,
+            features=features,
+            replicas=[Replica(measured)],
         )
         async with gateway(path, watch, kind=kind) as world:
             connections = [world.connect() for _ in asked]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.serving.fakes import Replica
 
 from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import (
@@ -21,35 +22,23 @@ from tidemill.models.signature import Batch
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.batching import ServiceTime
 from tidemill.serving.query import Query
-from tidemill.serving.replicas.replica import Done
 
 LATER_S = 2.0
 
 
-class Replica:
+class Model(Replica):
     """Answers at once with what a function makes of the batch; that takes as long as it is told."""
 
-    capacity = 1
-    on_loop = False
-    in_flight = 0
-    alive = True
-    name = "fake"
-
     def __init__(self, clock: FakeClock, predict: Callable[[Any], Batch | TidemillError]) -> None:
+        super().__init__(self.answers)
         self.clock = clock
         self.predict = predict
         self.takes_s = 0.0
 
-    async def start(self) -> None:
-        """Nothing to load."""
-
-    def submit(self, batch: Batch, done: Done) -> None:
+    def answers(self, batch: Batch) -> Batch | TidemillError:
         outputs = self.predict(batch["x"])
         self.clock.advance(self.takes_s)
-        done(outputs)
-
-    async def aclose(self) -> None:
-        """Nothing to give back."""
+        return outputs
 
 
 class Observer:
@@ -69,7 +58,7 @@ class World:
     def __init__(self, predict: Callable[[Any], Batch | TidemillError]) -> None:
         self.clock = FakeClock(at=100.0)
         self.ended: list[Query] = []
-        self.replica = Replica(self.clock, predict)
+        self.replica = Model(self.clock, predict)
         self.batcher = Batcher(
             clock=self.clock,
             max_batch=8,

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from tests.serving.fakes import Replica
 
 from tidemill.data.ledger import LedgerWriter, read_ledger
 from tidemill.foundation.clock import SYSTEM_CLOCK
@@ -28,7 +29,6 @@ from tidemill.serving.measures import Measures
 from tidemill.serving.plan import Deployment, Live, VersionAssignment
 from tidemill.serving.processor import Processor
 from tidemill.serving.query import Query
-from tidemill.serving.replicas.replica import Done
 from tidemill.serving.version import LiveVersion
 from tidemill.tables.answer import encode_answer
 from tidemill.tables.key import KeyEncoder
@@ -37,24 +37,10 @@ from tidemill.tables.table import Table
 SIGNATURE = Signature((Column("x", "int64"),), (Column("y", "int64"), Column("word", "string")))
 
 
-class Replica:
-    """Answers y = 10·x and a word; for x = 13 something that no ledger can keep."""
-
-    capacity = 1
-    on_loop = False
-    in_flight = 0
-    alive = True
-    name = "fake"
-
-    async def start(self) -> None:
-        """Nothing to load."""
-
-    def submit(self, batch: Batch, done: Done) -> None:
-        words = ["a\ud800" if x == 13 else "fine" for x in batch["x"].tolist()]
-        done({"y": batch["x"] * 10, "word": np.array(words, object)})
-
-    async def aclose(self) -> None:
-        """Nothing to give back."""
+def answers(batch: Batch) -> Batch:
+    """Returns y = 10·x and a word; for x = 13 something that no ledger can keep."""
+    words = ["a\ud800" if x == 13 else "fine" for x in batch["x"].tolist()]
+    return {"y": batch["x"] * 10, "word": np.array(words, object)}
 
 
 class OneColumn:
@@ -99,7 +85,7 @@ class World:
             clock=SYSTEM_CLOCK,
             measures=measures.of(1),
         )
-        batcher.set_replicas([Replica()])
+        batcher.set_replicas([Replica(answers)])
         self.application = Application(
             deployment=Deployment(application="app", revision=1, versions=(assignment.live,)),
             versions=(version,),
