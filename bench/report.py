@@ -5,8 +5,8 @@
 In ``docs/benchmarks.md`` a table stands between ``<!-- results: NAME -->`` and
 ``<!-- end of results -->``; whatever is there is replaced by what ``bench/results`` holds. A
 benchmark without results here is left as it is. Workloads that were served in several runs, plans
-and cases that were measured in several, and parts of the footprint are put together, each in its
-newest run.
+and cases that were measured in several, parts of the footprint, and servers of lookups and turns of
+builds beside them are put together, each in its newest run.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from bench.cases.claims import case_claims
 from bench.cases.tables import case_table, rehearsed_table
 from bench.footprint.claims import claims as footprint_claims
 from bench.footprint.claims import put_together
+from bench.lookup.claims import claims as lookup_claims
 from bench.lookup.claims import servers_table, turns_table
 from bench.openloop.sweep import sweep_table
 from bench.planning.claims import planning_claims
@@ -132,22 +133,26 @@ def rebuilt(turns: list[dict[str, Any]]) -> str:
 
 
 def lookup(runs: list[dict[str, Any]]) -> str:
-    """Returns what the benchmark of lookups found."""
-    results = _newest(runs)
-    beside = ", ".join(f"{name} {number}" for name, number in results["peers"].items())
-    told = f"Beside: {beside}. {results['keys']:,} keys; medians of {results['repeats']} turns."
-    left = [f"- {name} was left out: {why}" for name, why in results["left_out"].items()]
-    parts = [
-        f"{measured_on(results)} {told}",
-        "\n".join(left),
-        claims_table(results["claims"]),
-        servers_table(results["summary"]) if results["summary"] else "",
-    ]
-    if results["turns"]:
-        rate = results["turns"][0]["rate"]
-        parts.append(f"Builds of {results['built']:,} keys beside {rate:,.0f} lookups a second:")
-        parts.append(turns_table(results["turns"]))
-    return "\n\n".join(part for part in parts if part)
+    """Returns what the benchmark of lookups found: servers, and each turn of builds, newest run."""
+    compared = [run for run in runs if run["summary"]]
+    parts, summary = [], []
+    if compared:
+        results = _newest(compared)
+        summary = results["summary"]
+        beside = ", ".join(f"{name} {number}" for name, number in results["peers"].items())
+        told = f"Beside: {beside}. {results['keys']:,} keys; medians of {results['repeats']} turns."
+        left = [f"- {name} was left out: {why}" for name, why in results["left_out"].items()]
+        parts += [f"{measured_on(results)} {told}", "\n".join(left), servers_table(summary)]
+    most = max((run["built"] for run in runs if run["turns"]), default=0)
+    newest = _newest_parts([run for run in runs if run["built"] == most], "turns", "turn")
+    newest = {f"turn {number}": newest[number] for number in sorted(newest)}
+    turns = [turn for _, turn in newest.values()]
+    if turns:
+        parts.append("Builds beside half the lookups that the server bears:")
+        parts += [*_spoken(newest, ""), turns_table(turns)]
+    return "\n\n".join(
+        part for part in (claims_table(lookup_claims(summary, turns)), *parts) if part
+    )
 
 
 def described(runs: list[dict[str, Any]]) -> str:

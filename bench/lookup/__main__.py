@@ -1,18 +1,20 @@
 """Looks keys up over HTTP: ours beside servers that do nothing else, and beside a build.
 
-    python -m bench.lookup [--smoke | --quick | --brief] [--repeats N] [--only PART]
+    python -m bench.lookup [--smoke | --quick | --brief] [--repeats N] [--only PART] [--turn N]
 
 Two parts. ``servers``: 64 connections ask for one key each, in turn of ours (by URL, and by a v1
 body), a bare asyncio server on LMDB, FastAPI on LMDB and FastAPI on Redis, one process each.
 ``swap``: lookups come at half the rate that ours bears, while a large table is built at idle
 priority and swapped in; then for as long beside processes that only burn as much CPU at that
-priority.
+priority. Its turns can be run one by one; the report puts together each one's newest, and the
+newest comparison of servers.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,17 @@ def main() -> None:
     """Runs the benchmark, prints tables and claims, and says where the figures are."""
     parser = effort_parser("bench.lookup", __doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="only this part")
+    parser.add_argument(
+        "--turn",
+        type=int,
+        choices=range(1, MOST_TURNS + 1),
+        action="append",
+        help="only this turn of swap, and no other part",
+    )
     options = parser.parse_args()
-    parts = options.only or PARTS
+    parts = ("swap",) if options.turn else options.only or PARTS
     effort = chosen_effort(options)
+    turns = options.turn or range(1, min(MOST_TURNS, effort.repeats) + 1)
     record = Record(
         "lookup",
         effort=effort.name,
@@ -69,7 +79,7 @@ def main() -> None:
                 others = peers(work, folder, stack, record.values["left_out"])
                 _compare([*mine, *others], effort, record)
             if "swap" in parts:
-                _swap(mine[0], work, folder / "home", effort, record)
+                _swap(mine[0], work, folder / "home", turns, record)
     except BenchmarkFailed as error:
         sys.exit(f"bench.lookup: {error}")
     record.write(finished=True)
@@ -87,21 +97,22 @@ def _compare(targets: list[Target], effort: Effort, record: Record) -> None:
         record.write(summary=summary, claims=claims(summary, []))
 
 
-def _swap(target: Target, work: Work, home: Path, effort: Effort, record: Record) -> None:
-    bears = measure(target, connections=AT, seconds=effort.seconds)["rps"]
-    rate, limit_s = bears / 2, LIMIT_S[effort.name]
-    turns: list[dict[str, Any]] = record.values["turns"]
-    for turn in range(min(MOST_TURNS, effort.repeats)):
-        rows = BUILT[effort.name] + turn + 1  # each holds a key that none before it held
-        say(f"  turn {turn + 1}: a build of {rows:,} keys beside {rate:,.0f} lookups/s")
+def _swap(target: Target, work: Work, home: Path, turns: Iterable[int], record: Record) -> None:
+    facts = record.values
+    rate = measure(target, connections=AT, seconds=facts["seconds"])["rps"] / 2
+    limit_s, built, found = LIMIT_S[facts["effort"]], facts["built"], facts["turns"]
+    for turn in turns:
+        rows = built + turn  # each holds a key that none before it held
+        say(f"  turn {turn}: a build of {rows:,} keys beside {rate:,.0f} lookups/s")
         build, took, cpu_s = beside_a_build(
             target, work, home, rate=rate, rows=rows, limit_s=limit_s
         )
-        say(f"  turn {turn + 1}: {took:.1f} s beside a burner of as much ({cpu_s:.1f} s of a core)")
+        say(f"  turn {turn}: {took:.1f} s beside a burner of as much ({cpu_s:.1f} s of a core)")
         burner = beside_a_burner(target, rate=rate, seconds=took, cpu_s=cpu_s, limit_s=limit_s)
-        found = {"build": build, "burner": burner}
-        turns.append({"rate": rate, "seconds": took, "cpu_s": cpu_s, **found})
-        record.write(claims=claims(record.values["summary"], turns))
+        took_s = {"seconds": took, "cpu_s": cpu_s}
+        beside = {"build": build, "burner": burner}
+        found.append({"turn": turn, "built": built, "rate": rate, **took_s, **beside})
+        record.write(claims=claims(facts["summary"], found))
 
 
 if __name__ == "__main__":

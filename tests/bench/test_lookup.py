@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from bench.answers import READERS
 from bench.lookup.claims import AIMS, BARE, LMDB, LOOKUP, claims, servers_table, turns_table
 from bench.lookup.work import KEY, make_work, write_rows
 from bench.openload import Load as OpenLoad
 from bench.questions import Body, http_requests, read_bodies, write_bodies
+from bench.report import filled
+
+from bench import results
 
 
 def test_questions_with_and_without_a_body_come_back_as_they_were(tmp_path: Path) -> None:
@@ -52,21 +56,58 @@ def found(target: str, rps: float) -> dict[str, Any]:
     return {"target": target, "rps": spread(rps), **{name: spread(1.0) for name in names}}
 
 
+def turn(number: int, build_p99_ms: float, *, built: int = 5000) -> dict[str, Any]:
+    """Returns a turn whose p99 beside a build is that, and 2 ms beside a burner."""
+    return {
+        "turn": number,
+        "built": built,
+        "rate": 9.0,
+        "seconds": 2.0,
+        "build": {"p50_ms": 1.0, "p99_ms": build_p99_ms},
+        "burner": {"p50_ms": 1.0, "p99_ms": 2.0},
+    }
+
+
 def test_claims_are_ratios_of_medians_and_what_was_not_measured_meets_nothing() -> None:
     """A peer that was left out makes its claim one that was not measured."""
     summary = [found(LOOKUP, 600.0), found(BARE, 1000.0), found(LMDB, 100.0)]
-    beside = {
-        "rate": 1.0,
-        "seconds": 2.0,
-        "build": {"p50_ms": 1.0, "p99_ms": 3.0},
-        "burner": {"p50_ms": 1.0, "p99_ms": 2.0},
-    }
-    judged = claims(summary, [beside])
-    assert [each["met"] for each in judged] == [True, False, None, False]
+    beside = [turn(number, build) for number, build in ((1, 3.0), (2, 1.0), (3, 2.2))]
+    judged = claims(summary, beside)
+    assert [each["met"] for each in judged] == [True, False, None, True]
     assert [each["aim"] for each in judged] == [*AIMS.values(), 1.2]
+    assert judged[-1]["found"] == 1.1
     assert [each["met"] for each in claims([], [])] == [None] * 4
     assert "| 600 (600-600) |" in servers_table(summary)
-    assert turns_table([beside]).endswith("| 1 | 2.0 | 1.00 | 3.00 | 1.00 | 2.00 |")
+    line = "| 1 | 5,000 | 2.0 | 9 | 1.00 | 3.00 | 1.00 | 2.00 | 1.50 |"
+    assert turns_table(beside[:1]).endswith(line)
+
+
+def test_turns_and_servers_of_several_runs_are_told_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither hides the other, a turn is told by its newest run, and one of a small build never."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    runs = [
+        ([], [turn(1, 9.0), turn(2, 8.0)]),
+        ([found(LOOKUP, 600.0), found(BARE, 1000.0)], []),
+        ([], [turn(1, 2.0)]),
+        ([], [turn(2, 7.0, built=50)]),
+    ]
+    for at, (summary, turns) in enumerate(runs):
+        built = turns[0]["built"] if turns else 5000
+        facts = {"built": built, "keys": 100, "repeats": 3, "peers": {}, "left_out": {}}
+        record = results.Record(
+            "lookup", effort="brief", summary=summary, turns=turns, finished=True, **facts
+        )
+        record.values["at"] = f"2026-11-0{at + 1}T00:00:00Z"
+        record.path = tmp_path / f"lookup-{at}.json"
+        record.write()
+    page = filled("<!-- results: lookup -->\n<!-- end of results -->")
+    assert "| lookups / bare asyncio + LMDB | ≥ 0.6 x | 0.6 x | met |" in page
+    assert "burner | ≤ 1.2 x | 2.5 x | **not met** |" in page
+    assert "Turn 1: measured 2026-11-03" in page
+    assert "Turn 2: measured 2026-11-01" in page
+    assert page.count("Measured 2026-11-02") == 1
 
 
 def test_an_open_loop_that_is_stopped_waits_for_what_it_asked() -> None:
