@@ -13,6 +13,7 @@ from tidemill.foundation.errors import InvalidInput
 from tidemill.planning.alternatives import Alternative, Promise, Study, head_sizes, refresh_every
 from tidemill.planning.choose import Plan, choose, pick
 from tidemill.planning.costs import Costs
+from tidemill.planning.explain import explain
 from tidemill.planning.latency import LatencyLaw
 from tidemill.planning.prices import Prices
 from tidemill.planning.traffic import Traffic, zipf_traffic
@@ -152,6 +153,25 @@ def test_nothing_that_keeps_the_promise_is_said() -> None:
     plan = choose(traffic, slow, promise=Promise(slo_ms=5.0, most_replicas=1), queries=2000)
     assert not plan.feasible
     assert plan.reasons[1].startswith("Nothing keeps the promise")
+
+
+def test_the_model_alone_and_behind_a_cache_are_told_apart() -> None:
+    """What only a cache makes as cheap as a table is not called the model alone."""
+    plan = choose(zipf_traffic(50.0, 200, 0.5), SLOW, queries=FEW)
+    model, behind = (each for each in plan.alternatives if not each.head_keys)
+    static = msgspec.structs.replace(plan.chosen, cost_month=100.0)
+    model = msgspec.structs.replace(model, cost_month=150.0)
+    behind = msgspec.structs.replace(behind, cost_month=98.0)
+    told = explain(static, (model, behind, static), traffic=plan.traffic, promise=plan.promise)[
+        1
+    ].split("; ")
+    assert told[0].startswith("The model alone would cost 50% more")
+    assert told[1].startswith(f"the model behind a cache of {behind.cache_entries:,} answers would")
+    assert "2% less" in told[1]
+    assert told[1].endswith(", inside the noise, and cold after each start).")
+    dearer = msgspec.structs.replace(behind, cost_month=103.0)
+    every = (model, dearer, static)
+    assert "cold" not in explain(static, every, traffic=plan.traffic, promise=plan.promise)[1]
 
 
 def test_what_costs_nothing_is_compared_all_the_same() -> None:

@@ -78,26 +78,46 @@ def _why(
 ) -> str:
     if not chosen.feasible:
         return f"Nothing keeps the promise: here {' and '.join(chosen.broken)}."
-    others = []
-    dynamic = [each for each in alternatives if each.head_keys == 0]
-    full = [each for each in alternatives if each.head_keys == traffic.cardinality]
-    if chosen.head_keys:
-        others.append(_against(chosen, dynamic, "the model alone", aim))
+    told = [
+        _against(chosen, [each], _without_table(each), aim)
+        for each in alternatives
+        if not each.head_keys and each is not chosen
+    ]
     if chosen.head_keys != traffic.cardinality:
-        least = min(full, key=lambda each: (not each.feasible, each.cost_month))
-        name = f"a table of all {traffic.cardinality:,} keys"
-        told = _against(chosen, full, name, aim)
-        if least.covered < 1.0 - promise.uncovered:
-            told += f" and would leave {percent(1.0 - least.covered)} to the model all the same"
-        others.append(told)
+        told.append(_against_all(chosen, alternatives, traffic, promise, aim))
     if not chosen.head_keys:
         some = [each for each in alternatives if 0 < each.head_keys < traffic.cardinality]
         if some:
-            best = min(some, key=lambda each: (not each.feasible, each.cost_month))
+            best = min(some, key=_worse)
             name = f"the best smaller table, of {best.head_keys:,},"
-            others.append(_against(chosen, [best], name, aim))
-    text = "; ".join(others)
+            told.append(_against(chosen, [best], name, aim))
+    text = "; ".join(told)
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _without_table(alternative: Alternative) -> str:
+    entries = alternative.cache_entries
+    return f"the model behind a cache of {entries:,} answers" if entries else "the model alone"
+
+
+def _against_all(
+    chosen: Alternative,
+    alternatives: Sequence[Alternative],
+    traffic: Traffic,
+    promise: Promise,
+    aim: str,
+) -> str:
+    """Returns how a table of all keys compares, and what it would leave to the model."""
+    full = [each for each in alternatives if each.head_keys == traffic.cardinality]
+    told = _against(chosen, full, f"a table of all {traffic.cardinality:,} keys", aim)
+    least = min(full, key=_worse)
+    if least.covered < 1.0 - promise.uncovered:
+        told += f" and would leave {percent(1.0 - least.covered)} to the model all the same"
+    return told
+
+
+def _worse(alternative: Alternative) -> tuple[bool, float]:
+    return not alternative.feasible, alternative.cost_month
 
 
 def _against(chosen: Alternative, group: Sequence[Alternative], name: str, aim: str) -> str:
@@ -120,6 +140,8 @@ def _against(chosen: Alternative, group: Sequence[Alternative], name: str, aim: 
     if share <= 0.005:
         than = "as much" if chosen.cost_month > 0.0 or change == 0.0 else "something"
     inside = ", inside the noise" if change < 0 else ""
+    if inside and best.cache_entries and not chosen.cache_entries:
+        inside += ", and cold after each start"
     return f"{name} would cost {than} ({best.cost_per_million:.3g} a million{inside})"
 
 
