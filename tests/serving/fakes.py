@@ -17,6 +17,7 @@ class Transport(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.closed = False
+        self.reading = True
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -31,10 +32,10 @@ class Transport(asyncio.Transport):
         self.closed = True
 
     def pause_reading(self) -> None:
-        """Goes on."""
+        self.reading = False
 
     def resume_reading(self) -> None:
-        """Goes on."""
+        self.reading = True
 
 
 class Replica:

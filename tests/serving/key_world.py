@@ -23,12 +23,12 @@ from tidemill.serving import channel
 from tidemill.serving.application import Application
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.cache import Cache
-from tidemill.serving.connection import Limits
 from tidemill.serving.dataplane import DataPlane
 from tidemill.serving.edge import Edge
 from tidemill.serving.extensions import Extensions
 from tidemill.serving.features import StoredFeatures
 from tidemill.serving.guard import Guard
+from tidemill.serving.limits import Limits
 from tidemill.serving.measures import Measures
 from tidemill.serving.openapi import ApiDocument
 from tidemill.serving.plan import Deployment, Live, VersionAssignment

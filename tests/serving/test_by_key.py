@@ -22,6 +22,7 @@ from tidemill.models.signature import Column, Signature
 from tidemill.planning.workload.sources import read_served
 from tidemill.recipes.keyed_rows import rows_of_table
 from tidemill.serving.by_key import MAX_QUERY_BYTES, KeyReader
+from tidemill.serving.exchange import is_query
 
 KINDS = ("string", "int64", "uint8", "float64", "float32", "bool")
 READER = KeyReader(
@@ -101,6 +102,54 @@ def test_a_long_query_is_refused_whatever_the_columns_are_called() -> None:
     assert reader.read_query(b"fare%20class=b") == ["b"]
     with pytest.raises(TooLarge, match="8210 bytes"):
         reader.read_query(b"fare%20class=".ljust(8210, b"b"))
+
+
+BEFORE, AFTER, MOST = b"GET /a?", b" HTTP/1.1\r\nhost: x\r\n\r\n", 200
+
+
+def reader_of(*kinds: str) -> KeyReader:
+    columns = tuple(Column(kind, kind) for kind in kinds)
+    return KeyReader(Signature(columns, (Column("y", "float32"),)), kinds)
+
+
+PLAIN = [reader_of("int64"), reader_of("uint8"), reader_of("string"), reader_of("string", "int64")]
+
+
+@given(
+    st.sampled_from(PLAIN),
+    st.lists(
+        st.one_of(
+            st.sampled_from([b"int64=", b"uint8=", b"string=", b"&", b"5", b"250", b"x.y~z_=-"]),
+            st.sampled_from([b"%20", b"+", b"#", b" ", b"\r\n", b"\t", b"?", b"\xc3\xa9", AFTER]),
+            st.binary(max_size=3),
+        ),
+        max_size=6,
+    ),
+)
+def test_a_key_between_known_bytes_is_what_is_read_of_the_query(
+    reader: KeyReader, parts: list[bytes]
+) -> None:
+    """It is taken where it is a query to any parser, and means what that query means."""
+    query = b"".join(parts)
+    key = reader.known(BEFORE, AFTER, MOST)(BEFORE + query + AFTER)
+    if key is not None:
+        assert is_query(query)
+        assert key == reader.read_query(query)
+
+
+def test_a_plain_key_is_found_between_known_bytes_and_no_others() -> None:
+    """One column or several; not with another head, too long, or cut short."""
+    asked = [b"int64=12", b"uint8=7", b"string=a-b", b"string=UA&int64=3"]
+    found: list[Any] = [[12], [7], ["a-b"], ["UA", 3]]
+    for reader, query, key in zip(PLAIN, asked, found, strict=True):
+        whole = BEFORE + query + AFTER
+        assert reader.known(BEFORE, AFTER, MOST)(whole) == key
+        assert reader.known(BEFORE, AFTER, len(whole))(whole) == key
+        assert reader.known(BEFORE, AFTER, len(whole) - 1)(whole) is None
+        for cut in range(len(whole)):
+            assert reader.known(BEFORE, AFTER, MOST)(whole[:cut]) is None
+        for other in (whole.replace(b"/a", b"/b"), whole.replace(b": x", b": y"), whole + b"\r"):
+            assert reader.known(BEFORE, AFTER, MOST)(other) is None
 
 
 @pytest.fixture(scope="module")

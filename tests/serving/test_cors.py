@@ -13,9 +13,9 @@ from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import InvalidSettings
 from tidemill.foundation.home import Home
 from tidemill.foundation.settings import ServeSettings
-from tidemill.serving.connection import Limits
 from tidemill.serving.cors import MAX_ORIGINS, cors_of
 from tidemill.serving.edge import Edge
+from tidemill.serving.limits import Limits
 
 APP, LOCAL, EVIL = "https://app.example", "http://localhost:3000", "https://evil.example"
 PREDICT = "/v1/models/add:predict"

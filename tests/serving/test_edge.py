@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tidemill.foundation.errors import NotFound, Overloaded
-from tidemill.serving.connection import MAX_PIPELINE, Limits
+from tidemill.serving.connection import MAX_PIPELINE
 from tidemill.serving.edge import Edge
 from tidemill.serving.exchange import Exchange, WrongMethod
+from tidemill.serving.limits import Limits
 
 
 class Echo:

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tidemill.foundation.clock import FakeClock
-from tidemill.serving.connection import Limits
 from tidemill.serving.edge import Edge
 from tidemill.serving.exchange import Exchange
+from tidemill.serving.limits import Limits
 
 FIXED = settings(
     derandomize=True,

@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.foundation.errors import InvalidInput, TooLarge
-from tidemill.serving.connection import Limits
 from tidemill.serving.edge import Edge
 from tidemill.serving.encodings import (
     CODINGS,
@@ -34,6 +33,7 @@ from tidemill.serving.encodings import (
     preferred,
 )
 from tidemill.serving.exchange import Exchange
+from tidemill.serving.limits import Limits
 
 MIB = 1 << 20
 THEIRS: dict[Coding, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}

@@ -15,12 +15,12 @@ from tests.serving.fakes import Transport
 from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.instruments import Instruments
 from tidemill.serving.application import Application
-from tidemill.serving.connection import Limits
 from tidemill.serving.edge import Edge
 from tidemill.serving.exchange import Exchange, Handler
 from tidemill.serving.gate import Gate
 from tidemill.serving.guard import Guard
 from tidemill.serving.keys import Access
+from tidemill.serving.limits import Limits
 from tidemill.serving.pace import Pace
 
 CLIENTS, QUESTIONS, ROW_MS, SLO_MS = 16, 40, 5, 30.0

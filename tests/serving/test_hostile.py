@@ -24,10 +24,11 @@ import pytest
 import uvloop
 
 from tidemill.foundation.settings import ServeSettings
-from tidemill.serving.connection import MAX_PIPELINE, SLICE_BYTES, Limits
+from tidemill.serving.connection import MAX_PIPELINE, SLICE_BYTES
 from tidemill.serving.edge import Edge
 from tidemill.serving.exchange import Exchange
 from tidemill.serving.http_front import limits_for
+from tidemill.serving.limits import Limits
 
 LIMITS = Limits(max_header_bytes=4096, max_body_bytes=8192, read_timeout_s=0.4, idle_timeout_s=0.4)
 PATIENT = Limits(max_header_bytes=4096, max_body_bytes=8192)

@@ -17,12 +17,12 @@ from tidemill.foundation.errors import InvalidSettings
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.settings import ServeSettings
 from tidemill.serving.channel import Keys
-from tidemill.serving.connection import Limits
 from tidemill.serving.edge import Edge
 from tidemill.serving.exchange import Exchange, Handler
 from tidemill.serving.guard import Guard
 from tidemill.serving.hosts import Hosts, hosts_of
 from tidemill.serving.keys import Access, KeyRecord, new_key
+from tidemill.serving.limits import Limits
 
 PREDICT = "/v1/models/add:predict"
 ASK = {"instances": [[1]]}

@@ -32,15 +32,19 @@ from tidemill.data.ledger import LedgerWriter, PlainRows
 from tidemill.foundation.errors import InvalidInput, Unavailable
 from tidemill.serving.channel import Keys
 from tidemill.serving.connection import MAX_PIPELINE
-from tidemill.serving.keys import KeyRecord, new_key
+from tidemill.serving.exchange import Exchange
+from tidemill.serving.keys import Access, KeyRecord, new_key
+from tidemill.serving.limits import Limits
 
+ROUNDS = 4
+"""A head is parsed once, known the second time, and from the third on only its key is looked at."""
 USERS = [0, 5, 7, 5, KNOWN - 1, KNOWN + 3, UNWRITABLE - 1, ODD, BROKEN, 40]
 
 
 async def asked(world: World, users: Sequence[int]) -> list[tuple[int, Any]]:
-    """Asks for one user on a connection each, twice: by a head that is read, and by a known one."""
+    """Asks for one user on a connection each, again and again: see ``ROUNDS``."""
     connections = [world.connect() for _ in users]
-    for again in (0, 1):
+    for again in range(ROUNDS):
         for (connection, _), user in zip(connections, users, strict=True):
             connection.data_received(LOOKUP % ((user + again) % KNOWN, b""))
         await turn()
@@ -66,7 +70,7 @@ def test_together_or_alone_each_key_gets_the_same(
     watch = Everything()
     asyncio.run(main(tmp_path / "together", None))
     asyncio.run(main(tmp_path / "alone", watch))
-    assert watch.seen == 2 * len(users)
+    assert watch.seen == ROUNDS * len(users)
     assert found[0] == found[1]
     assert kept(tmp_path / "together") == kept(tmp_path / "alone")
 
@@ -94,9 +98,109 @@ def test_the_keys_of_a_turn_are_one_question_to_the_table(tmp_path: Path) -> Non
     async def main() -> None:
         async with gateway(tmp_path) as world:
             said = await asked(world, [1, 2, 3, 4, 5])
-            assert [status for status, _ in said] == [200] * 10
-            assert said[2][1]["predictions"] == [{"y": [1.0, -2.0], "word": "v1"}]
-            assert world.tables[0].asked == [5, 5]
+            assert [status for status, _ in said] == [200] * 5 * ROUNDS
+            assert said[ROUNDS][1]["predictions"] == [{"y": [1.0, -2.0], "word": "v1"}]
+            assert world.tables[0].asked == [5] * ROUNDS
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("header", [b"", b"content-encoding: identity\r\n"])
+def test_a_known_head_has_only_its_key_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: bytes
+) -> None:
+    """Nobody is asked any more who serves it, but where its key takes a closer look."""
+    routed: list[bytes] = []
+
+    async def main() -> None:
+        async with gateway(tmp_path) as world:
+            lookup = world.plane.lookup
+
+            def noted(exchange: Exchange, name: str) -> None:
+                routed.append(exchange.query)
+                lookup(exchange, name)
+
+            monkeypatch.setattr(world.edge.routes, "find", lambda *_: lambda e: noted(e, "app"))
+            monkeypatch.setattr(
+                world.edge.routes, "access", lambda _: Access(scope=None, application=None)
+            )
+            connection, transport = world.connect()
+            for user in (b"%d" % at for at in range(6)):
+                connection.data_received(LOOKUP.replace(b"%d", user) % header)
+            for odd in (b"%37", b"+7", b"007", b"x", b"8&user=8", b"9"):
+                connection.data_received(LOOKUP.replace(b"%d", odd.replace(b"%", b"%%")) % header)
+            await turn()
+            said = [body["predictions"][0]["y"][1] for _, body in parts(transport.written)
+                    if "predictions" in body]  # fmt: skip
+            assert said == [0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -7.0, -7.0, -9.0]
+            assert refused(transport.written)[-3:] == [400, 400, 200]
+
+    asyncio.run(main())
+    assert routed == [b"user=0", b"user=1", b"user=%37", b"user=+7", b"user=x", b"user=8&user=8"]
+
+
+def test_a_known_connection_asks_what_is_live(tmp_path: Path) -> None:
+    """Once another version is live, what was known of a head is found again, for that one."""
+
+    async def main() -> None:
+        async with gateway(tmp_path) as world:
+            connection, transport = world.connect()
+            versions: list[str] = []
+            for number in (1, 2, 3):
+                if number > 1:
+                    world.go_live(number)
+                for user in range(4):
+                    transport.written = b""
+                    connection.data_received(LOOKUP % (user, b""))
+                    await turn()
+                    (status, body), = parts(transport.written)  # fmt: skip
+                    assert status == 200
+                    versions.append(body["model_version"])
+                assert world.tables[-1].asked == [1] * 4
+            assert versions == ["1"] * 4 + ["2"] * 4 + ["3"] * 4
+            await world.processor.drain(1.0)
+            transport.written = b""
+            connection.data_received(LOOKUP % (1, b""))
+            await turn()
+            assert refused(transport.written) == [404]
+
+    asyncio.run(main())
+
+
+def test_a_gateway_that_holds_too_much_takes_no_known_key(tmp_path: Path) -> None:
+    """A key costs nothing that it could hold, and is refused all the same, as any request."""
+
+    async def main() -> None:
+        async with gateway(tmp_path) as world:
+            connection, transport = world.connect()
+            for user in range(4):
+                connection.data_received(LOOKUP % (user, b""))
+            world.edge.load.nbytes += Limits().max_held_bytes + 1
+            connection.data_received(LOOKUP % (4, b""))
+            world.edge.load.nbytes -= Limits().max_held_bytes + 1
+            connection.data_received(LOOKUP % (5, b""))
+            await turn()
+            assert refused(transport.written) == [200] * 4 + [503, 200]
+            assert world.edge.load.nbytes == 0
+
+    asyncio.run(main())
+
+
+def test_keys_that_come_one_by_one_wait_in_order(tmp_path: Path) -> None:
+    """Sent without waiting, in chunks of their own, up to as many as may wait and beyond."""
+
+    async def main() -> None:
+        async with gateway(tmp_path) as world:
+            connection, transport = world.connect()
+            for user in range(MAX_PIPELINE - 1):
+                connection.data_received(LOOKUP % (user % 50, b""))
+            assert transport.reading
+            connection.data_received(LOOKUP % (KNOWN - 1, b""))
+            assert not transport.reading
+            await turn()
+            assert transport.reading
+            said = [body["predictions"][0]["y"][1] for _, body in parts(transport.written)]
+            assert said == [-(at % 50) for at in range(MAX_PIPELINE - 1)] + [1 - KNOWN]
 
     asyncio.run(main())
 
@@ -108,7 +212,7 @@ def test_what_cannot_be_recorded_is_not_answered(tmp_path: Path) -> None:
         ledger = LedgerWriter(tmp_path, "gateway-0")  # it is not started
         world = World(ledger)
         said = await asked(world, [1, 2])
-        assert [status for status, _ in said] == [503] * 4
+        assert [status for status, _ in said] == [503] * 2 * ROUNDS
         assert all("could not be recorded" in body["error"] for _, body in said)
         assert not world.counted("tidemill_answers")
 
@@ -162,10 +266,10 @@ def test_what_nobody_foresaw_costs_one_request(
             assert "table.not_together" not in capsys.readouterr().err
             for times in (1, 2):
                 said = await asked(world, [1, UNFORESEEN, 3])
-                assert [status for status, _ in said] == [200, 200, 500, 200, 200, 200]
+                assert [status for status, _ in said] == [200] * 4 + [500] + [200] * 7
                 assert world.counted("tidemill_refused") == {("internal",): times}
             assert capsys.readouterr().err.count('"table.not_together"') == 1
-            assert world.counted("tidemill_queries")["app", "1", "met"] == 5 + 2 * 5
+            assert world.counted("tidemill_queries")["app", "1", "met"] == 11 + 2 * 11
 
     asyncio.run(main())
 
@@ -195,10 +299,10 @@ def test_a_table_that_is_too_old_answers_none_of_them(tmp_path: Path) -> None:
         async with gateway(tmp_path) as world:
             world.go_live(2, max_age_s=1.0)
             said = await asked(world, [1, 2, 3])
-            assert [status for status, _ in said] == [503] * 6
-            assert world.counted("tidemill_table_stale") == {("app", "2"): 6}
+            assert [status for status, _ in said] == [503] * 3 * ROUNDS
+            assert world.counted("tidemill_table_stale") == {("app", "2"): 3 * ROUNDS}
             world.go_live(3)
-            assert [status for status, _ in await asked(world, [1])] == [200] * 2
+            assert [status for status, _ in await asked(world, [1])] == [200] * ROUNDS
 
     asyncio.run(main())
 
@@ -251,7 +355,7 @@ def test_more_than_may_wait_are_answered_all_the_same(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("known", [1, 2, 3])
+@pytest.mark.parametrize("known", [1, 2, 3, 4])
 def test_a_key_that_counts_no_more_is_noticed_by_a_known_connection(
     tmp_path: Path, known: int
 ) -> None:

@@ -37,6 +37,8 @@ from tidemill.tables.key import KeyEncoder
 from tidemill.tables.represented import keys_of
 from tidemill.tables.table import TableInfo
 
+ROUNDS = 4
+"""A head is parsed once, known the second time, and from the third on only its key is looked at."""
 CITIES = Signature(
     (Column("city", "string"), Column("user", "int64"), Column("x", "float64")),
     (Column("y", "float32"), Column("z", "float16", (2,))),
@@ -143,10 +145,11 @@ def test_any_key_gets_together_what_it_gets_alone(
         )
         async with gateway(path, watch, kind=kind) as world:
             connections = [world.connect() for _ in asked]
-            for (connection, _), query in zip(connections, asked, strict=True):
-                connection.data_received((LOOKUP % (0, b"")).replace(b"user=0", query))
-            for _ in range(9):
-                await turn()
+            for _ in range(ROUNDS):
+                for (connection, _), query in zip(connections, asked, strict=True):
+                    connection.data_received((LOOKUP % (0, b"")).replace(b"user=0", query))
+                for _ in range(9):
+                    await turn()
             answers = [
                 answer for _, transport in connections for answer in parts(transport.written)
             ]
@@ -155,13 +158,13 @@ def test_any_key_gets_together_what_it_gets_alone(
         features.close()
         return table.asked
 
-    assert asyncio.run(main(tmp_path / "together", None)) == [len(asked)]
-    assert asyncio.run(main(tmp_path / "alone", Everything())) == [1] * len(asked)
+    assert asyncio.run(main(tmp_path / "together", None)) == [len(asked)] * ROUNDS
+    assert asyncio.run(main(tmp_path / "alone", Everything())) == [1] * len(asked) * ROUNDS
     assert found[0] == found[1]
     assert [
         (body["sources"][0], body["predictions"]) if status == 200 else None
         for status, body in found[0][0]
-    ] == [*asked.values()]
+    ] == [said for said in asked.values() for _ in range(ROUNDS)]
     assert kept(tmp_path / "together") == kept(tmp_path / "alone")
 
 

@@ -12,10 +12,11 @@ from tests.serving.fakes import Transport
 
 from tidemill.foundation.clock import FakeClock
 from tidemill.serving import edge as edges
-from tidemill.serving.connection import MAX_REMEMBERED_HEAD_BYTES, Limits
+from tidemill.serving.connection import MAX_REMEMBERED_HEAD_BYTES
 from tidemill.serving.edge import Edge
 from tidemill.serving.encodings import CODINGS, FOLD_FROM_BYTES, fold
 from tidemill.serving.exchange import Exchange, Handler
+from tidemill.serving.limits import Limits
 
 REQUESTS = (
     b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc",

@@ -16,9 +16,10 @@ import uvloop
 
 from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import ModelFailed
-from tidemill.serving.connection import Connection, Limits
+from tidemill.serving.connection import Connection
 from tidemill.serving.edge import SWEPT_AT_ONCE, Edge
 from tidemill.serving.exchange import Exchange
+from tidemill.serving.limits import Limits
 
 LIMITS = Limits(max_header_bytes=2048, max_body_bytes=4096)
 

@@ -25,7 +25,7 @@ MAX_QUERY_BYTES = 8192
 _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 _REAL = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,5})?")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_AND, _ESCAPE, _BLANK = b"&%+"
+_PLAIN_TEXT = re.compile(rb"[0-9A-Za-z._~=-]+")
 _TRUTH = {"true": True, "false": False}
 
 
@@ -85,17 +85,53 @@ class KeyReader:
             if value is not None:
                 return [value]
             return self._read_closely(text)
-        values: list[Any] = []
+        values = self._read_plainly(text)
+        return self._read_closely(text) if values is None else values
+
+    def _read_plainly(self, text: bytes) -> list[Any] | None:
+        """Returns the values of columns in their order, each of which is plainly one; else None."""
         parts = text.split(b"&") if len(text) <= MAX_QUERY_BYTES else []
         if not parts or len(parts) != len(self._plain):
-            return self._read_closely(text)
+            return None
+        values: list[Any] = []
         for said, size, parse in self._plain:
             part = parts[len(values)]
             value = parse(part[size:]) if part.startswith(said) else None
             if value is None:
-                return self._read_closely(text)
+                return None
             values.append(value)
         return values
+
+    def known(self, before: bytes, after: bytes, most: int) -> Callable[[bytes], list[Any] | None]:
+        """Returns what reads keys from bytes that are these, with a query in between.
+
+        It takes what ``read_query`` does, where that is plainly a key: of letters, digits and
+        marks that no parser reads otherwise. It returns None for all else.
+
+        Args:
+            before: what comes before the query.
+            after: what follows it.
+            most: so many bytes in all, no more.
+        """
+        start, stop = len(before), -len(after)
+
+        def several(data: bytes) -> list[Any] | None:
+            if data[:start] != before or data[stop:] != after or len(data) > most:
+                return None
+            return self._read_plainly(data[start:stop])
+
+        if self._only is None:
+            return several
+        said, size, parse = self._only
+        before, start = before + said, start + size
+
+        def one(data: bytes) -> list[Any] | None:
+            if data[:start] != before or data[stop:] != after or len(data) > most:
+                return None
+            value = parse(data[start:stop])
+            return None if value is None else [value]
+
+        return one
 
     def _read_closely(self, text: bytes) -> list[Any]:
         """Reads what may be escaped, in another order, or no key at all."""
@@ -250,9 +286,9 @@ def _plain_parser(column: Column) -> Callable[[bytes], Any]:
         return int(said) if len(said) <= digits and said.isdigit() else None
 
     def text(said: bytes) -> Any:
-        if not said.isascii() or _ESCAPE in said or _BLANK in said or _AND in said:
+        if len(said) > most or not _PLAIN_TEXT.fullmatch(said):
             return None
-        return said.decode() if len(said) <= most else None
+        return said.decode()
 
     parsers: dict[str, Callable[[bytes], Any]] = {"O": text, "i": whole, "u": whole}
     return parsers.get(kind, lambda _: None)

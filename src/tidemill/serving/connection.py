@@ -8,32 +8,23 @@ does not read. What a request means is the business of the routes.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import httptools
-import msgspec
 
-from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import Overloaded, TidemillError
-from tidemill.foundation.instruments import Counter, Family
-from tidemill.serving.cors import Cors
 from tidemill.serving.encodings import UNFOLD_AT_ONCE_BYTES, Unfolding
 from tidemill.serving.exchange import (
     Exchange,
     Handler,
     Head,
-    Load,
-    Routes,
     check_head,
     cut_query,
     error_body,
 )
-from tidemill.serving.guard import Guard
-from tidemill.serving.hosts import Hosts
-from tidemill.serving.pace import Pace
+from tidemill.serving.limits import Shared
 from tidemill.serving.same_get import SameGet
 from tidemill.serving.sending import Sender
 
@@ -55,43 +46,6 @@ _CHUNK_BYTES = len(b"1\r\n\r\n")
 
 LINGER_S = 2.0
 """How long a refused client may go on sending before the connection is cut."""
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client may send, and how long it may take."""
-
-    max_header_bytes: int = 32 << 10
-    max_body_bytes: int = 8 << 20
-    max_connections: int = 10_000
-    idle_timeout_s: float = 75.0
-    read_timeout_s: float = 15.0
-    max_held_bytes: int = 256 << 20
-
-
-class Shared(Protocol):
-    """What the connections of one edge have in common; see ``Edge``."""
-
-    routes: Routes
-    limits: Limits
-    clock: Clock
-    guard: Guard | None
-    cors: Cors | None
-    hosts: Hosts | None
-    pace: Pace | None
-    load: Load
-    refused: Family[Counter]
-    heads: dict[bytes, tuple[Head, int]]
-    connections: OrderedDict[Connection, None]
-    coders: Executor
-    draining: bool
-    log: Any
-
-    @property
-    def arrival(self) -> Callable[[], float]:
-        """Tells when what is read now arrived."""
-
-    def remember(self, head_bytes: bytes, head: Head, body_bytes: int) -> None:
-        """Keeps what the parser made of a whole head whose body is framed by its length."""
 
 
 class Connection(asyncio.Protocol):
@@ -179,9 +133,14 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:  # noqa: D102
         # Between two requests, a client mostly sends one whole request of a known head.
         same = self._same
-        if same is not None and (query := same.query_of(data)):
+        if same is None:
+            self._receive(data)
+        elif (key := same.key_of(data)) is not None and self._look_up(same, key):
+            pass
+        elif query := same.query_of(data):
             self._last_active = now = self._edge.arrival()
             self._ask(same.head, b"", now, query)
+            same.learn()
         else:
             self._receive(data)
         pace = self._edge.pace
@@ -406,6 +365,27 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - one request's, whatever it is
             self.failed(exchange, error)
 
+    def _look_up(self, same: SameGet, key: Sequence[Any]) -> bool:
+        """Does with a key what ``_ask`` comes to do, if nothing else is to be asked."""
+        head, edge, taker = same.head, self._edge, same.taker
+        guard = edge.guard
+        if (
+            taker is None
+            or not taker.open
+            or head.gate is not None
+            or (guard is not None and head.admitted_by is not guard.table)
+            or edge.draining
+            or self.load.nbytes > self._limits.max_held_bytes
+        ):
+            return False
+        self._last_active = now = edge.arrival()
+        exchange, pipeline = Exchange(self, head, b"", now), self._pipeline
+        pipeline.append(exchange)
+        if len(pipeline) >= MAX_PIPELINE:
+            self._set_reading()
+        taker.add(exchange, key, now)
+        return True
+
     def _may_turn_away(self, head: Head) -> bool:
         """Says whether a request of this head may be refused unread, and at once."""
         edge, guard = self._edge, self._edge.guard
@@ -469,6 +449,16 @@ class Connection(asyncio.Protocol):
         return handler
 
     # Answers, in order
+
+    def put(self, exchange: Exchange, out: bytes) -> None:
+        """Takes an answer; see ``exchange.Connection``."""
+        pipeline = self._pipeline
+        if len(pipeline) == 1 and pipeline[0] is exchange and not self._closing:
+            pipeline.clear()
+            self._send(out)
+        else:
+            exchange.out = out
+            self.flush()
 
     def flush(self) -> None:
         """Sends the answers that are ready and have none before them that is not."""

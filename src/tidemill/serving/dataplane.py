@@ -25,7 +25,7 @@ from tidemill.serving.answer_writer import AnswerWriter
 from tidemill.serving.application import Application
 from tidemill.serving.by_key import KeyReader, key_reader
 from tidemill.serving.classification import classified
-from tidemill.serving.exchange import Caller, Exchange
+from tidemill.serving.exchange import Caller, Exchange, KeyTaker, ReaderOf
 from tidemill.serving.gate import Gate
 from tidemill.serving.guard import Guard
 from tidemill.serving.key_turn import KeyTurn, Values
@@ -52,7 +52,10 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class _Form:
     """How an application's requests are read and its answers written."""
 
-    __slots__ = ("_turn_of", "_writers", "application", "gate", "reader", "reads_key", "turn")
+    __slots__ = (
+        *("_turn_of", "_writers", "application", "gate"),
+        *("keys", "reader", "reads_key", "turn"),
+    )
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class _Form:
         self.reader = InferReader(application.signature)
         self.gate = gate
         self.turn: KeyTurn | None = None
+        self.keys: tuple[KeyTaker, ReaderOf] | None = None
         self._writers: dict[tuple[tuple[Column, bool], ...], AnswerWriter] = {}
 
     def refuse(self, exchange: Exchange) -> None:
@@ -86,6 +90,8 @@ class _Form:
         if self.reads_key is None:
             self.reads_key = key_reader(self.application.deployment, self.application.signature)
             self.turn = self._turn_of(self.application, self.reads_key.names)
+            if self.turn is not None:
+                self.keys = self.turn, self.reads_key.known
         return self.reads_key
 
     def writer(self, wanted: tuple[tuple[Column, bool], ...]) -> AnswerWriter:
@@ -222,6 +228,7 @@ class DataPlane:
             application = form.application
             self._processor.look_up(application, self.query_of(exchange, application, key))
         else:
+            exchange.head.keys = form.keys  # the next of the same head need not come so far
             turn.add(exchange, key, exchange.arrived)
 
     def query_of(self, context: Exchange, application: Application, key: Values) -> Query:

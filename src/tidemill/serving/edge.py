@@ -16,11 +16,12 @@ from math import ceil
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
-from tidemill.serving.connection import Connection, Limits
+from tidemill.serving.connection import Connection
 from tidemill.serving.cors import Cors
 from tidemill.serving.exchange import Head, Load, Routes, cut_query
 from tidemill.serving.guard import Guard
 from tidemill.serving.hosts import Hosts
+from tidemill.serving.limits import Limits
 from tidemill.serving.pace import Pace
 
 CODERS = 2

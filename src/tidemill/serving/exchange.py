@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -95,7 +95,9 @@ _OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 _PLAIN = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~%&=+"
 _LETTERS = bytes(ord("a") if byte in _PLAIN else 0 for byte in range(256))
 _JSON = b"application/json"
-_OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+_OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+_OK_HEADS: dict[int, bytes] = {}
+"""What comes before a usual answer, by its size: those that are not folded."""
 
 
 def cut_query(head: bytes) -> tuple[bytes, bytes]:
@@ -138,6 +140,9 @@ class Connection(Protocol):
     def flush(self) -> None:
         """Sends the answers that are ready and have none before them that is not."""
 
+    def put(self, exchange: Exchange, out: bytes) -> None:
+        """Takes the answer of an exchange that does not close, and does what ``flush`` does."""
+
     def failed(self, exchange: Exchange, error: BaseException) -> None:
         """Ends an exchange with an error that whoever served it has raised."""
 
@@ -163,6 +168,7 @@ class Head:
         "handler",
         "header_length",
         "host",
+        "keys",
         "method",
         "origin",
         "principal",
@@ -188,6 +194,7 @@ class Head:
         self.authorization = b""
         self.handler: Handler | None = None
         self.gate: Gate | None = None
+        self.keys: tuple[KeyTaker, ReaderOf] | None = None
         self.admitted_by: KeyTable | None = _NOT_JUDGED
         self.principal: Principal | None = None
 
@@ -325,12 +332,12 @@ class Exchange:
 
     def say(self, body: bytes) -> None:
         """Gives the usual answer, as ``answer`` does: JSON, of which there is no more to say."""
-        head = self.head
+        head, size = self.head, len(body)
         if (
             self.answered
             or self.closes
             or head.answer_headers
-            or len(body) >= FOLD_FROM_BYTES
+            or size >= FOLD_FROM_BYTES
             or head.method == b"HEAD"
         ):
             self.answer(body)
@@ -340,8 +347,10 @@ class Exchange:
         if self.nbytes:
             connection.load.nbytes -= self.nbytes
             self.body = b""
-        self.out = _OK_JSON % (len(body), body)
-        connection.flush()
+        before = _OK_HEADS.get(size)
+        if before is None:
+            before = _OK_HEADS[size] = _OK_JSON % size
+        connection.put(self, before + body)
 
     def _fold(
         self, body: bytes, coding: Coding, content_type: bytes, headers: Mapping[bytes, bytes]
@@ -473,6 +482,24 @@ class Gate(Protocol):
 
     def turns_away(self, arrived: float) -> bool:
         """Says whether one that arrived then is refused; it is counted as that."""
+
+
+class KeyTaker(Protocol):
+    """Whoever answers the keys of one turn together, while what they ask is live."""
+
+    @property
+    def open(self) -> bool:
+        """Says whether it takes keys."""
+
+    def add(self, context: Exchange, key: Sequence[Any], arrived: float) -> None:
+        """Takes a key that was read; the exchange ends with the turn, or later."""
+
+
+KeyOf = Callable[[bytes], Sequence[Any] | None]
+"""Returns the key in the query of a whole request, None for what needs a closer look."""
+
+ReaderOf = Callable[[bytes, bytes, int], KeyOf]
+"""Returns what reads keys between such bytes, in so many at most."""
 
 
 class Routes(Protocol):

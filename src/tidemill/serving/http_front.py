@@ -8,11 +8,11 @@ from typing import Any
 
 from tidemill.foundation.logs import log
 from tidemill.foundation.settings import ServeSettings
-from tidemill.serving.connection import Limits
 from tidemill.serving.cors import CorsRoutes, cors_of
 from tidemill.serving.edge import Edge
 from tidemill.serving.front import Inside
 from tidemill.serving.hosts import hosts_of
+from tidemill.serving.limits import Limits
 from tidemill.serving.listening import BACKLOG
 from tidemill.serving.openapi import ApiDocument
 from tidemill.serving.routes import PathRoutes

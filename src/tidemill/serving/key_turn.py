@@ -91,6 +91,7 @@ class KeyTurn:
         "_ledger",
         "_log",
         "_version",
+        "open",
     )
 
     def __init__(
@@ -114,6 +115,8 @@ class KeyTurn:
         self._clock = clock
         self._begin = begin
         self._asked: list[Asked] = []
+        self.open = True
+        """Says whether the application is live as it is; whoever makes another live closes it."""
         self._log = log("serving.key_turn")
 
     def add(self, context: Any, key: Values, arrived: float) -> None:

@@ -89,6 +89,7 @@ class Processor:
         )
         self._ended: list[Query] = []
         self._turns: list[KeyTurn] = []
+        self._open_turns: list[KeyTurn] = []
         self._flushing = False
         self._due: asyncio.Handle | None = None
         self.ids = ids or PredictionIds(secrets.token_bytes(SECRET_BYTES), clock)
@@ -132,6 +133,7 @@ class Processor:
     def activate(self, revision: int) -> None:
         """Makes a prepared assignment live, between two queries."""
         self._flush_due()  # keys that were asked for are of what was live then
+        self._close_turns()
         self.applications = self._staged.pop(revision)
         self._staged.clear()  # whatever else was prepared was given up
         for application in self.applications.values():
@@ -155,6 +157,7 @@ class Processor:
     async def drain(self, timeout_s: float) -> None:
         """Lets queries in flight end, for at most so long, and gives everything back."""
         self.applications = {}
+        self._close_turns()
         try:
             async with asyncio.timeout(timeout_s):
                 await self.retire()
@@ -251,7 +254,7 @@ class Processor:
             return None
         if not version.looks_up_rows(key):
             return None
-        return KeyTurn(
+        turn = KeyTurn(
             application,
             version,
             asker,
@@ -261,6 +264,12 @@ class Processor:
             clock=self._clock,
             begin=self._begin_turn,
         )
+        self._open_turns.append(turn)
+        return turn
+
+    def _close_turns(self) -> None:
+        while self._open_turns:
+            self._open_turns.pop().open = False
 
     def _begin_turn(self, turn: KeyTurn) -> None:
         self._turns.append(turn)
@@ -293,7 +302,7 @@ class Processor:
         query.request_id = self.ids.next(query.arrived)
 
     def _told_alone(self, chosen: LiveVersion, query: Query, *, whole: bool | None) -> None:
-        """Goes on with a query of keys alone by what a table on another host said."""
+        """As ``_told``, with a query of keys alone."""
         try:
             if self._goes_on_alone(chosen, query, whole=whole):
                 return
@@ -531,9 +540,8 @@ class Processor:
         self._record([query for query in ended if query.error is None])
         monotonic = self._clock.monotonic()
         for query in ended:
-            application: Application = query.state
             try:
-                application.measures.ended(query, monotonic)
+                query.state.measures.ended(query, monotonic)
                 query.done(query)
                 if watch is not None and (watch.every or query.error is not None):
                     watch.ended(query, monotonic)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tidemill.serving.exchange import Head, is_query
+from tidemill.serving.exchange import Head, KeyOf, KeyTaker, is_query
+
+
+def _none(_: bytes) -> None:
+    """Knows no keys."""
 
 
 class SameGet:
@@ -19,7 +23,7 @@ class SameGet:
         (b'k=2', b'')
     """
 
-    __slots__ = ("_after", "_before", "_most", "_start", "_stop", "head")
+    __slots__ = ("_after", "_before", "_most", "_start", "_stop", "head", "key_of", "taker")
 
     def __init__(self, head: Head, cut: bytes, most: int) -> None:
         at = cut.index(b"?") + 1
@@ -27,6 +31,18 @@ class SameGet:
         self._start, self._stop = at, at - len(cut)
         self.head = head
         self._most = most
+        self.taker: KeyTaker | None = None
+        """Takes the keys that ``key_of`` returns."""
+        self.key_of: KeyOf = _none
+        """Returns the key in the query of what came, if it is plain and somebody takes such."""
+        self.learn()
+
+    def learn(self) -> None:
+        """Finds out who takes keys, by what was found for the head."""
+        keys = self.head.keys
+        if keys is not None and keys[0] is not self.taker:
+            self.taker, reader_of = keys
+            self.key_of = reader_of(self._before, self._after, self._most)
 
     def query_of(self, data: bytes) -> bytes:
         """Returns the query of what came; empty if it is another request, or has no plain one."""

@@ -139,6 +139,8 @@ class AnswerReader:
         if not self._rounded:
             decode, plain = self._decode, msgspec.structs.astuple
             try:
+                if None not in found:
+                    return [*map(plain, map(decode, found))]  # type: ignore[arg-type]
                 return [None if data is None else plain(decode(data)) for data in found]
             except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError):
                 pass  # one of them is of another form
