@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tidemill.planning.figures import number
 from tidemill.recipes.rehearsal.comparison import Rehearsed
 
 
@@ -18,9 +19,9 @@ def rehearsed_table(found: tuple[Rehearsed, ...]) -> str:
     for each in found:
         told = [each.choice, f"{each.head_keys:,}", f"{each.cache_entries:,}"]
         for name in ("cpu_us", "p50_ms", "p99_ms"):
-            low, high = each.spread(name)
-            median = each.median(name)
-            told.append(f"{getattr(each.predicted, name):.3g}, {median:.3g} ({low:.3g}-{high:.3g})")
+            low, high = map(number, each.spread(name))
+            median = number(each.median(name))
+            told.append(f"{number(getattr(each.predicted, name))}, {median} ({low}-{high})")
         told.append(f"{each.predicted.table_bytes:,}, {each.median('table_bytes'):,.0f}")
         lines.append(f"| {' | '.join(told)} |")
     return "\n".join(lines)

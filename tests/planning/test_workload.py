@@ -197,12 +197,14 @@ def test_bursts_show() -> None:
 
 def test_what_is_no_workload_is_told() -> None:
     """Nothing, one request, two at one moment, parts in the wrong order."""
-    for times in ([], [1.0], [1.0, 1.0]):
+    for times in ([1.0], [1.0, 1.0]):
         with pytest.raises(DataRefused, match="make no workload"):
             taken(times, [1] * len(times)).result()
+    with pytest.raises(DataRefused, match=r"there is no request .* Have it asked first"):
+        taken([], []).result()
     blind = Workload()
     blind.skipped = 7
-    with pytest.raises(DataRefused, match=r"make no workload \(7 rows were left out: no time"):
+    with pytest.raises(DataRefused, match=r"no request .* \(7 rows were left out: no time"):
         blind.result()
     early, late = taken([1.0, 2.0], [1, 2]), taken([3.0, 4.0], [1, 2])
     with pytest.raises(InvalidInput, match="cannot follow"):

@@ -42,6 +42,7 @@ from tidemill.planning.alternatives import Alternative, Promise
 from tidemill.planning.choose import Aim, Plan, choose, settings_of
 from tidemill.planning.costs import Costs
 from tidemill.planning.demands import Demands, demands
+from tidemill.planning.figures import number
 from tidemill.planning.prices import Prices
 from tidemill.planning.report import plan_page
 from tidemill.planning.requirements import read_requirements
@@ -400,10 +401,10 @@ def _print(out: Console, asked: Asked, plan: Plan) -> None:
             f"{each.cache_entries:,}",
             each.choice,
             f"{each.cost_per_million:.4g}",
-            f"{each.cpu_us_per_query:.3g}",
+            number(each.cpu_us_per_query),
             f"{each.bytes:,}",
-            f"{each.mean_ms:.3g}",
-            f"{each.p99_ms:.3g}",
+            number(each.mean_ms),
+            number(each.p99_ms),
             mark,
         )
     out.print(shown)

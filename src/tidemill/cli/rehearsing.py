@@ -20,6 +20,7 @@ from tidemill.models.registry import Registry
 from tidemill.planning.alternatives import Alternative
 from tidemill.planning.choose import Plan
 from tidemill.planning.costs import Costs
+from tidemill.planning.figures import number
 from tidemill.recipes.rehearsal.calibration import calibrate, registered_law
 from tidemill.recipes.rehearsal.comparison import Rehearsed, rehearse
 from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs, was_measured
@@ -158,7 +159,7 @@ def print_rehearsed(out: Console, rehearsed: Sequence[Rehearsed]) -> None:
     )
     for each in rehearsed:
         told = [
-            f"{getattr(each.predicted, name):.3g}, {each.median(name):.3g}"
+            f"{number(getattr(each.predicted, name))}, {number(each.median(name))}"
             for name in ("cpu_us", "mean_ms", "p50_ms", "p99_ms")
         ]
         shown.add_row(

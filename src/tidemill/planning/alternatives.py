@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from tidemill.planning.costs import Costs
+from tidemill.planning.figures import number
 from tidemill.planning.prices import Prices, per_million
 from tidemill.planning.simulate import Queries, Served, Simulated, draw_queries, serve
 from tidemill.planning.traffic import Popularity, Traffic
@@ -176,13 +177,14 @@ def refresh_every(promise: Promise, build_s: float) -> float | None:
 
 def stale(promise: Promise, keys: int, build_s: float) -> str | None:
     """Returns why a table of so many keys cannot be fresh enough; None if it can."""
-    every_s, takes = refresh_every(promise, build_s), f"scoring {keys:,} keys takes {build_s:.3g} s"
+    every_s = refresh_every(promise, build_s)
+    takes = f"scoring {keys:,} keys takes {number(build_s)} s"
     if not keys or every_s is None:
         return None
     if promise.max_age_s is not None and build_s >= promise.max_age_s:
-        return f"{takes}, and an answer may be {promise.max_age_s:.3g} s old"
+        return f"{takes}, and an answer may be {number(promise.max_age_s)} s old"
     if build_s > every_s:
-        return f"{takes}, and is due every {every_s:.3g} s"
+        return f"{takes}, and is due every {number(every_s)} s"
     return None
 
 
@@ -373,7 +375,9 @@ class Study:
         broken = [stale(promise, keys, build_s)]
         if peak.p99_ms > promise.slo_ms:
             when = "" if peak is usual else " in the busiest stretch"
-            broken.append(f"the p99 of {peak.p99_ms:.3g} ms{when} is over {promise.slo_ms:.3g} ms")
+            broken.append(
+                f"the p99 of {number(peak.p99_ms)} ms{when} is over {number(promise.slo_ms)} ms"
+            )
         told = tuple(each for each in broken if each)
         choice: Choice = "hybrid" if keys else "dynamic"
         if keys and shape.covered >= 1.0 - promise.uncovered:

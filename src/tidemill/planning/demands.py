@@ -10,6 +10,7 @@ import msgspec
 
 from tidemill.planning.alternatives import Alternative, Choice, Study
 from tidemill.planning.choose import Plan, pick
+from tidemill.planning.figures import number
 
 QUERIES = 600
 """So many are simulated for each question of how slow; the answer is good to some ten percent."""
@@ -182,16 +183,16 @@ def _speed(plan: Plan, at_most: float | None) -> str:
     if at_most is None:
         return "However slow the model is, the promise holds."
     chosen = plan.chosen
-    why = f"the p99 is over {plan.promise.slo_ms:.3g} ms"
+    why = f"the p99 is over {number(plan.promise.slo_ms)} ms"
     if chosen.choice == "static":
         why = "the table cannot be scored in time, or what it lacks is late"
-    return f"The model may take up to {at_most:.3g} ms a row; beyond that {why}."
+    return f"The model may take up to {number(at_most)} ms a row; beyond that {why}."
 
 
 def _flips(choice: Choice, same: tuple[float | None, float | None]) -> str:
     low, high = same
     if low is None and high is None:
         return ""
-    below = "" if low is None else f"above {low:.3g} ms"
-    above = "" if high is None else f"below {high:.3g} ms"
+    below = "" if low is None else f"above {number(low)} ms"
+    above = "" if high is None else f"below {number(high)} ms"
     return f"{choice.title()} stays the choice {' and '.join(filter(None, (below, above)))} a row."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tidemill.planning.alternatives import Alternative, Promise
+from tidemill.planning.figures import number, percent
 from tidemill.planning.traffic import Traffic
 
 
@@ -34,8 +35,8 @@ def explain(
 
 def _what(chosen: Alternative, traffic: Traffic) -> str:
     figures = (
-        f"{chosen.cost_per_million:.3g} a million predictions, "
-        f"{chosen.cpu_us_per_query:.3g} µs of CPU each, p99 {chosen.p99_ms:.3g} ms"
+        f"{number(chosen.cost_per_million)} a million predictions, "
+        f"{number(chosen.cpu_us_per_query)} µs of CPU each, p99 {number(chosen.p99_ms)} ms"
     )
     if chosen.choice == "dynamic":
         with_cache = (
@@ -130,8 +131,8 @@ def _against(chosen: Alternative, group: Sequence[Alternative], name: str, aim: 
         best = min(kept, key=lambda each: each.mean_ms)
         inside = ", inside the noise" if best.mean_ms < chosen.mean_ms else ""
         return (
-            f"{name} would answer in {best.mean_ms:.3g} ms on average instead of "
-            f"{chosen.mean_ms:.3g}{inside}"
+            f"{name} would answer in {number(best.mean_ms)} ms on average instead of "
+            f"{number(chosen.mean_ms)}{inside}"
         )
     best = min(kept, key=lambda each: each.cost_month)
     change = best.cost_month - chosen.cost_month
@@ -142,19 +143,4 @@ def _against(chosen: Alternative, group: Sequence[Alternative], name: str, aim: 
     inside = ", inside the noise" if change < 0 else ""
     if inside and best.cache_entries and not chosen.cache_entries:
         inside += ", and cold after each start"
-    return f"{name} would cost {than} ({best.cost_per_million:.3g} a million{inside})"
-
-
-def percent(share: float) -> str:
-    """Writes a share as a percentage, with as many digits as say something.
-
-    Example:
-        >>> percent(0.5), percent(0.0012), percent(0.99951), percent(1.2)
-        ('50%', '0.12%', '99.95%', '120%')
-    """
-    value = 100.0 * share
-    if value >= 100.0 or value == 0.0:
-        return f"{value:.0f}%"
-    if value > 99.0:
-        return f"{value:.2f}%"
-    return f"{value:.2g}%" if value < 10.0 else f"{value:.0f}%"
+    return f"{name} would cost {than} ({number(best.cost_per_million)} a million{inside})"

@@ -6,6 +6,7 @@ from typing import Any
 
 from tidemill.foundation.pages import altair, page, rows, svg
 from tidemill.planning.choose import Plan
+from tidemill.planning.figures import number
 
 
 def plan_page(plan: Plan, subject: str) -> str:
@@ -25,9 +26,9 @@ def plan_page(plan: Plan, subject: str) -> str:
         ("cache entries", f"{chosen.cache_entries:,}"),
         ("replicas, batch limit", f"{chosen.replicas}, {chosen.batch_limit}"),
         ("cost of a million predictions", f"{chosen.cost_per_million:.4g}"),
-        ("CPU of a query", f"{chosen.cpu_us_per_query:.3g} µs"),
+        ("CPU of a query", f"{number(chosen.cpu_us_per_query)} µs"),
         ("table and caches", f"{chosen.bytes:,} bytes"),
-        ("latency: mean, p99", f"{chosen.mean_ms:.3g} ms, {chosen.p99_ms:.3g} ms"),
+        ("latency: mean, p99", f"{number(chosen.mean_ms)} ms, {number(chosen.p99_ms)} ms"),
     ]
     return page(
         f"Plan of {subject}",

@@ -151,10 +151,14 @@ class Workload:
         """
         if self._requests < 2 or not self._last - self._first >= _MOMENT_S:
             why = "no time, no request, or not all of the key"
-            left = f" ({self.skipped:,} rows were left out: {why})"
+            left = f" ({self.skipped:,} rows were left out: {why})" if self.skipped else ""
+            if not self._requests:
+                raise DataRefused(
+                    f"there is no request to make a workload of{left}",
+                    remedy="Have it asked first, or give a trace of its traffic.",
+                )
             raise DataRefused(
-                f"{self._requests:,} requests within one moment make no workload"
-                f"{left if self.skipped else ''}",
+                f"{self._requests:,} requests within one moment make no workload{left}",
                 remedy="Give at least two, at different times.",
             )
         counts, weights = self._shares()
