@@ -244,6 +244,8 @@ def test_binary_tensors_are_taken_as_they_are_once_their_head_is_known(
     rows = np.array([1.5, -2.0, 3e38], np.float32)
     asked, inputs, n = reader.read(head + rows.tobytes(), len(head))
     assert (asked.wanted, n) == (((Y[0], True),), 1)
+    assert isinstance(inputs, Packed)
+    inputs = inputs.arrays()
     assert inputs["x"].tolist() == [rows.tolist()]
     assert inputs["x"].flags.aligned
 

@@ -81,7 +81,7 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 class _Rows:
     """Columns of one batch, turned once into what is stored of any of its rows.
 
-    ``single`` holds that for each row alone; None if a row is too large to be stored as a list.
+    ``single`` holds that for each row alone; None if that takes long, and not all may be asked for.
     """
 
     __slots__ = ("_columns", "_lists", "single")
@@ -95,9 +95,15 @@ class _Rows:
             scalar = all(column.ndim == 1 for column in arrays)
             self.single = [*zip(*(lists if scalar else map(zip, lists)), strict=True)]
 
+    def each(self) -> list[tuple[Any, ...]]:
+        """Returns the stored columns of each row alone."""
+        if self.single is None:
+            self.single = [*zip(*map(_each_stored, self._columns), strict=True)]
+        return self.single
+
     def of(self, start: int, stop: int) -> Sequence[Any]:
         """Returns the stored columns of the rows from ``start`` up to ``stop``."""
-        if self.single is None:
+        if not self._lists:
             return [_stored(column[start:stop]) for column in self._columns]
         return [values[start:stop] for values in self._lists]
 
@@ -177,7 +183,8 @@ def _encoded(predictions: Sequence[Prediction]) -> bytes:
             names = (*batch.inputs,), (*batch.outputs,)
             layout = layouts.setdefault(names, len(layouts))
             inputs, outputs = _Rows(batch.inputs), _Rows(batch.outputs)
-            ones, answered = inputs.single, outputs.single
+            ones = inputs.each() if n == 1 else inputs.single
+            answered = outputs.each() if n == 1 else outputs.single
         rows.append(
             (
                 each.request_id,
@@ -237,6 +244,16 @@ def _stored(column: NDArray[Any]) -> Any:
     if column.size <= _SMALL or column.dtype.kind in _AS_LISTS:
         return column.tolist()
     return {"d": column.dtype.str, "s": column.shape, "b": column.tobytes()}
+
+
+def _each_stored(column: NDArray[Any]) -> list[Any]:
+    """Returns ``_stored`` of each row of a column; large ones stay where they are."""
+    if column[:1].size <= _SMALL or column.dtype.kind in _AS_LISTS:
+        return [[row] for row in column.tolist()]
+    kind, shape, size = column.dtype.str, (1, *column.shape[1:]), column[:1].nbytes
+    data = np.ascontiguousarray(column).reshape(-1).view(np.uint8).data
+    starts = range(0, len(data), size)
+    return [{"d": kind, "s": shape, "b": data[at : at + size]} for at in starts]
 
 
 class StoredPrediction(msgspec.Struct, frozen=True, array_like=True, gc=False):

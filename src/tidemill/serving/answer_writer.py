@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 
 import orjson
 
@@ -21,10 +23,14 @@ _Frame = tuple[bytes, list[bytes], bytes]
 
 @dataclass(frozen=True, slots=True)
 class _Halves:
-    """The answers to a batch's queries of one row: what comes before each id, and after it."""
+    """The answers to a batch's queries of one row: what comes before each id, and after it.
+
+    ``binary_bytes`` are what each ends with, after its JSON.
+    """
 
     before: bytes
     after: list[bytes]
+    binary_bytes: int
 
 
 class AnswerWriter:
@@ -54,13 +60,14 @@ class AnswerWriter:
             client_id: what the client calls its request.
         """
         answers = query.answers
-        if answers is not None and query.n == 1 and client_id is None and not self._binary:
+        if answers is not None and query.n == 1 and client_id is None and self._fixed:
             halves = answers.written.get(self) or self._halve(answers, query)
-            return b"%b%b%b" % (
+            body = b"%b%b%b" % (
                 halves.before,
                 query.request_id.encode(),
                 halves.after[query.start],
-            ), None
+            )
+            return body, len(body) - halves.binary_bytes if self._binary else None
         return self._write(query, client_id)
 
     def _halve(self, answers: Answers, query: Query) -> _Halves:
@@ -68,10 +75,14 @@ class AnswerWriter:
         frame = self._frames.get((query.version, query.source))
         before, between, end = frame or self._keep(query.version, query.source)
         texts, _ = self._texts(query)
-        after = [between[0] + row for row in texts[0]]
-        for text, rows in zip(between[1:], texts[1:], strict=True):
-            after = [said + text + row for said, row in zip(after, rows, strict=True)]
-        halves = _Halves(before + b'"' + _ID_FOLLOWS, [said + end for said in after])
+        parts: list[Iterable[bytes]] = []
+        for text, row in zip(between, texts, strict=True):
+            parts += repeat(text), row
+        rows = len(next(iter(answers.outputs.values())))
+        parts += [end] * rows, *map(answers.each_row, self._binary)
+        after = [b"".join(said) for said in zip(*parts, strict=False)]  # repeats never end
+        size = sum(column.row_bytes for column in self._binary)
+        halves = _Halves(before + b'"' + _ID_FOLLOWS, after, size)
         answers.written[self] = halves
         return halves
 

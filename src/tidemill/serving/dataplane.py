@@ -369,10 +369,7 @@ class DataPlane:
             except Exception as error:  # noqa: BLE001 - an exchange must end
                 exchange.fail(unwritable(query.version, error))
                 return
-            if header_length is None:
-                exchange.say(body)
-            else:
-                _answer(exchange, body, header_length)
+            exchange.say(body, header_length)
             return
         parameters: dict[str, Any] = {
             "prediction_id": query.request_id,
@@ -391,7 +388,7 @@ class DataPlane:
         except Exception as error:  # noqa: BLE001 - an exchange must end
             exchange.fail(unwritable(query.version, error))
             return
-        _answer(exchange, body, header_length)
+        exchange.say(body, header_length)
 
     def _predicted(self, query: Query) -> None:
         exchange: Exchange = query.context
@@ -552,14 +549,3 @@ def unwritable(version: int, error: Exception) -> ModelFailed:
 
 def _json(exchange: Caller, value: object) -> None:
     exchange.answer(msgspec.json.encode(value))
-
-
-def _answer(exchange: Exchange, body: bytes, header_length: int | None) -> None:
-    if header_length is None:
-        exchange.say(body)
-    else:
-        exchange.answer(
-            body,
-            content_type=b"application/octet-stream",
-            headers={b"inference-header-content-length": b"%d" % header_length},
-        )

@@ -98,6 +98,12 @@ _JSON = b"application/json"
 _OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _OK_HEADS: dict[int, bytes] = {}
 """What comes before a usual answer, by its size: those that are not folded."""
+_MIXED = b"application/octet-stream"
+_HEADER_LENGTH = b"inference-header-content-length"
+_OK_MIXED = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: %d\r\n"
+    b"inference-header-content-length: %d\r\n\r\n%b"
+)
 
 
 def cut_query(head: bytes) -> tuple[bytes, bytes]:
@@ -330,8 +336,13 @@ class Exchange:
         else:
             self._fold(body, self.head.accepts, content_type, headers or {})
 
-    def say(self, body: bytes) -> None:
-        """Gives the usual answer, as ``answer`` does: JSON, of which there is no more to say."""
+    def say(self, body: bytes, header_length: int | None = None) -> None:
+        """Gives the usual answer, as ``answer`` does: JSON, of which there is no more to say.
+
+        Args:
+            body: the JSON, and the binary tensors that follow it.
+            header_length: the bytes of the JSON where tensors follow.
+        """
         head, size = self.head, len(body)
         if (
             self.answered
@@ -340,13 +351,20 @@ class Exchange:
             or size >= FOLD_FROM_BYTES
             or head.method == b"HEAD"
         ):
-            self.answer(body)
+            if header_length is None:
+                self.answer(body)
+            else:
+                headers = {_HEADER_LENGTH: b"%d" % header_length}
+                self.answer(body, content_type=_MIXED, headers=headers)
             return
         self.answered = True
         connection = self._connection
         if self.nbytes:
             connection.load.nbytes -= self.nbytes
             self.body = b""
+        if header_length is not None:
+            connection.put(self, _OK_MIXED % (size, header_length, body))
+            return
         before = _OK_HEADS.get(size)
         if before is None:
             before = _OK_HEADS[size] = _OK_JSON % size

@@ -74,12 +74,20 @@ class Answers:
 
         They are little-endian, as is every machine that this runs on.
         """
+        size = column.row_bytes
+        return self._blob(column)[start * size : stop * size]
+
+    def each_row(self, column: Column) -> list[bytes]:
+        """Returns ``rows`` of each row alone."""
+        blob, size = self._blob(column), column.row_bytes
+        return [blob[at : at + size] for at in range(0, len(blob), size)]
+
+    def _blob(self, column: Column) -> bytes:
         blob = self._blobs.get(column.name)
         if blob is None:
             array = self.outputs[column.name].astype(column.dtype, copy=False)
             blob = self._blobs[column.name] = array.tobytes()
-        size = column.row_bytes
-        return blob[start * size : stop * size]
+        return blob
 
 
 class Query:
