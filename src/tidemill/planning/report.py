@@ -39,6 +39,7 @@ def plan_page(plan: Plan, subject: str) -> str:
             "<h2>Cost of a month, by the size of the table</h2>",
             svg(costs),
             "<p class=note>Without a cache; no table is shown as half a key.</p>",
+            "<p class=note>The dot is what was chosen, with its cache if it has one.</p>",
             "<h2>Latency, by the size of the table</h2>",
             svg(latencies),
         ),
