@@ -104,13 +104,14 @@ class Everything:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What is live, if that is anything but the users."""
+    """What is live, if that is anything but the users; ``model``: without a table."""
 
     signature: Signature = SIGNATURE
     key: Keys = KEY
     table: Any = None
     features: StoredFeatures | None = None
     replicas: Sequence[Any] = ()
+    model: bool = False
 
 
 class World:
@@ -154,7 +155,7 @@ class World:
 
     def go_live(self, number: int, **terms: Any) -> None:
         """Has a version of this number answer, with a table of its own."""
-        table = self.kind.table or Known(number, self.outputs)
+        table = None if self.kind.model else self.kind.table or Known(number, self.outputs)
         self.tables.append(table)
         application = self.application(number, table, **terms)
         self.processor._staged[number] = {"app": application}
@@ -169,7 +170,7 @@ class World:
             signature=self.signature,
             platform="onnx",
             table=cast("Table", table),
-            key=self.kind.key,
+            key=None if self.kind.model else self.kind.key,
             features=self.kind.features,
             cache=Cache(0, None),
             batcher=Batcher(
@@ -223,12 +224,14 @@ async def turn() -> None:
 
 
 def parts(written: bytes) -> list[tuple[int, Any]]:
-    """The status and body of each answer."""
+    """The status of each answer, and its body, or what precedes binary tensors there."""
     found = []
     while written:
         head, _, rest = written.partition(b"\r\n\r\n")
-        size = int(cast("Any", re.search(rb"content-length: (\d+)", head))[1])
-        found.append((int(head.split()[1]), json.loads(rest[:size])))
+        size = int(cast("Any", re.search(rb"\ncontent-length: (\d+)", head))[1])
+        json_size = re.search(rb"inference-header-content-length: (\d+)", head)
+        said = rest[: int(json_size[1]) if json_size else size]
+        found.append((int(head.split()[1]), json.loads(said)))
         written = rest[size:]
     return found
 

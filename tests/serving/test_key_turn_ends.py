@@ -172,7 +172,7 @@ def test_any_key_gets_together_what_it_gets_alone(
     ("whose", "part", "told"),
     [
         ("version", "look_up_rows", False),
-        ("measures", "looked_up", False),
+        ("measures", "answered", False),
         ("wire", "RowWriter", False),
         ("plane", "looked_up", True),
     ],

@@ -191,6 +191,7 @@ def test_a_waiting_query_holds_its_arrays_and_no_more(tmp_path: Path, kind: str)
         applications={},
         application=lambda _: application,
         submit=lambda _, query, *__: queries.append(query),
+        model_turn=lambda *_: None,
     )
     plane = DataPlane(
         cast("Processor", processor),

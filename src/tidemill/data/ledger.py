@@ -11,6 +11,7 @@ export_parquet   two Parquet files for whoever asks in SQL
 """
 
 from tidemill.data.ledger_compaction import CompactResult, compact
+from tidemill.data.ledger_frames import stored_rows
 from tidemill.data.ledger_ids import SECRET_BYTES, PredictionIds, open_ids
 from tidemill.data.ledger_labels import JoinCounts, join_counts, join_labels
 from tidemill.data.ledger_reader import Ledger, LedgerExport, each_part, export_parquet, read_ledger
@@ -47,5 +48,6 @@ __all__ = [
     "prediction_ids",
     "read_ledger",
     "read_withdrawals",
+    "stored_rows",
     "withdraw",
 ]

@@ -124,6 +124,25 @@ def _one_row(columns: Columns) -> list[Any] | None:
 _NO_ROWS = _Rows({})
 
 
+def stored_rows(columns: Columns) -> Sequence[Sequence[Any]]:
+    """Returns what is stored of each row of a batch, as ``PlainRow.stored`` has it.
+
+    Raises:
+        InvalidInput: a column is no array.
+    """
+    try:
+        return _Rows(columns).each()
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise _unfit(error) from error
+
+
+def _unfit(error: Exception) -> InvalidInput:
+    return InvalidInput(
+        f"a prediction cannot be kept in the ledger: {error}",
+        remedy="Give NumPy arrays of numbers, booleans or strings.",
+    )
+
+
 def encode_predictions(predictions: Sequence[Prediction]) -> bytes:
     """Returns the payload of one frame of predictions.
 
@@ -133,10 +152,7 @@ def encode_predictions(predictions: Sequence[Prediction]) -> bytes:
     try:
         return _encoded(predictions)
     except (TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise InvalidInput(
-            f"a prediction cannot be kept in the ledger: {error}",
-            remedy="Give NumPy arrays of numbers, booleans or strings.",
-        ) from error
+        raise _unfit(error) from error
 
 
 def _encoded(predictions: Sequence[Prediction]) -> bytes:

@@ -22,7 +22,7 @@ _Frame = tuple[bytes, list[bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class _Halves:
+class Halves:
     """The answers to a batch's queries of one row: what comes before each id, and after it.
 
     ``binary_bytes`` are what each ends with, after its JSON.
@@ -61,7 +61,7 @@ class AnswerWriter:
         """
         answers = query.answers
         if answers is not None and query.n == 1 and client_id is None and self._fixed:
-            halves = answers.written.get(self) or self._halve(answers, query)
+            halves = self.halves(answers, query.version, query.source)
             body = b"%b%b%b" % (
                 halves.before,
                 query.request_id.encode(),
@@ -70,19 +70,21 @@ class AnswerWriter:
             return body, len(body) - halves.binary_bytes if self._binary else None
         return self._write(query, client_id)
 
-    def _halve(self, answers: Answers, query: Query) -> _Halves:
+    def halves(self, answers: Answers, version: int, source: str) -> Halves:
         """Writes all answers of a batch but for their ids; the next query finds its own."""
-        frame = self._frames.get((query.version, query.source))
-        before, between, end = frame or self._keep(query.version, query.source)
-        texts, _ = self._texts(query)
+        found: Halves | None = answers.written.get(self)
+        if found is not None:
+            return found
+        frame = self._frames.get((version, source))
+        before, between, end = frame or self._keep(version, source)
         parts: list[Iterable[bytes]] = []
-        for text, row in zip(between, texts, strict=True):
+        for text, row in zip(between, self._rows_of(answers), strict=True):
             parts += repeat(text), row
         rows = len(next(iter(answers.outputs.values())))
         parts += [end] * rows, *map(answers.each_row, self._binary)
         after = [b"".join(said) for said in zip(*parts, strict=False)]  # repeats never end
         size = sum(column.row_bytes for column in self._binary)
-        halves = _Halves(before + b'"' + _ID_FOLLOWS, after, size)
+        halves = Halves(before + b'"' + _ID_FOLLOWS, after, size)
         answers.written[self] = halves
         return halves
 
@@ -110,13 +112,17 @@ class AnswerWriter:
         if answers is None:
             outputs = query.outputs
             return [row_texts(outputs[column.name]) for column in self._in_json], 0
+        return self._rows_of(answers), query.start
+
+    def _rows_of(self, answers: Answers) -> list[list[bytes]]:
+        """Returns each column's rows as JSON: of the whole batch."""
         known, texts = answers.texts, []
         for column in self._in_json:
             rows = known.get(column.name)
             if rows is None:
                 rows = known[column.name] = row_texts(answers.outputs[column.name])
             texts.append(rows)
-        return texts, query.start
+        return texts
 
     def _blobs(self, query: Query) -> list[bytes]:
         if not self._binary:

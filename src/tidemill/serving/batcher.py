@@ -13,7 +13,6 @@ have theirs.
 from __future__ import annotations
 
 import asyncio
-from bisect import insort
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -43,21 +42,14 @@ from tidemill.serving.batching import (
     remaining_s,
     worth_sending,
 )
-from tidemill.serving.flight import BatchObserver, Flight
+from tidemill.serving.flight import BatchObserver, Flight, Together
 from tidemill.serving.joining import join, together, wrong_rows
 from tidemill.serving.query import DEFAULT_PRIORITY, Answers, Query
 from tidemill.serving.replicas.replica import Replica
+from tidemill.serving.waiting import Waiting
 
 MAX_ATTEMPTS = 2
 """A query is sent again once after its replica died or its batch failed."""
-
-
-def _deadline(query: Query) -> float:
-    return query.deadline
-
-
-def _rank(query: Query) -> tuple[int, float]:
-    return query.priority, query.deadline
 
 
 class Batcher:
@@ -92,7 +84,7 @@ class Batcher:
         self._finish = finish
         self._observer = observer
         self._turned = turned
-        self._queue: list[Query] = []  # in order of priority, then of deadline
+        self._queue = Waiting()
         self._out: list[Flight] = []
         self._replicas: tuple[Replica, ...] = ()
         self._freed_at: dict[int, float] = {}
@@ -102,9 +94,6 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._emptied: asyncio.Event | None = None
-        self.queued_rows = 0
-        self.queued_bytes = 0
-        self._ranked = self._ranks = False
         self._on_loop = False
         self._grown = 1
         self._doubted: set[int] = set()  # replicas with a batch that is overdue
@@ -117,6 +106,16 @@ class Batcher:
         self.closed_until = 0.0
         self.closed_for_s = 0.0
         self._know(ServiceTime())
+
+    @property
+    def queued_rows(self) -> int:
+        """How many rows wait."""
+        return self._queue.rows
+
+    @property
+    def queued_bytes(self) -> int:
+        """How many bytes of input wait."""
+        return self._queue.nbytes
 
     @property
     def batches_out(self) -> int:
@@ -144,34 +143,69 @@ class Batcher:
             Overloaded: the queue is full, by rows or by bytes.
             DeadlineExceeded: it could not be answered in time.
         """
+        queue = self._queue
+        if queue.joined is not None and queue.must_part(query, self._most):
+            queue.part()
         if (
-            self.queued_rows + query.n <= self._ample_rows
-            and self.queued_bytes + query.nbytes <= self._max_queue_bytes
+            queue.rows + query.n <= self._ample_rows
+            and queue.nbytes + query.nbytes <= self._max_queue_bytes
             and len(self._out) <= len(self._replicas)
             and query.deadline - query.arrived - query.unseen_s >= self._ample_s
             and query.priority == DEFAULT_PRIORITY
-            and not self._ranked
-            and (not self._queue or self._queue[-1].deadline <= query.deadline)
+            and not queue.ranked
+            and (not queue or queue[-1].deadline <= query.deadline)
         ):
-            self._queue.append(query)
-            self.queued_rows += query.n
-            self.queued_bytes += query.nbytes
+            queue.append(query)
+            queue.rows += query.n
+            queue.nbytes += query.nbytes
             if not self._scheduled:
                 self.wake()
             return
         self._admit(query)
-        self._put(query)
+        queue.put(query)
         self.wake()
 
+    def offer_row(
+        self, take: Callable[[], Together], nbytes: int, deadline: float, allowed_s: float
+    ) -> bool:
+        """Counts one more row among those of this turn that go together; says whether it may.
+
+        It may in the usual state of a queue to a model that answers at once: if not, ``offer`` it.
+
+        Args:
+            take: called at the end of the turn at the latest, gives those that were counted.
+            nbytes: of the row's request.
+            deadline: no earlier than that of the row before.
+            allowed_s: how long it may still take.
+        """
+        queue = self._queue
+        if (
+            queue.rows >= self._ample_rows
+            or queue.nbytes + nbytes > self._max_queue_bytes
+            or allowed_s < self._ample_s
+        ):
+            return False
+        if queue.joined is None:
+            if queue or self._out or not (self._on_loop and self._replicas):
+                return False
+            queue.joined = take
+            self.wake()
+        elif queue.joined is not take or queue or deadline < queue.joined_until:
+            return False
+        queue.joined_until = deadline
+        queue.rows += 1
+        queue.nbytes += nbytes
+        return True
+
     def _admit(self, query: Query) -> None:
-        if self.queued_rows + query.n > self._max_queue and self._queue:
+        if self._queue.rows + query.n > self._max_queue and self._queue:
             raise Overloaded(
-                f"the queue is full: {self.queued_rows} rows wait, {self._max_queue} may",
+                f"the queue is full: {self._queue.rows} rows wait, {self._max_queue} may",
                 remedy="Send fewer queries, or add replicas.",
             )
-        if self.queued_bytes + query.nbytes > self._max_queue_bytes and self._queue:
+        if self._queue.nbytes + query.nbytes > self._max_queue_bytes and self._queue:
             raise Overloaded(
-                f"the queue is full: {self.queued_bytes} bytes wait, {self._max_queue_bytes} may",
+                f"the queue is full: {self._queue.nbytes} bytes wait, {self._max_queue_bytes} may",
                 remedy="Send fewer or smaller queries, or add replicas.",
             )
         late_s = self._late_s(query)
@@ -181,14 +215,14 @@ class Batcher:
             self._close(query, late_s)
             raise DeadlineExceeded(
                 f"an answer is not possible within {_ms(query.deadline - query.arrived)} ms: "
-                f"{self.queued_rows} rows wait and a batch of {self._most} takes "
+                f"{self._queue.rows} rows wait and a batch of {self._most} takes "
                 f"{_ms(self.law.predict(self._most))} ms",
                 remedy="Allow more time, send less, or add replicas.",
             )
 
     async def emptied(self) -> None:
         """Returns when nothing waits and nothing is out."""
-        if self._queue or self._out:
+        if self._queue or self._out or self._queue.joined is not None:
             self._emptied = asyncio.Event()
             await self._emptied.wait()
 
@@ -198,7 +232,7 @@ class Batcher:
         What is ahead of them is worked off no faster than time goes by. Where priorities are used,
         somebody may still go first.
         """
-        if query.n == 1 and not self._ranks:
+        if query.n == 1 and not self._queue.ranks:
             self.closed_until = query.arrived + late_s
             self.closed_for_s = query.deadline - query.arrived
 
@@ -208,7 +242,7 @@ class Batcher:
             answered_at(
                 query.n,
                 now=query.arrived + query.unseen_s,
-                queued_rows=self._rows_before(query),
+                queued_rows=self._queue.rows_before(query.priority),
                 busy_s=self._busy_s(),
                 replicas=len(self._replicas) - len(self._doubted),
                 law=self.law,
@@ -227,12 +261,6 @@ class Batcher:
             busy_s += remaining_s(self.law, flight.rows, 0.0 if replica in begun else now - since)
             begun.add(replica)
         return busy_s
-
-    def _rows_before(self, query: Query) -> int:
-        """Returns how many rows wait that go before this query's, or with them."""
-        if not self._ranked and query.priority == DEFAULT_PRIORITY:
-            return self.queued_rows
-        return sum(each.n for each in self._queue if each.priority <= query.priority)
 
     def _doubt(self) -> bool:
         """Forgets a law that is about to refuse a query and is out of date; says whether.
@@ -258,32 +286,6 @@ class Batcher:
         self._ample_rows = min(self._most, self._max_queue)
         self._ample_s = self._slowdown.factor * ample_s(law, self._most)
 
-    def _put(self, query: Query) -> None:
-        if query.priority != DEFAULT_PRIORITY and not self._ranked:
-            self._ranks = self._ranked = (
-                True  # until the queue is empty again; so far all had one priority
-            )
-        if self._ranked:
-            insort(self._queue, query, key=_rank)
-        elif not self._queue or self._queue[-1].deadline <= query.deadline:
-            self._queue.append(query)
-        else:
-            insort(self._queue, query, key=_deadline)
-        self.queued_rows += query.n
-        self.queued_bytes += query.nbytes
-
-    def _pop(self, count: int) -> list[Query]:
-        popped = self._queue[:count]
-        del self._queue[:count]
-        if not self._queue:
-            self.queued_rows = self.queued_bytes = 0
-            self._ranked = False
-            return popped
-        for query in popped:
-            self.queued_rows -= query.n
-            self.queued_bytes -= query.nbytes
-        return popped
-
     def wake(self) -> None:
         """Looks at the queue at the end of this turn: something may go out now."""
         if not self._scheduled:
@@ -299,9 +301,20 @@ class Batcher:
     def _turn(self) -> None:
         self._scheduled = False
         may_hold, self._held_until = self._held_until > 0.0, float("inf")
-        began = now = self._clock.monotonic()
+        now = self._clock.monotonic()
         if self._hedged:
-            self._drop_ended()
+            self._queue.drop_ended()
+            self._hedged = bool(self._queue)
+        began = now
+        if self._queue.joined is not None:
+            self._turn_together(now)
+            now = self._clock.monotonic()
+        if self._queue:
+            self._send_due(began, now, may_hold=may_hold)
+        self._settle()
+
+    def _send_due(self, began: float, now: float, *, may_hold: bool) -> None:
+        """Sends what waits, as far as replicas are free and others need not have their turn."""
         while self._queue:
             if now - began > SLICE_S:
                 self.wake()  # the others first
@@ -319,14 +332,27 @@ class Batcher:
             )
             if decision.late and self._doubt():
                 continue
-            for query in self._pop(decision.late):
+            for query in self._queue.take(decision.late):
                 if not (query.hedged and self._has(query)):
                     self._end_late(query)
             if decision.take:
-                self._send(replica, self._pop(together(self._queue[: decision.take])))
+                self._send(replica, self._queue.take(together(self._queue[: decision.take])))
             if self._queue:
                 now = self._clock.monotonic()
-        self._settle()
+
+    def _turn_together(self, now: float) -> None:
+        """Sends as one batch what is asked together, if all of it can go and is in time."""
+        replica, asked = self._free_replica(), self._queue.take_joined()
+        rows, inputs = len(asked.arrived), None
+        if replica is not None and replica.on_loop and rows <= self._most:
+            if now + self.law.predict(rows) <= asked.deadline:  # the usual case of ``cut``
+                inputs = asked.inputs()
+            if inputs is not None:
+                now = self._clock.monotonic()
+                waited_s = now * rows - sum(asked.arrived)
+                self._begin(Flight((), rows, replica, now, asked), waited_s, lambda: inputs)
+                return
+        self._queue.part(asked)
 
     def _due_turn(self) -> None:
         self._turn()
@@ -341,11 +367,11 @@ class Batcher:
         until = held_until(
             law=self.law,
             rate_rps=self._arrivals.rate_rps,
-            queued_rows=self.queued_rows,
+            queued_rows=self._queue.rows,
             max_batch=self._most,
             idle_since=max(self._learned_at, min(arrived)),
             newest=max(arrived),
-            deadline=self._earliest(),
+            deadline=self._queue.earliest,
         )
         if until <= now:
             return False
@@ -361,7 +387,7 @@ class Batcher:
                 and id(replica) not in self._doubted
                 and out < replica.capacity
                 and (best is None or out < best.in_flight)
-                and worth_sending(self.queued_rows, out, self._max_batch)
+                and worth_sending(self._queue.rows, out, self._max_batch)
             ):
                 best = replica
         return best
@@ -370,15 +396,18 @@ class Batcher:
         now = self._clock.monotonic()
         rows = sum([query.n for query in queries])
         waited_s = now * len(queries) - sum([query.arrived for query in queries])
+        self._begin(Flight(queries, rows, replica, now), waited_s, partial(join, queries))
+
+    def _begin(self, flight: Flight, waited_s: float, inputs: Callable[[], Batch]) -> None:
+        now, rows = flight.started, flight.rows
         # A long silence says no more than a short one, and is sooner forgotten.
         self._arrivals.update(rows, min(now - self._sent_at, 4.0 * self.law.a_s))
         self._sent_at = now
-        flight = Flight(queries, rows, replica, now)
         self._out.append(flight)
         self._observer.sent(flight, waited_s)
         try:
-            flight.inputs = inputs = join(queries)
-            replica.submit(inputs, partial(self._landed, flight))
+            flight.inputs = batch = inputs()
+            flight.replica.submit(batch, partial(self._landed, flight))
         except Exception as error:
             if flight not in self._out:
                 raise
@@ -391,6 +420,7 @@ class Batcher:
         self._out.remove(flight)
         self._doubted.discard(id(flight.replica))
         if isinstance(result, TidemillError):
+            flight.part()
             flight.note().returned = self._clock.monotonic()
         if isinstance(result, WorkerLost):
             self._again(flight, result)
@@ -402,9 +432,11 @@ class Batcher:
             if wrong is None:
                 self._deal(flight, result)
             else:
+                flight.part()
                 flight.note()
                 self._apart(flight, wrong)
-        self.wake()
+        if not flight.replica.on_loop:  # else this turn goes on
+            self.wake()
 
     def _learn(self, flight: Flight) -> None:
         now = self._clock.monotonic()
@@ -428,6 +460,9 @@ class Batcher:
 
     def _deal(self, flight: Flight, outputs: Batch) -> None:
         answers, start, finish = Answers(flight.inputs, outputs), 0, self._finish
+        if flight.together is not None:
+            flight.together.answered(answers)
+            return
         for query in flight.queries:
             if not query.ended:
                 query.answers, query.start = answers, start
@@ -443,19 +478,11 @@ class Batcher:
             if query.attempts >= MAX_ATTEMPTS:
                 self._fail(query, error)
             else:
-                self._put(query)
+                self._queue.put(query)
 
     def _has(self, query: Query) -> bool:
         """Says whether a query waits, or is out, once more."""
         return query in self._queue or any(query in flight.queries for flight in self._out)
-
-    def _drop_ended(self) -> None:
-        """Takes out of the queue what a doubted replica has answered after all."""
-        ended = [query for query in self._queue if query.ended]
-        if ended:
-            self._queue = ended + [query for query in self._queue if not query.ended]
-            self._pop(len(ended))
-        self._hedged = bool(self._queue)
 
     def _oldest(self) -> list[Flight]:
         """Returns the batch that each replica has had for longest, where another could help."""
@@ -492,7 +519,7 @@ class Batcher:
         again = [query for query in flight.queries if not query.ended and not query.hedged]
         for query in again:
             query.hedged = self._hedged = True
-            self._put(query)
+            self._queue.put(query)
         if again:
             self._observer.hedged(flight)
 
@@ -529,7 +556,7 @@ class Batcher:
 
     def _settle(self) -> None:
         """Arms the timer for the earliest deadline, or says that nothing is left."""
-        earliest = min(self._earliest(), self._held_until)
+        earliest = min(self._queue.earliest, self._held_until)
         for flight in self._out:
             pending = [query.deadline for query in flight.queries if not query.ended]
             earliest = min(earliest, *pending, float("inf"))
@@ -544,25 +571,10 @@ class Batcher:
         if self._emptied is not None and not self._queue and not self._out:
             self._emptied.set()
 
-    def _earliest(self) -> float:
-        """Returns the earliest deadline of all that waits."""
-        if self._ranked:
-            return min(query.deadline for query in self._queue)
-        return self._queue[0].deadline if self._queue else float("inf")
-
-    def _pop_late(self, now: float) -> list[Query]:
-        """Takes those out of the queue whose deadline has passed."""
-        if self._ranked:  # not in order of deadline: they are brought to the head first
-            self._queue.sort(key=lambda query: query.deadline > now)
-        late = 0
-        while late < len(self._queue) and self._queue[late].deadline <= now:
-            late += 1
-        return self._pop(late)
-
     def _expire(self) -> None:
         self._timer, self._timer_at = None, float("inf")
         now = self._clock.monotonic() + 0.0005
-        for query in self._pop_late(now):
+        for query in self._queue.take_late(now):
             self._end_late(query)
         for flight in self._out:
             for query in flight.queries:

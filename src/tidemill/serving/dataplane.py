@@ -19,22 +19,24 @@ from tidemill.foundation.errors import (
     Unavailable,
 )
 from tidemill.foundation.instruments import Instruments
-from tidemill.models.signature import Batch, Column
+from tidemill.models.signature import Batch
 from tidemill.serving import wire
 from tidemill.serving.answer_writer import AnswerWriter
 from tidemill.serving.application import Application
-from tidemill.serving.by_key import KeyReader, key_reader
+from tidemill.serving.by_key import KeyReader
 from tidemill.serving.classification import classified
-from tidemill.serving.exchange import Caller, Exchange, KeyTaker, ReaderOf
+from tidemill.serving.exchange import Caller, Exchange
+from tidemill.serving.form import Form
 from tidemill.serving.gate import Gate
 from tidemill.serving.guard import Guard
 from tidemill.serving.key_turn import KeyTurn, Values
 from tidemill.serving.labels import judge, refusal
+from tidemill.serving.model_turn import Asked
 from tidemill.serving.pace import Pace
 from tidemill.serving.processor import Processor
-from tidemill.serving.query import DEFAULT_PRIORITY, Query
+from tidemill.serving.query import DEFAULT_PRIORITY, Answers, Packed, Query
 from tidemill.serving.row import Row, RowForm
-from tidemill.serving.templates import InferReader
+from tidemill.serving.templates import Template, read_rows
 
 EXTENSIONS = [
     "binary_tensor_data",
@@ -45,63 +47,7 @@ EXTENSIONS = [
     "schedule_policy",
     "statistics",
 ]
-_MAX_WRITERS = 64
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-
-
-class _Form:
-    """How an application's requests are read and its answers written."""
-
-    __slots__ = (
-        *("_turn_of", "_writers", "application", "gate"),
-        *("keys", "reader", "reads_key", "turn"),
-    )
-
-    def __init__(
-        self,
-        application: Application,
-        gate: Gate,
-        turn_of: Callable[[Application, tuple[str, ...]], KeyTurn | None],
-    ) -> None:
-        self.application = application
-        self._turn_of = turn_of
-        self.reads_key: KeyReader | None = None
-        self.reader = InferReader(application.signature)
-        self.gate = gate
-        self.turn: KeyTurn | None = None
-        self.keys: tuple[KeyTaker, ReaderOf] | None = None
-        self._writers: dict[tuple[tuple[Column, bool], ...], AnswerWriter] = {}
-
-    def refuse(self, exchange: Exchange) -> None:
-        """Refuses a request that cannot be answered in time, without reading it.
-
-        The next of the same head need not come so far.
-        """
-        exchange.head.gate = self.gate
-        exchange.refuse(self.gate.refusal)
-
-    @property
-    def key(self) -> KeyReader:
-        """Reads requests that hold the key alone.
-
-        Raises:
-            InvalidInput: the application has no key, or not of single values.
-        """
-        if self.reads_key is None:
-            self.reads_key = key_reader(self.application.deployment, self.application.signature)
-            self.turn = self._turn_of(self.application, self.reads_key.names)
-            if self.turn is not None:
-                self.keys = self.turn, self.reads_key.known
-        return self.reads_key
-
-    def writer(self, wanted: tuple[tuple[Column, bool], ...]) -> AnswerWriter:
-        """Returns the writer of such answers; requests that want the same share it."""
-        found = self._writers.get(wanted)
-        if found is None:
-            if len(self._writers) >= _MAX_WRITERS:
-                self._writers.clear()
-            found = self._writers[wanted] = AnswerWriter(self.application.name, wanted)
-        return found
 
 
 class DataPlane:
@@ -147,7 +93,7 @@ class DataPlane:
             "tidemill_labels", "Labels made durable.", ("application",)
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._forms: dict[str, _Form] = {}
+        self._forms: dict[str, Form] = {}
 
     # Inference
 
@@ -159,7 +105,14 @@ class DataPlane:
         if asks_any and form.gate.turns_away(arrived):
             form.refuse(exchange)
             return
-        body = exchange.body
+        body, rows, pace = exchange.body, form.rows, self._pace
+        if rows is not None and version is None and exchange.head.header_length is None:
+            found = form.reader.plain(body)
+            unseen_s = pace.now - arrived if pace.waited_s > 0.0 else 0.0
+            if found is not None and rows.add(
+                exchange, *found, nbytes=len(body), arrived=arrived, unseen_s=unseen_s
+            ):
+                return
         try:
             asked, inputs, n = form.reader.read(body, exchange.head.header_length)
         except InvalidInput as error:
@@ -167,18 +120,54 @@ class DataPlane:
                 raise
             self._infer_by_key(exchange, form, version, error)
             return
-        exchange.body = b""  # a query that waits holds its arrays, no more
-        allowed_s = application.slo_s
+        query = self._query(exchange, application, asked, inputs, n)
+        self._processor.submit(application, query, version)
+
+    def _query(
+        self,
+        exchange: Exchange,
+        application: Application,
+        asked: wire.Asked,
+        inputs: Batch | Packed,
+        n: int,
+    ) -> Query:
+        """Returns a v2 request that was read as a query."""
+        nbytes, exchange.body = len(exchange.body), b""  # one that waits holds its arrays, no more
+        arrived, allowed_s = exchange.arrived, application.slo_s
         if asked.timeout_s is not None:
             allowed_s = application.allowed_s(asked.timeout_s)
         until = arrived + allowed_s
         query = Query(inputs, n, arrived, until, self._inferred, exchange, asked, asked.event_time)
-        query.nbytes = len(body)
+        query.nbytes = nbytes
         if asked.priority != DEFAULT_PRIORITY:
             query.priority = asked.priority
         if self._pace.waited_s > 0.0:
-            query.unseen_s = self._pace.now - query.arrived
-        self._processor.submit(application, query, version)
+            query.unseen_s = self._pace.now - arrived
+        return query
+
+    def row_query(self, context: Exchange, application: Application) -> Query:
+        """Returns a request that was taken together with others as a query; see ``RowAsker``."""
+        read = self._form(application).reader.read(context.body, None)
+        return self._query(context, application, *read)
+
+    def read_rows(self, form: Template, numbers: Sequence[bytes]) -> Batch | None:
+        """Returns the rows of requests; see ``RowAsker``."""
+        return read_rows(form, numbers)
+
+    def predicted(self, asked: Sequence[Asked], rows: PlainRows, answers: Answers) -> None:
+        """Answers those who asked for rows; see ``RowAsker``."""
+        version, last, before = rows.version, None, b""
+        after: list[bytes] = []
+        for at, ((exchange, form, _, _), name) in enumerate(zip(asked, rows.ids, strict=True)):
+            try:
+                if form is not last:
+                    halves = self._writer(rows.application, form.asked).halves(
+                        answers, version, rows.source
+                    )
+                    last, before, after = form, halves.before, halves.after
+                exchange.say(b"%b%b%b" % (before, name.encode(), after[at]))
+            except Exception as error:  # noqa: BLE001 - an exchange must end
+                exchange.fail(unwritable(version, error))
 
     def predict(self, exchange: Exchange, name: str) -> None:
         """Answers a v1 prediction request."""
@@ -301,7 +290,7 @@ class DataPlane:
         self._processor.look_up(application, query)
 
     def _infer_by_key(
-        self, exchange: Exchange, form: _Form, version: int | None, refusal: InvalidInput
+        self, exchange: Exchange, form: Form, version: int | None, refusal: InvalidInput
     ) -> None:
         """Answers a v2 request of keys; ``refusal`` says why it is none of all inputs."""
         application, arrived, nbytes = form.application, exchange.arrived, len(exchange.body)
@@ -320,7 +309,7 @@ class DataPlane:
         query.nbytes, query.priority = nbytes, asked.priority
         self._processor.look_up(application, query, version)
 
-    def _form_of(self, name: str) -> _Form:
+    def _form_of(self, name: str) -> Form:
         """Returns how the requests of what is live under a name are read.
 
         Raises:
@@ -331,7 +320,7 @@ class DataPlane:
             return form
         return self._form(self._processor.application(name))
 
-    def _form(self, application: Application) -> _Form:
+    def _form(self, application: Application) -> Form:
         """Returns how an application's requests are read; it is kept for as long as that is live.
 
         What asked before another revision went live may end after that.
@@ -339,7 +328,8 @@ class DataPlane:
         form, name = self._forms.get(application.name), application.name
         if form is None or form.application is not application:
             gate = Gate(application, self._processor, self._pace)
-            form = _Form(application, gate, self._turn_of)
+            rows = self._processor.model_turn(application, self)
+            form = Form(application, gate, self._turn_of, rows)
             if self._processor.applications.get(name) is application:
                 self._forms[name] = form
         return form
@@ -361,9 +351,7 @@ class DataPlane:
                 exchange.fail(unwritable(query.version, error))
                 return
         if query.row_sources is None:  # the usual request, whose rows all have one source
-            writer = asked.writer
-            if writer is None:
-                writer = asked.writer = self._forms[application.name].writer(asked.wanted)
+            writer = asked.writer or self._writer(application.name, asked)
             try:
                 body, header_length = writer.write(query, asked.request.id)
             except Exception as error:  # noqa: BLE001 - an exchange must end
@@ -389,6 +377,12 @@ class DataPlane:
             exchange.fail(unwritable(query.version, error))
             return
         exchange.say(body, header_length)
+
+    def _writer(self, name: str, asked: wire.Asked) -> AnswerWriter:
+        if asked.writer is None:
+            asked.writer = self._forms[name].writer(asked.wanted)
+        found: AnswerWriter = asked.writer
+        return found
 
     def _predicted(self, query: Query) -> None:
         exchange: Exchange = query.context

@@ -7,27 +7,76 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tidemill.models.signature import Batch
-from tidemill.serving.query import Notes, Query
+from tidemill.serving.query import Answers, Notes, Query
 from tidemill.serving.replicas.replica import Replica
 
 _numbers = itertools.count(1)
 
 
-class Flight:
-    """Who is in a batch, which replica has it, since when."""
+class Together(Protocol):
+    """Rows that clients have asked for in one turn, each by a query of its own, if one is made.
 
-    __slots__ = ("inputs", "notes", "overdue", "queries", "replica", "rows", "started")
+    They go as one batch to a model that answers at once; else each goes its own way.
+    """
+
+    @property
+    def arrived(self) -> Sequence[float]:
+        """When each arrived, on the monotonic clock."""
+
+    @property
+    def deadline(self) -> float:
+        """The earliest of theirs."""
+
+    def inputs(self) -> Batch | None:
+        """Returns all rows as one batch, in their order; None where each needs a closer look."""
+
+    def apart(self) -> Sequence[Query]:
+        """Returns each as a query; who is refused at once was told, and is not among them."""
+
+    def answered(self, answers: Answers) -> None:
+        """Takes the answers, one for each row."""
+
+
+class Flight:
+    """Who is in a batch, which replica has it, since when.
+
+    Either ``queries``, or ``together``, of which there are no queries yet.
+    """
+
+    __slots__ = (
+        "count",
+        "inputs",
+        "notes",
+        "overdue",
+        "queries",
+        "replica",
+        "rows",
+        "started",
+        "together",
+    )
 
     def __init__(
-        self, queries: Sequence[Query], rows: int, replica: Replica, started: float
+        self,
+        queries: Sequence[Query],
+        rows: int,
+        replica: Replica,
+        started: float,
+        together: Together | None = None,
     ) -> None:
         self.queries = queries
+        self.together = together
+        self.count = len(queries) if together is None else rows
         self.rows = rows
         self.replica = replica
         self.started = started
         self.inputs: Batch = {}
         self.notes: Notes | None = None
         self.overdue = False
+
+    def part(self) -> None:
+        """Makes a query of each row that went together with others."""
+        if self.together is not None:
+            self.queries, self.together = self.together.apart(), None
 
     def note(self) -> Notes:
         """Notes for each query that it was in this batch; the notes know of no query."""

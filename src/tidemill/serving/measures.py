@@ -153,13 +153,12 @@ class VersionMeasures:
     def sent(self, flight: Flight, waited_s: float) -> None:
         """Counts a batch that goes to a replica; its queries waited so long together."""
         self.rows.observe(flight.rows)
-        queries = len(flight.queries)
-        self.stages["queue"].observe_many(waited_s / queries, queries)
+        self.stages["queue"].observe_many(waited_s / flight.count, flight.count)
 
     def landed(self, flight: Flight, now: float) -> None:
         """Counts a batch that came back."""
         took_s = now - flight.started
-        self.stages["compute"].observe_many(took_s, len(flight.queries))
+        self.stages["compute"].observe_many(took_s, flight.count)
         self.landed_at = now
         self.batches_rows += flight.rows
         spent = self.batches.get(flight.rows) or self._of_size(flight.rows)
@@ -220,10 +219,12 @@ class Measures:
                 return  # ``defaulted`` has counted what it stands for
         of.outcomes["met" if now <= query.deadline else "missed"].value += 1
 
-    def looked_up(self, version: int, arrived: Sequence[float], slo_s: float, now: float) -> None:
-        """Counts queries of one row that were answered from the table, each by its arrival."""
+    def answered(
+        self, version: int, source: str, arrived: Sequence[float], slo_s: float, now: float
+    ) -> None:
+        """Counts queries of one row that were answered from one source, each by its arrival."""
         of = self._versions.get(version) or self.of(version)
-        of.answers["table"].value += len(arrived)
+        of.answers[source].value += len(arrived)
         if arrived.count(arrived[0]) == len(arrived):  # as those that are read in one go
             of.seconds.observe_many(now - arrived[0], len(arrived))
         else:

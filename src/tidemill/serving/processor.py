@@ -16,7 +16,6 @@ from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import (
     DeadlineExceeded,
     InvalidInput,
-    ModelFailed,
     NotFound,
     NotReady,
     Overloaded,
@@ -32,12 +31,15 @@ from tidemill.serving.key_turn import Asker, KeyTurn
 from tidemill.serving.levels import Levels
 from tidemill.serving.loading import Loader, retired_versions
 from tidemill.serving.measures import Measures
+from tidemill.serving.model_turn import ModelTurn, RowAsker
 from tidemill.serving.pace import Pace
 from tidemill.serving.plan import ApplicationAssignment, Assignment
 from tidemill.serving.query import Query
+from tidemill.serving.recording import Recorder
 from tidemill.serving.row import Row
 from tidemill.serving.selection import check_weights
 from tidemill.serving.statistics import Tally
+from tidemill.serving.turn import Teller, Turn
 from tidemill.serving.version import (
     LiveVersion,
     check_default,
@@ -87,8 +89,9 @@ class Processor:
         self._loader = Loader(
             clock, self._from_replica, instruments, turned=self._flush_due, noted=noted
         )
+        self._recorder = Recorder(ledger, clock)
         self._ended: list[Query] = []
-        self._turns: list[KeyTurn] = []
+        self._turns: list[KeyTurn | ModelTurn] = []
         self._open_turns: list[KeyTurn] = []
         self._flushing = False
         self._due: asyncio.Handle | None = None
@@ -248,30 +251,47 @@ class Processor:
         None where each is a query of its own: watched singly, or answered by one of several
         versions, a table on another host, or a model that takes nothing else.
         """
+        turn = self._turn(application, asker)
+        if turn is None or len(key) == len(application.signature.inputs):
+            return None
+        if not turn.version.looks_up_rows(key):
+            return None
+        keys = KeyTurn(turn, asker, self, self._begin_turn)
+        self._open_turns.append(keys)
+        return keys
+
+    def model_turn(self, application: Application, asker: RowAsker) -> ModelTurn | None:
+        """Returns what answers rows of all inputs together, turn by turn.
+
+        None where each is a query of its own: watched singly, or answered by one of several
+        versions, or by anything but the model.
+        """
+        turn = self._turn(application, asker)
+        if turn is None or application.deployment.key:
+            return None
+        if turn.version.table is not None or turn.version.keyed:
+            return None
+        return ModelTurn(turn, asker, self, self._begin_turn)
+
+    def _turn(self, application: Application, teller: Teller) -> Turn | None:
         version, watch = application.only, self._watch
-        watched = watch is not None and watch.every
-        if version is None or watched or len(key) == len(application.signature.inputs):
+        if version is None or (watch is not None and watch.every):
             return None
-        if not version.looks_up_rows(key):
-            return None
-        turn = KeyTurn(
+        return Turn(
             application,
             version,
-            asker,
+            teller,
             self,
             ledger=self._ledger,
             ids=self.ids,
             clock=self._clock,
-            begin=self._begin_turn,
         )
-        self._open_turns.append(turn)
-        return turn
 
     def _close_turns(self) -> None:
         while self._open_turns:
             self._open_turns.pop().open = False
 
-    def _begin_turn(self, turn: KeyTurn) -> None:
+    def _begin_turn(self, turn: KeyTurn | ModelTurn) -> None:
         self._turns.append(turn)
         if not self._flushing:
             self._flush_soon()
@@ -291,10 +311,16 @@ class Processor:
         """Takes queries that a version's table has answered, and that could not be recorded."""
         for query in queries:
             self._name(application, version, query)
-            query.source, query.ended = "table", True
+            query.ended = True
         if not isinstance(error, InvalidInput):  # else it is the fault of one, as will be seen
-            self._fail_unrecorded(queries, error)
+            self._recorder.fail(queries, error)
         self._ended += queries
+
+    def take(self, application: Application, query: Query) -> Query:
+        """Returns the query with its name: it is about to wait for the only version."""
+        assert application.only is not None
+        self._name(application, application.only, query)
+        return query
 
     def _name(self, application: Application, version: LiveVersion, query: Query) -> None:
         query.state, query.application = application, application.name
@@ -537,7 +563,7 @@ class Processor:
             self._flush_soon()
         ended, self._ended = self._ended, []
         watch = self._watch
-        self._record([query for query in ended if query.error is None])
+        self._recorder.record([query for query in ended if query.error is None])
         monotonic = self._clock.monotonic()
         for query in ended:
             try:
@@ -548,33 +574,6 @@ class Processor:
             except Exception:  # noqa: BLE001 - the others of this turn are told all the same
                 self._log.exception("query.untold", request=query.request_id)
         self._pace.worked()
-
-    def _record(self, answered: list[Query]) -> None:
-        """Writes answers to the ledger; those that cannot be written become errors."""
-        if not answered:
-            return
-        now = self._clock.now()
-        for query in answered:
-            query.time = now
-        try:
-            self._ledger.append_predictions(answered)
-        except InvalidInput as error:  # nothing was written; only whose fault it is has to pay
-            if len(answered) > 1:
-                for query in answered:
-                    self._record([query])
-                return
-            self._log.error("ledger.unrecordable", error=str(error))
-            answered[0].error = ModelFailed(f"the answer could not be recorded: {_what(error)}")
-        except Exception as error:  # noqa: BLE001 - whatever it was, every query ends
-            self._fail_unrecorded(answered, error)
-
-    def _fail_unrecorded(self, queries: Sequence[Query], error: Exception) -> None:
-        self._log.error("ledger.append_failed", error=str(error))
-        for query in queries:
-            query.error = NotReady(
-                f"the prediction could not be recorded: {_what(error)}",
-                remedy="Free space on the ledger's disk; nothing was answered.",
-            )
 
     def _application(
         self, assignment: ApplicationAssignment, versions: tuple[LiveVersion, ...]
@@ -593,8 +592,3 @@ class Processor:
 
 def _told_already(_: Query) -> None:
     """Whoever asked was told before anybody looked at the query."""
-
-
-def _what(error: Exception) -> str:
-    """Returns what happened, without the remedy, which is for somebody else."""
-    return error.what if isinstance(error, TidemillError) else str(error)

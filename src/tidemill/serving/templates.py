@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,10 @@ _U, _S = b"us"  # looking for a number in bytes is a fourth of looking for bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Template:
+class Template:
     """A request of one tensor, all but its numbers; ``whole`` if they need no conversion.
+
+    ``plain`` if it is one row, and asks for nothing that not every request asks for.
 
     ``cut`` is where the list of the numbers is, with its brackets.
     """
@@ -48,6 +51,7 @@ class _Template:
     nbytes: int
     n: int
     whole: bool
+    plain: bool
     before: bytes
     after: bytes
     cut: slice
@@ -62,8 +66,8 @@ class InferReader:
 
     def __init__(self, signature: Signature) -> None:
         self._signature = signature
-        self._templates: dict[tuple[bytes, bytes], _Template] = {}
-        self._last: _Template | None = None
+        self._templates: dict[tuple[bytes, bytes], Template] = {}
+        self._last: Template | None = None
         self._unknown = 0
 
     def read(
@@ -110,6 +114,21 @@ class InferReader:
         request.inputs = []  # a query that waits holds its arrays, no more
         return asked, inputs, n
 
+    def plain(self, body: bytes) -> tuple[Template, bytes] | None:
+        """Returns the form of a plain request, and its numbers as JSON, still to be read.
+
+        None for others, and for one that is not like the one before.
+        """
+        last = self._last
+        if (
+            last is not None
+            and last.plain
+            and body.startswith(last.before)
+            and body.endswith(last.after)
+        ):
+            return last, body[last.cut]
+        return None
+
     def _learn(self, around: tuple[bytes, bytes], asked: wire.Asked, *, binary: bool) -> None:
         before, after = around
         inputs = asked.request.inputs
@@ -127,7 +146,7 @@ class InferReader:
         if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()  # the useful ones come back
         nbytes = math.prod(shape) * dtype.itemsize
-        self._templates[around] = _Template(
+        self._templates[around] = Template(
             asked=asked,
             column=column,
             numbers=numbers,
@@ -136,6 +155,7 @@ class InferReader:
             nbytes=nbytes,
             n=shape[0],
             whole=dtype == column.dtype,
+            plain=not binary and shape[0] == 1 and dtype == column.dtype and asked.plain,
             before=before,
             after=after,
             cut=slice(len(before) - 1, (1 - len(after)) or None),
@@ -174,7 +194,7 @@ def _stands_around(before: bytes, after: bytes) -> bool:
     return bool(data == [1, 2])
 
 
-def _read(template: _Template, body: bytes) -> Batch | Packed | None:
+def _read(template: Template, body: bytes) -> Batch | Packed | None:
     """Returns the input, or None if the text is not plainly as many numbers of its type.
 
     Args:
@@ -193,7 +213,27 @@ def _read(template: _Template, body: bytes) -> Batch | Packed | None:
     return _shaped(template, np.frombuffer(data, template.dtype))
 
 
-def _view(template: _Template, body: bytes, start: int) -> Batch | Packed | None:
+def read_rows(template: Template, numbers: Sequence[bytes]) -> Batch | None:
+    """Returns the rows of plain requests as one batch; None if one is not plainly a row.
+
+    Each text begins with the bracket that opens a list and ends with the one that closes it. So
+    there are as many lists as texts, each of as many numbers as a row has, only if each text is.
+    """
+    joined = b"[%b]" % b",".join(numbers)
+    if _U in joined or _S in joined:  # true and false would pass for 1 and 0
+        return None
+    pack = template.numbers.pack
+    try:
+        rows = orjson.loads(joined)
+        data = b"".join([pack(*row) for row in rows])
+    except (TypeError, ValueError, struct.error, OverflowError):
+        return None
+    if len(rows) != len(numbers):
+        return None
+    return Packed(template.column, data, len(rows)).arrays()
+
+
+def _view(template: Template, body: bytes, start: int) -> Batch | Packed | None:
     """Returns the input of a binary tensor, or None if it has another size or is not finite."""
     if len(body) - start != template.nbytes:
         return None
@@ -206,7 +246,7 @@ def _view(template: _Template, body: bytes, start: int) -> Batch | Packed | None
     return _shaped(template, array)
 
 
-def _shaped(template: _Template, array: Array) -> Batch:
+def _shaped(template: Template, array: Array) -> Batch:
     column = template.column
     if template.whole:
         return {column.name: array.reshape(template.shape)}

@@ -92,6 +92,18 @@ class Asked:
             self.priority = priority(request.parameters)
             refuse_sequences(request.parameters)
 
+    @property
+    def plain(self) -> bool:
+        """Says whether it asks for no more than any request does, and all of that as JSON."""
+        return (
+            self.timeout_s is None
+            and self.event_time is None
+            and self.priority == DEFAULT_PRIORITY
+            and self.request.id is None
+            and not self.classes
+            and not any(binary for _, binary in self.wanted)
+        )
+
 
 class PredictRequest(msgspec.Struct):
     """A v1 prediction request: rows as objects by column name, as lists, or as bare values."""

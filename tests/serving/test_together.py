@@ -1,0 +1,231 @@
+"""Rows that go together wait in the queue as queries would, and become queries where it matters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.serving.fakes import Replica
+
+from tidemill.foundation.clock import FakeClock
+from tidemill.models.signature import Batch
+from tidemill.serving.batcher import Batcher
+from tidemill.serving.batching import ServiceTime
+from tidemill.serving.flight import Together
+from tidemill.serving.query import LAST_PRIORITY, Answers, Query
+
+
+class Quiet:
+    """Watches no batch."""
+
+    def sent(self, flight: Any, waited_s: float) -> None:
+        """Is not told."""
+
+    def landed(self, flight: Any, now: float) -> None:
+        """Is not told."""
+
+    def hedged(self, flight: Any) -> None:
+        """Is not told."""
+
+
+class Rows:
+    """Some rows that were added in a turn."""
+
+    def __init__(self, world: World, values: Sequence[float]) -> None:
+        self._world, self.values = world, values
+        self.arrived = [world.clock.monotonic()] * len(values)
+        self.deadline = min(self.arrived) + world.slo_s
+
+    def inputs(self) -> Batch | None:
+        return {"x": np.array(self.values)} if self._world.plain else None
+
+    def apart(self) -> Sequence[Query]:
+        return [self._world.query(value) for value in self.values]
+
+    def answered(self, answers: Answers) -> None:
+        self._world.together.append(answers.outputs["y"].tolist())
+
+
+class World:
+    """A batcher over one model, and what it ended."""
+
+    slo_s = 1.0
+    plain = True
+
+    def __init__(self, *, on_loop: bool = True, max_queue: int = 6) -> None:
+        self.clock = FakeClock()
+        self.sizes: list[int] = []
+        self.together: list[list[float]] = []
+        self.ended: list[Query] = []
+        self.batcher = Batcher(
+            clock=self.clock,
+            max_batch=8,
+            max_queue=max_queue,
+            max_queue_bytes=1000,
+            finish=self._finish,
+            observer=Quiet(),
+        )
+        self.replica = Replica(self._predict)
+        self.replica.on_loop = on_loop
+        self.batcher.set_replicas([self.replica])
+        self.batcher._grown = 8
+        self.batcher._know(ServiceTime())
+        self._values: list[float] = []
+        self._take: Callable[[], Together] = self.take
+
+    def _predict(self, batch: Batch) -> Batch:
+        self.sizes.append(len(batch["x"]))
+        return {"y": batch["x"] * 10}
+
+    def _finish(self, query: Query) -> None:
+        query.ended = True
+        self.ended.append(query)
+
+    def query(self, value: float) -> Query:
+        now = self.clock.monotonic()
+        return Query({"x": np.array([value])}, 1, now, now + self.slo_s, lambda _: None)
+
+    def take(self) -> Rows:
+        values, self._values = self._values, []
+        return Rows(self, values)
+
+    def add(self, *values: float, nbytes: int = 8, allowed_s: float = 1.0) -> list[bool]:
+        found = []
+        for value in values:
+            until = self.clock.monotonic() + self.slo_s
+            found.append(self.batcher.offer_row(self._take, nbytes, until, allowed_s))
+            if found[-1]:
+                self._values.append(value)
+        return found
+
+    def answers(self) -> list[float]:
+        return [query.outputs["y"].item() for query in self.ended]
+
+
+async def turn() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def test_rows_of_a_turn_go_together() -> None:
+    """As many as the queue may hold, counted as what waits until they go."""
+
+    async def main() -> None:
+        world = World()
+        assert world.add(*range(8)) == [True] * 6 + [False] * 2
+        assert (world.batcher.queued_rows, world.batcher.queued_bytes) == (6, 48)
+        await turn()
+        assert world.together == [[0.0, 10.0, 20.0, 30.0, 40.0, 50.0]]
+        assert (world.sizes, world.ended) == ([6], [])
+        assert (world.batcher.queued_rows, world.batcher.queued_bytes) == (0, 0)
+        assert world.add(1, nbytes=1001) == [False]
+        assert world.add(1) == [True]
+        await asyncio.wait_for(world.batcher.emptied(), 1)
+        assert world.together[1:] == [[10.0]]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("why", ["worker", "unread", "law", "dead", "gone"])
+def test_rows_that_cannot_go_together_go_as_queries(why: str) -> None:
+    """They are not plain, would be late, or the model is no longer here, or not on the loop."""
+
+    async def main() -> None:
+        world = World(on_loop=why != "worker")
+        assert world.add(1, 2) == [why != "worker"] * 2
+        world.plain = why != "unread"
+        if why == "law":
+            world.batcher.law = ServiceTime(a_s=2.0, weight=1.0)
+        world.replica.alive = why != "dead"
+        if why == "gone":
+            other = Replica(world._predict)
+            world.batcher.set_replicas([other])
+        await turn()
+        assert not world.together
+        if why in {"unread", "gone"}:
+            assert world.answers() == [10.0, 20.0]
+            assert world.sizes == [2]
+        elif why == "law":
+            assert [type(query.error).__name__ for query in world.ended] == ["DeadlineExceeded"] * 2
+        else:
+            assert not world.ended
+            assert world.batcher.queued_rows == (0 if why == "worker" else 2)
+
+    asyncio.run(main())
+
+
+def test_a_query_among_rows_makes_queries_of_them() -> None:
+    """What has another priority goes before or after them, and nobody is counted twice."""
+
+    async def main() -> None:
+        world = World()
+        assert world.add(1, 2) == [True, True]
+        last, usual = world.query(3), world.query(4)
+        last.priority = LAST_PRIORITY
+        world.batcher.offer(last)
+        assert world.add(9) == [False]
+        world.batcher.offer(usual)
+        assert world.batcher.queued_rows == 4
+        await turn()
+        assert world.answers() == [10.0, 20.0, 40.0, 30.0]
+        assert (world.batcher.queued_rows, world.batcher.queued_bytes) == (0, 0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("why", ["", "first", "priority", "less"])
+def test_queries_wait_behind_a_whole_batch_of_rows(why: str) -> None:
+    """Those are parted only for who may have to go before them, or where more would fit."""
+
+    async def main() -> None:
+        world = World(max_queue=100)
+        rows = 8 - (why == "less")
+        assert world.add(*range(rows)) == [True] * rows
+        queries = [world.query(value) for value in (20, 21)]
+        if why == "first":
+            queries[1].deadline -= 0.5
+        if why == "priority":
+            queries[1].priority = LAST_PRIORITY
+        for query in queries:
+            world.batcher.offer(query)
+        assert world.batcher.queued_rows == rows + 2
+        assert world.add(9) == [False]
+        await turn()
+        first = [] if why else [[10.0 * value for value in range(8)]]
+        assert world.together == first
+        assert len(world.answers()) == 2 + (rows if why else 0)
+        assert world.sizes == ([8, 1] if why == "less" else [8, 2])
+        assert (world.batcher.queued_rows, world.batcher.queued_bytes) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_a_timer_between_reading_and_their_turn_forgets_no_row() -> None:
+    """It looks for queries whose time is up, of which there are none."""
+
+    async def main() -> None:
+        world = World()
+        assert world.add(1, 2) == [True, True]
+        world.batcher._expire()
+        assert world.batcher.queued_rows == 2
+        await turn()
+        assert world.together == [[10.0, 20.0]]
+
+    asyncio.run(main())
+
+
+def test_rows_of_two_applications_do_not_mix() -> None:
+    """Who comes second to one version's queue goes by queries, and the first ones, too."""
+
+    async def main() -> None:
+        world = World()
+        assert world.add(1) == [True]
+        assert not world.batcher.offer_row(world.take, 8, 1.0, 1.0)  # another one's
+        world.batcher.offer(world.query(2))
+        await turn()
+        assert world.answers() == [10.0, 20.0]
+
+    asyncio.run(main())
