@@ -56,5 +56,8 @@ class Replica:
     def submit(self, batch: Batch, done: Done) -> None:
         done(self._predict(batch))
 
+    def collect(self) -> None:
+        """Has nothing out."""
+
     async def aclose(self) -> None:
         """Nothing to give back."""

@@ -76,6 +76,9 @@ class Slow:
                 timer.cancel()
                 done(WorkerLost("killed"))
 
+    def collect(self) -> None:
+        """Leaves it to the loop."""
+
     async def aclose(self) -> None:
         """Nothing to give back."""
 
@@ -235,6 +238,9 @@ class Computing:
         self.sizes.append(len(batch["x"]))
         time.sleep(0.002 * len(batch["x"]))
         done({"y": batch["x"] * 10})
+
+    def collect(self) -> None:
+        """Has nothing out."""
 
     async def aclose(self) -> None:
         """Nothing to give back."""

@@ -62,6 +62,9 @@ class Held:
         for batch, done in out:
             done({"y": batch["x"] * 10} if error is None else error)
 
+    def collect(self) -> None:
+        """Answers when it is released."""
+
     async def aclose(self) -> None:
         """Nothing to give back."""
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -188,7 +189,7 @@ def test_a_model_that_fails_is_a_typed_error(opened: Opened) -> None:
 
 
 def test_every_batch_ends_once(opened: Opened) -> None:
-    """Many batches, submitted while others are out, each end once, with their own answers."""
+    """Many batches, submitted and collected while others are out, each end once, as they should."""
 
     async def scenario() -> None:
         async with opened() as replica:
@@ -197,9 +198,47 @@ def test_every_batch_ends_once(opened: Opened) -> None:
             for i in range(200):
                 futures.append(loop.create_future())
                 replica.submit({"x": np.array([[i % 10, 0]])}, futures[-1].set_result)
+                replica.collect()
             for i, answers in enumerate(await asyncio.gather(*futures)):
                 assert answers["y"].tolist() == [[100.0 * (i % 10), 0.0]]
             assert replica.in_flight == 0
+
+    asyncio.run(scenario())
+
+
+def test_what_a_worker_has_sent_is_collected_without_a_turn_of_the_loop(
+    slow: tuple[subprocess.Popen[bytes], Path],
+) -> None:
+    """A loop that is busy reading need not end that first; nor to learn that a worker is gone."""
+    process, path = slow
+
+    async def scenario() -> None:
+        replica = WorkerReplica(path)
+        await replica.start()
+        replica.collect()  # nothing is out
+        said: list[Batch | TidemillError] = []
+
+        def busy_until(count: int) -> None:
+            until = time.monotonic() + 10
+            while len(said) < count and time.monotonic() < until:
+                replica.collect()
+                time.sleep(0.001)
+
+        replica.submit({"x": np.array([0.02])}, said.append)
+        replica.collect()
+        assert not said
+        busy_until(1)
+        assert isinstance(said[0], dict)
+        assert replica.in_flight == 0
+        replica.submit({"x": np.array([30.0])}, said.append)
+        process.send_signal(signal.SIGKILL)
+        busy_until(2)
+        assert isinstance(said[1], WorkerLost)
+        assert not replica.alive
+        replica.collect()
+        await asyncio.sleep(0)
+        assert len(said) == 2
+        await replica.aclose()
 
     asyncio.run(scenario())
 

@@ -1,4 +1,4 @@
-"""The batcher when the world is not as it was, and when a replica does what none should."""
+"""The batcher when the world is not as it was, and when a replica does what few do."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tidemill.models.signature import Batch
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.batching import ServiceTime
 from tidemill.serving.query import Query
+from tidemill.serving.replicas.replica import Done
 
 LATER_S = 2.0
 
@@ -39,6 +40,23 @@ class Model(Replica):
         outputs = self.predict(batch["x"])
         self.clock.advance(self.takes_s)
         return outputs
+
+
+class Distant(Replica):
+    """Has its answers at once, but they have to be collected."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda batch: tens(batch["x"]))
+        self.back: list[tuple[Batch, Done]] = []
+
+    def submit(self, batch: Batch, done: Done) -> None:
+        self.in_flight += 1
+        self.back.append((batch, done))
+
+    def collect(self) -> None:
+        back, self.back, self.in_flight = self.back, [], 0
+        for batch, done in back:
+            super().submit(batch, done)
 
 
 class Observer:
@@ -93,6 +111,26 @@ class World:
 
 def tens(x: Any) -> Batch:
     return {"y": x * 10}
+
+
+def test_what_has_come_back_is_taken_and_the_next_batch_sent_while_more_is_read() -> None:
+    """A replica does not rest, nor does an answer wait, until a long reading has ended."""
+
+    async def main() -> None:
+        world = World(tens)
+        world.batcher.set_replicas([Distant()])
+        asked = [world.ask(1)]
+        world.batcher.catch_up()
+        assert world.batcher.batches_out == 1
+        asked.append(world.ask(2))
+        world.batcher.catch_up()
+        assert [int(query.outputs["y"][0]) for query in world.ended] == [10]
+        assert world.batcher.batches_out == 1
+        world.batcher.catch_up()
+        assert [int(query.outputs["y"][0]) for query in asked] == [10, 20]
+        assert world.batcher.batches_out == 0
+
+    asyncio.run(main())
 
 
 def test_a_slow_spell_does_not_refuse_queries_for_ever() -> None:

@@ -293,7 +293,10 @@ class Batcher:
             self._due = asyncio.get_running_loop().call_soon(self._due_turn)
 
     def catch_up(self) -> None:
-        """Has the turn that is due at once."""
+        """Takes what has come back by now, and has the turn that is due at once."""
+        for replica in self._replicas:
+            if replica.in_flight:
+                replica.collect()
         if self._scheduled and self._due is not None:
             self._due.cancel()  # or there would be two turns where one was due
             self._turn()

@@ -56,6 +56,9 @@ class InlineReplica:
             self.in_flight -= 1
         done(result)
 
+    def collect(self) -> None:
+        """Has nothing out that could come back."""
+
     async def aclose(self) -> None:
         """Gives the model back."""
         runtime, self._runtime = self._runtime, None

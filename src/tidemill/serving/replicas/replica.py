@@ -48,5 +48,8 @@ class Replica(Protocol):
         A replica that dies calls every outstanding ``done`` with ``WorkerLost``, at once.
         """
 
+    def collect(self) -> None:
+        """Calls ``done`` at once for what has come back, where that need not be waited for."""
+
     async def aclose(self) -> None:
         """Lets what is in flight finish, then gives everything back."""

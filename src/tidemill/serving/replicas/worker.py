@@ -99,6 +99,11 @@ class WorkerReplica:
         except OSError as error:
             self._lose(f"the connection to the worker broke: {error}")
 
+    def collect(self) -> None:
+        """Takes the answers that the worker has sent by now, before the loop comes to them."""
+        if self._outstanding:  # else nothing can come but the worker's end, which can wait
+            self._readable()
+
     async def aclose(self) -> None:
         """Waits for what is out, then closes the connection."""
         if self._outstanding:
