@@ -29,7 +29,7 @@ BENCHMARKS = {
 }
 MINUTES = {
     "serving": {"smoke": 2.5, "quick": 3, "brief": 6.5, "full": 31},
-    "openloop": {"smoke": 2, "quick": 3, "brief": 4, "full": 5.5},
+    "openloop": {"smoke": 2, "quick": 3.5, "brief": 9, "full": 22},
     "footprint": {"smoke": 1.5, "quick": 2, "brief": 3, "full": 10},
     "tables": {"smoke": 0.5, "quick": 0.5, "brief": 2.5, "full": 4},
     "planning": {"smoke": 3, "quick": 6, "brief": 10, "full": 16},

@@ -3,10 +3,12 @@
     python -m bench.openloop [--smoke | --quick | --brief]
 
 Offered load is swept from 10% to 200% of the capacity under an SLO of 20 ms, by a generator that
-does not wait for answers; the same rates are offered to the floor beside it. Then, in closed loop:
-a model whose every call takes milliseconds with learned batches against batches of one, and every
-model against what the edge alone (the same question to a model that only adds up) and the model
-alone can do.
+does not wait for answers and has a processor of its own; the same rates are offered to the floor
+beside it. Of one model the capacity is the model's own, as it was in Clipper's experiment; of the
+others it is the edge's, where refusing costs a good part of answering. Then, in closed loop: models
+whose every call takes milliseconds with learned batches against batches of one, and every model
+against what the edge alone (the same question to a model that only adds up) and the model alone can
+do.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ from typing import Any
 import numpy as np
 from bench.effort import Effort, parse_effort
 from bench.measure import Target, check
+from bench.openloop.cores import apart
 from bench.openloop.gains import gain_claims, model_alone
 from bench.openloop.sweep import (
+    EDGE,
+    MODEL,
     SLO_MS,
     Subject,
     generator_capacity,
@@ -48,17 +53,19 @@ LOADS = {
     "brief": (0.1, 0.5, 0.9, 1.2, 1.6, 2.0),
     "full": (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0),
 }
+SWEPT = {"smoke": 1, "quick": 1, "brief": 3, "full": 5}
+"""How often each load is offered: one pause of the machine is all of a short run's p99."""
+WORKLOADS = ("sum", "lr", "rf", "own", "bags", "mlp", "knn")
 UNHURRIED_MS = 60_000.0
 LEARNED = 256
 """No batch is larger; how large each is, is learned."""
-COMPILED, ORIGINAL = "rf", "rf not compiled"
-BATCHING = {
-    ORIGINAL: ("rf-batches-of-one", "rf-learned-batches"),
-    "bagged trees": ("bags-batches-of-one", "bags-learned-batches"),
-}
-"""The forest is asked tree by tree: a call of one row is cheap, so that batches gain less of it. A
-call of bagged trees costs milliseconds, as one of the forest's own method does."""
-WORKS = {ORIGINAL: "rf", "bagged trees": "bags"}
+COMPILED, ORIGINAL, NEIGHBOURS = "rf", "rf not compiled", "nearest neighbours"
+OWN = "rf by scikit-learn's own method"
+WORKS = {OWN: "own", ORIGINAL: "rf", "bagged trees": "bags"}
+BATCHING = {name: (f"{work}-batches-of-one", f"{work}-learned") for name, work in WORKS.items()}
+"""Clipper measured a forest by scikit-learn's own method, each call of which costs milliseconds, as
+a call of bagged trees does. Ours is asked tree by tree: a call of one row is cheap, so that batches
+gain less of it."""
 GAIN_CONNECTIONS, GAIN_REPEATS = (256,), 3
 
 
@@ -106,10 +113,12 @@ def run(effort: Effort) -> Record:
         for model, applications in BATCHING.items():
             for name in applications:
                 check(bench.target(name, WORKS[model]))
-        for name in ("rf", "lr", "mlp"):
+        for name in ("rf", "lr", "mlp", "knn"):
             check(bench.target(name, name))
-        seconds = min(1.0, effort.seconds)
-        record.write(generator=generator_capacity(bench.floor, seconds=seconds))
+        with apart((bench.server, bench.floor.server)) as cores:
+            record.write(server_cores=cores)
+            generator = generator_capacity(bench.floor, seconds=min(1.0, effort.seconds))
+            record.write(generator=generator)
         for subject in _subjects(bench):
             _attempt(record, subject.name, partial(_sweep, subject, bench, effort, record))
         _attempt(record, "gains of batching", partial(_gains, bench, effort, record))
@@ -141,7 +150,14 @@ def _attempt(record: Record, what: str, act: Callable[[], None]) -> None:
 
 
 def _sweep(subject: Subject, bench: Bench, effort: Effort, record: Record) -> None:
-    found = sweep(subject, bench.floor, loads=LOADS[effort.name], seconds=effort.seconds)
+    with apart((bench.server, bench.floor.server), model=subject.limit == MODEL):
+        found = sweep(
+            subject,
+            bench.floor,
+            loads=LOADS[effort.name],
+            seconds=effort.seconds,
+            repeats=SWEPT[effort.name],
+        )
     record.write(
         sweeps=[*record.values["sweeps"], found],
         claims=[*record.values["claims"], *sweep_claims(found)],
@@ -151,7 +167,7 @@ def _sweep(subject: Subject, bench: Bench, effort: Effort, record: Record) -> No
 def _start(stack: ExitStack) -> Bench:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
     say("making the models, starting the servers")
-    works = {name: make_work(name, folder / name) for name in ("sum", "lr", "rf", "bags", "mlp")}
+    works = {name: make_work(name, folder / name) for name in WORKLOADS}
     installation = Installation(home=folder / "home")
     _deploy(installation, works, folder)
     key = installation.make_key()
@@ -188,7 +204,7 @@ def _deploy(installation: Installation, works: dict[str, Work], folder: Path) ->
         installation.deploy(
             name, name, ServingPlan(cache_bytes=0, coalesce=False, max_batch=LEARNED)
         )
-    for name in ("rf", "bags"):
+    for name in (*WORKS.values(), "knn"):
         original = f"{name}-original"
         installation.push_original(works[name].model, original, folder / original)
     graphs = {"edge-64": (64, np.float64), "edge-784": (784, np.float32)}
@@ -202,7 +218,9 @@ def _deploy(installation: Installation, works: dict[str, Work], folder: Path) ->
         original = f"{WORKS[model]}-original"
         installation.deploy(single, original, one, slo_ms=UNHURRIED_MS)
         installation.deploy(batched, original, learned, slo_ms=UNHURRIED_MS)
-    installation.deploy("rf-original-hurried", "rf-original", learned, slo_ms=SLO_MS)
+    installation.deploy("knn", "knn-original", learned, slo_ms=UNHURRIED_MS)
+    for name in ("rf", "knn"):
+        installation.deploy(f"{name}-original-hurried", f"{name}-original", learned, slo_ms=SLO_MS)
     plan = ServingPlan(cache_bytes=0, coalesce=False, max_batch=LEARNED)
     installation.deploy("rf-hurried", "rf", plan, slo_ms=SLO_MS)
 
@@ -211,12 +229,14 @@ def _subjects(bench: Bench) -> list[Subject]:
     return [
         Subject(
             name=name,
-            target=bench.target(hurried, "rf"),
-            unhurried=bench.target(unhurried, "rf"),
+            limit=limit,
+            target=bench.target(hurried, work),
+            unhurried=bench.target(unhurried, work),
         )
-        for name, hurried, unhurried in (
-            (ORIGINAL, "rf-original-hurried", BATCHING[ORIGINAL][1]),
-            (COMPILED, "rf-hurried", "rf"),
+        for name, limit, work, hurried, unhurried in (
+            (NEIGHBOURS, MODEL, "knn", "knn-original-hurried", "knn"),
+            (ORIGINAL, EDGE, "rf", "rf-original-hurried", BATCHING[ORIGINAL][1]),
+            (COMPILED, EDGE, "rf", "rf-hurried", "rf"),
         )
     ]
 

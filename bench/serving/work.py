@@ -1,4 +1,4 @@
-"""The work: five models, and at least a thousand distinct questions to each with their answers.
+"""The work: seven models, and at least a thousand distinct questions to each with their answers.
 
 ======  =====================================================  ================
 name    model                                                  a question
@@ -6,7 +6,9 @@ name    model                                                  a question
 sum     none to speak of: the sum of the numbers               10 FP64
 lr      logistic regression on scikit-learn's digits           64 FP64
 rf      random forest of 100 trees on the digits               64 FP64
+own     that forest, asked by scikit-learn's own method        64 FP64
 bags    25 bagged trees, each asked through scikit-learn       64 FP64
+knn     5 nearest of the digits, found by a k-d tree           64 FP64
 mlp     ONNX, 784-512-512-10, random weights                   784 FP32
 ======  =====================================================  ================
 """
@@ -27,8 +29,9 @@ import onnxruntime
 from bench.questions import Body, write_bodies
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
-from sklearn.ensemble import BaggingClassifier, RandomForestClassifier
+from sklearn.ensemble import BaggingClassifier, RandomForestClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 
 QUESTIONS = 1024
 _LAYERS = (784, 512, 512, 10)
@@ -98,8 +101,18 @@ def _rf(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
     return _digits(RandomForestClassifier(100, random_state=0), folder / "rf.joblib")
 
 
+def _own(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
+    # The only one to vote: a forest within another estimator is asked as scikit-learn asks it.
+    forest = RandomForestClassifier(100, random_state=0)
+    return _digits(VotingClassifier([("forest", forest)], voting="soft"), folder / "own.joblib")
+
+
 def _bags(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
     return _digits(BaggingClassifier(n_estimators=25, random_state=0), folder / "bags.joblib")
+
+
+def _knn(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
+    return _digits(KNeighborsClassifier(5, algorithm="kd_tree"), folder / "knn.joblib")
 
 
 def _digits(estimator: Any, path: Path) -> tuple[Path, np.ndarray, list[Any]]:
@@ -144,7 +157,9 @@ _MAKERS: dict[str, Callable[[Path], tuple[Path, np.ndarray, list[Any]]]] = {
     "sum": _sum,
     "lr": _lr,
     "rf": _rf,
+    "own": _own,
     "bags": _bags,
+    "knn": _knn,
     "mlp": _mlp,
 }
 
