@@ -20,11 +20,14 @@ from tidemill.foundation.environment import child_environment
 from tidemill.foundation.errors import DeadlineExceeded, TidemillError, Unavailable
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.instruments import Counter, Instruments
+from tidemill.foundation.processes import yield_to_others
 from tidemill.foundation.settings import Settings
 from tidemill_worker.process import die_with_parent
 
 WITHIN_S = 600.0
 _NICE = 10
+_AWAITED = frozenset({"settle"})
+"""A client waits for these; all others run only where nobody else wants the processor."""
 
 
 async def do_chore(home: Home, name: str, *about: str, within_s: float = WITHIN_S) -> Any:
@@ -141,6 +144,8 @@ def main(arguments: Sequence[str]) -> int:
     name, parent, *about = arguments
     die_with_parent(int(parent))
     os.nice(_NICE)
+    if name not in _AWAITED:
+        yield_to_others()
     settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings, dec_hook=_path)
     try:
         with open_home(settings) as home:
