@@ -7,7 +7,8 @@ flights in the order in which they left. For each, this machine is
 measured as ``plan --calibrate`` does, everything is planned, and five alternatives are served side
 by side: no table with and without a cache, tables of a few, of many and of all keys. Each is asked
 the same queries at the same moments, in an open loop, in every repeat. How fast a machine is that
-others share changes within minutes, so that costs are measured in passes between the repeats.
+others share changes within seconds, so that costs are measured in as many passes: one before the
+first repeat, and one within each other, a part of it before each alternative.
 
 A question is named by a part of its name; in a run of its own it takes three to four minutes. What
 came of it is written when it ends; the report puts together each one's newest.
@@ -46,8 +47,8 @@ from tidemill.recipes.rehearsal.stage import Subject
 SECONDS = {"smoke": 0.5, "quick": 3.0, "brief": 5.0, "full": 10.0}
 REPEATS = {"smoke": 1, "quick": 3, "brief": 5, "full": 5}
 SLO_MS = 500.0
-PASS_EVERY = 2
-"""Costs are measured before every other repeat, so that both see the same machine."""
+PASS_S = 0.7
+"""In each pass, each source is asked so long at each pace."""
 
 
 def main() -> None:
@@ -91,19 +92,21 @@ def _measured(
 ) -> tuple[Costs, list[float], tuple[Rehearsed, ...]]:
     subject, trace = _subject(asked, folder, seed)
     say(f"{asked.name}: measuring this machine")
-    with calibrating(subject, seconds=PASSES * min(1.0, seconds)) as calibration:
+    with calibrating(subject, seconds=PASSES * min(PASS_S, seconds)) as calibration:
         calibration.measure()
         traffic = read_trace(trace, subject.key).result().traffic()
         plan = choose(traffic, calibration.costs(), promise=Promise(slo_ms=SLO_MS))
+        some = _some(plan)
 
-        def measure_again(repeat: int) -> None:
-            if repeat and not repeat % PASS_EVERY:
-                calibration.measure()
+        def measure_again(done: int) -> None:
+            repeat, part = divmod(done, len(some))
+            if repeat:
+                calibration.measure(part=part, parts=len(some))
 
         say(f"{asked.name}: measuring alternatives")
         found = rehearse(
             subject,
-            _some(plan),
+            some,
             traffic=traffic,
             costs=plan.costs,
             slo_ms=SLO_MS,

@@ -35,15 +35,16 @@ from tidemill.recipes.rehearsal.calibration import (
     PACES_RPS,
     PASSES,
     SECONDS,
+    Calibration,
     calibrate,
     paces_up_to,
     queries_at,
 )
 from tidemill.recipes.rehearsal.comparison import rehearse
 from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs, was_measured
-from tidemill.recipes.rehearsal.offering import offer
+from tidemill.recipes.rehearsal.offering import Offered, offer
 from tidemill.recipes.rehearsal.questions import questions_of_trace
-from tidemill.recipes.rehearsal.stage import Arrangement, Subject, set_up
+from tidemill.recipes.rehearsal.stage import Arrangement, Subject, Used, set_up
 
 ANSWER = b'HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\n{"parameters":{"source":"ok"}}'
 REFUSAL = b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno"
@@ -154,6 +155,46 @@ def test_a_plan_is_measured(subject: Subject, home: Home) -> None:
     assert whole.covered > 0.9
     assert {each.failed for each in (model, head, whole)} == {0}
     assert found[0].spread("cpu_us")[0] <= found[0].median("cpu_us") <= found[0].spread("cpu_us")[1]
+
+
+class Asked:
+    """A stage that answers everything at once, and keeps who was asked how many."""
+
+    key_bytes = value_bytes = 8.0
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[int, int]] = []
+        self.rests = 0
+
+    def rest(self, _seconds: float) -> float:
+        """Uses nothing."""
+        self.rests += 1
+        return 0.0
+
+    def ask(self, arrangement: int, at: np.ndarray, due_s: np.ndarray) -> tuple[Offered, Used]:
+        """Answers, and takes some CPU."""
+        self.runs.append((arrangement, len(at)))
+        offered = Offered(np.full(len(at), 5e-4), seconds=float(due_s[-1]))
+        return offered, Used(3e-4 * len(at), 0.0)
+
+
+def test_a_pass_in_parts_is_a_whole_one() -> None:
+    """Between parts something else may be measured; each source is asked at each pace, once, and
+    each part asks several.
+    """
+    costs = Costs(law=LatencyLaw(a_s=1e-5, b_s=1e-6), on_loop=True)
+    found = []
+    for parts in (1, 5):
+        stage = Asked()
+        calibration = Calibration(stage, costs, np.arange(9), seconds=0.1, seed=0)  # type: ignore[arg-type]
+        for part in range(parts):
+            before = len(stage.runs)
+            calibration.measure(part=part, parts=parts)
+            assert len({source for source, _ in stage.runs[before:]}) > 1
+        assert (len(stage.runs), stage.rests) == (calibration.runs_each, 1)
+        assert calibration.costs().on_loop
+        found.append(sorted(stage.runs))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("law", [None, LAW - 1, LAW + 1])

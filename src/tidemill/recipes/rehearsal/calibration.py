@@ -136,17 +136,22 @@ class Calibration:
         """How many runs a pass has."""
         return len(self._paces)
 
-    def measure(self, told: Callable[[], None] = lambda: None) -> None:
-        """Asks each source at each pace once more.
+    def measure(
+        self, told: Callable[[], None] = lambda: None, *, part: int = 0, parts: int = 1
+    ) -> None:
+        """Asks each source at each pace once more: a pass, or one of several parts of it.
 
         Args:
             told: called after each run.
+            part: which, from 0; between parts, anything else may be measured.
+            parts: that the pass has. Each asks several sources at several paces.
 
         Raises:
             ModelFailed: the server did not answer some of the queries.
         """
-        self._rests.append(self._stage.rest(self._seconds))
-        for number, source, pace in self._paces:
+        if not part:
+            self._rests.append(self._stage.rest(self._seconds))
+        for number, source, pace in self._paces[part::parts]:
             queries = queries_at(pace, self._seconds)
             due_s = np.cumsum(self._rng.exponential(1.0 / pace, queries))
             at = self._rng.choice(self._asked, queries)

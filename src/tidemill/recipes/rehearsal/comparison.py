@@ -96,7 +96,7 @@ def rehearse(
     repeats: int = 1,
     seed: int = 0,
     told: Told = lambda _done, _all: None,
-    before: Callable[[int], None] = lambda _repeat: None,
+    before: Callable[[int], None] = lambda _done: None,
 ) -> tuple[Rehearsed, ...]:
     """Serves alternatives side by side and asks each what the trace asked, at the planned rate.
 
@@ -112,7 +112,7 @@ def rehearse(
         repeats: how often.
         seed: of the arrivals.
         told: how many runs are done, and of how many.
-        before: called before each repeat, with its number from 0.
+        before: called before each run, with how many are done.
 
     Raises:
         InvalidInput: an alternative needs several gateways: one machine's client is no match.
@@ -142,11 +142,11 @@ def rehearse(
         for number, each in enumerate(alternatives):
             _warm(stage, number, each, traffic)
         for repeat in range(repeats):
-            before(repeat)
             rng = np.random.default_rng([seed, repeat])
             drawn = draw_queries(rng, count, rate_rps=traffic.rate_rps, cv2=traffic.cv2)
             at = _window(subject, count, repeat, repeats)
             for number in range(len(alternatives)):
+                before(repeat * len(alternatives) + number)
                 measured[number].append(_asked(stage, number, at, drawn.at_s))
                 told(repeat * len(alternatives) + number + 1, repeats * len(alternatives))
     rows = [0 if table is None else table.rows for table in stage.tables]
