@@ -7,8 +7,8 @@ flights in the order in which they left. For each, this machine is
 measured as ``plan --calibrate`` does, everything is planned, and five alternatives are served side
 by side: no table with and without a cache, tables of a few, of many and of all keys. Each is asked
 the same queries at the same moments, in an open loop, in every repeat. How fast a machine is that
-others share changes within seconds, so that costs are measured in as many passes: one before the
-first repeat, and one within each other, a part of it before each alternative.
+others share changes within seconds, so that costs are measured once for each repeat: before the
+first one, and within each other, a part of it before each alternative.
 
 A question is named by a part of its name; in a run of its own it takes three to four minutes. What
 came of it is written when it ends; the report puts together each one's newest.

@@ -19,7 +19,7 @@ from tidemill.recipes.rehearsal.fitting import Run, fit_costs
 from tidemill.recipes.rehearsal.offering import Offered
 from tidemill.recipes.rehearsal.stage import Used
 
-COLD = (5e-5, 8e-5, 1.5e-4, 2.5e-4, 3.5e-4, 4e-4)
+COLD = (5e-5, 6e-5, 8e-5, 1.1e-4, 1.5e-4, 2e-4, 2.5e-4, 3e-4, 3.5e-4, 3.8e-4, 4e-4)
 GATEWAY = Costs(
     law=LatencyLaw(a_s=4e-5, b_s=6e-6),
     on_loop=True,
@@ -137,6 +137,50 @@ def test_what_a_pace_makes_of_the_way_is_found() -> None:
             wanted = served(true, queries, covered, 0.0, 8).simulated
             got = served(found, queries, covered, 0.0, 9).simulated
             assert got.p50_ms == pytest.approx(wanted.p50_ms, rel=0.1)
+
+
+@pytest.mark.parametrize("wakes_s", [0.0, 5e-5])
+def test_rests_add_what_latencies_say(wakes_s: float) -> None:
+    """Between the paces that were measured, too, where what a rest adds comes all at once: with the
+    caches that others emptied meanwhile; nothing before, and no more after.
+    """
+    cold_s = (0.0, 0.0, 0.0, 0.0, 0.0, 2e-5, 8e-5, 4e-4, 5.5e-4, 5.6e-4, 5.6e-4)
+    true = msgspec.structs.replace(
+        GATEWAY,
+        cold_s=tuple(each + wakes_s for each in cold_s),
+        model_cold_s=tuple(0.3 * each for each in cold_s),
+    )
+    runs = [
+        run(true, source, pace, seed=repeat, queries=max(24, int(pace)))
+        for repeat in range(3)
+        for pace in (20.0, 75.0, 300.0, 1200.0, 4000.0)
+        for source in SHARES
+    ]
+    assumed = Costs(law=true.law, on_loop=True, standing_cores=0.004, transport_s=(0.0,))
+    found = fit_costs(assumed, runs)
+    for rate in (40.0, 150.0, 500.0):
+        queries = draw_queries(np.random.default_rng(1), 12_000, rate_rps=rate, cv2=1.0)
+        for covered in (1.0, 0.5, 0.0):
+            wanted = served(true, queries, covered, 0.0, 8).simulated
+            got = served(found, queries, covered, 0.0, 9).simulated
+            assert got.cpu_us == pytest.approx(wanted.cpu_us, rel=0.04)
+            assert got.p50_ms == pytest.approx(wanted.p50_ms, rel=0.07)
+
+
+def test_the_first_queries_of_a_run_say_nothing() -> None:
+    """A client that just began is slow, and those who ask all day are not."""
+    paces = (20.0, 75.0, 300.0, 1200.0, 4000.0)
+    runs = [run(GATEWAY, source, pace) for pace in paces for source in SHARES]
+    slow = []
+    for each in runs:
+        taken_s = each.offered.taken_s.copy()
+        taken_s[:4] += 1e-3
+        slow.append(replace(each, offered=replace(each.offered, taken_s=taken_s)))
+    assumed = Costs(law=GATEWAY.law, on_loop=True, standing_cores=0.004, transport_s=(0.0,))
+    asked = draw_queries(np.random.default_rng(1), 6000, rate_rps=150.0, cv2=1.0)
+    found = [served(fit_costs(assumed, each), asked, 0.5, 0.0).simulated for each in (runs, slow)]
+    assert found[1].p99_ms == pytest.approx(found[0].p99_ms, rel=0.005)
+    assert found[1].p50_ms == pytest.approx(found[0].p50_ms, rel=0.005)
 
 
 def test_the_last_of_few_queries_is_predicted_as_such() -> None:

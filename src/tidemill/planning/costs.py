@@ -35,7 +35,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         hop_s: CPU in the gateway for each batch that goes to a worker.
         worker_s: CPU in the worker for each batch, the model apart.
         cold_s: what a turn takes more after the loop has rested, at each of ``cold.RESTS_S``; empty
-            if that makes no difference.
+            if that makes no difference. ``cold.CARRIED`` of it is taken by the turn after it, too.
         model_cold_s: what a query that goes to the model takes more in the gateway, by how long no
             other did, at the same rests.
         worker_cold_s: what a batch takes more in a worker that has rested, at the same.

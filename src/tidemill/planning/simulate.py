@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from tidemill.models.signature import Array
-from tidemill.planning.cold import Cold, ramps
+from tidemill.planning.cold import Cold, counted
 from tidemill.planning.costs import Costs
 from tidemill.planning.latency import spread
 from tidemill.serving.batching import (
@@ -28,7 +28,7 @@ from tidemill.serving.batching import (
 )
 
 TABLE, CACHE, MODEL = 0, 1, 2
-LAW = 1
+LAW = 2
 """Costs are fitted so that this simulation, with ``cold``, comes out at what was measured. Whatever
 changes what a cost does in it raises this number: costs that were fitted to another mean other
 things."""
@@ -42,7 +42,7 @@ _SOONEST_S = 1e-6
 class Tally:
     """How often what is paid for was done, for each query, and after which rests.
 
-    Each is an array: all of them, then those after a rest, as ``cold.ramps`` counts each.
+    Each is an array: all of them, then those after a rest, as ``cold.counted`` counts each.
 
     Attributes:
         turns: of the gateway's loop.
@@ -280,14 +280,15 @@ class _Run:
         """Returns how often everything was done."""
         n = len(self._arrivals)
 
-        def counted(rests_s: list[float]) -> Array:
-            found: Array = np.append(float(len(rests_s)), ramps(np.array(rests_s)).sum(axis=0)) / n
+        def often(rests_s: list[float]) -> Array:
+            counts = counted(np.array(rests_s)).sum(axis=0)
+            found: Array = np.append(float(len(rests_s)), counts) / n
             return found
 
         return Tally(
-            turns=counted(self._loop.rests_s),
-            asked=counted(self._way.rests_s),
-            worker=counted([rest_s for each in self._workers for rest_s in each.rests_s]),
+            turns=often(self._loop.rests_s),
+            asked=often(self._way.rests_s),
+            worker=often([rest_s for each in self._workers for rest_s in each.rests_s]),
         )
 
     def _land(self, begin: float, now: float) -> float:
