@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.serving.key_world import (
 from tidemill.data.ledger import LedgerWriter
 from tidemill.foundation.errors import InvalidInput, Unavailable
 from tidemill.models.signature import Batch, Column, Signature
+from tidemill.serving import templates
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.batching import ServiceTime
 from tidemill.serving.connection import MAX_PIPELINE
@@ -88,6 +90,17 @@ def row(*numbers: float) -> bytes:
     return infer(json.dumps(numbers))
 
 
+def tensor(*numbers: float, more: str = "", spare: bytes = b"", shape: str = "[1,3]") -> bytes:
+    blob = np.array(numbers, np.float32).tobytes() + spare
+    said = f'{{"name":"x","shape":{shape},"datatype":"FP32",'
+    said += f'"parameters":{{"binary_data_size":{len(blob)}}}}}'
+    head = f'{{{more}"inputs":[{said}]}}'.encode()
+    sizes = f"inference-header-content-length: {len(head)}\r\ncontent-length: "
+    asks = f"POST /v2/models/app/infer HTTP/1.1\r\nhost: x\r\n{sizes}{len(head) + len(blob)}"
+    return asks.encode() + b"\r\n\r\n" + head + blob
+
+
+Y_IN_BINARY = '"outputs":[{"name":"y","parameters":{"binary_data":true}}],'
 GOOD = [row(value, 1, 0.5) for value in range(9)]
 STRANGE = (
     "[1,2,true]", "[1,2,null]", '[1,2,"3"]', "[1,2]", "[1,2,3,4]", "[[1,2,3]]", "[1,2,3],[4,5,6]",
@@ -204,6 +217,48 @@ def test_what_asks_for_more_goes_its_own_way(tmp_path: Path) -> None:
     mixed = [each for pair in zip(OTHER, [*GOOD, *GOOD], strict=False) for each in pair]
     both(tmp_path, mixed)
     both(tmp_path / "spaced", [infer("[1,2,3]", tensor=" "), GOOD[0], infer("[4,5,6]", tensor=" ")])
+
+
+STRANGE_TENSORS = (
+    tensor(1, 2, np.nan), tensor(1, -np.inf, 3), tensor(1, 2), tensor(1, 2, 3, 4),
+    tensor(1, 2, 3, spare=b"+"), tensor(1, 2, 3, 4, 5, 6, shape="[2,3]"), tensor(BAD, 0, 0),
+    tensor(WORSE, 0, 0), tensor(ODD, 0, 0), tensor(1, 2, 3, more='"id":"mine",'),
+    tensor(1, 2, 3, more='"parameters":{"binary_data_output":true},'), row(1, 2, 3), row(BAD, 0, 0),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("strange", STRANGE_TENSORS)
+@pytest.mark.parametrize("more", ["", Y_IN_BINARY])
+def test_binary_tensors_end_as_they_would_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strange: bytes, more: str
+) -> None:
+    """Amid others of their kind, and amid those that are JSON."""
+    monkeypatch.setattr(templates, "LEARN_EVERY", 2)  # of the usual ones, the second is learned
+    usual = [tensor(value, 1, 0.5, more=more) for value in range(4)]
+    both(tmp_path / "kind", [*usual[:2], strange, *usual[2:]])
+    both(tmp_path / "mixed", [*usual[:2], strange, *usual[2:], GOOD[0], usual[0]])
+
+
+def test_binary_tensors_are_answered_byte_for_byte_as_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is answered in binary, too; with no query of any once their form is known."""
+
+    async def main(folder: Path, watch: Any) -> list[bytes]:
+        async with gateway(folder, watch, kind=model_kind()) as world:
+            connections = [world.connect() for _ in range(8)]
+            for again in range(3):
+                if again == 2 and watch is None:
+                    monkeypatch.setattr(world.plane, "_query", lambda *_: pytest.fail("a query"))
+                for at, (connection, _) in enumerate(connections):
+                    connection.data_received(tensor(at, again, 1, more=Y_IN_BINARY))
+                await turn()
+            written = [transport.written for _, transport in connections]
+        return [re.sub(rb'"prediction_id":"[^"]+"', b"", each) for each in written]
+
+    together = asyncio.run(main(tmp_path / "together", None))
+    assert together == asyncio.run(main(tmp_path / "alone", Everything()))
+    assert together[3].endswith(np.array([6.0, -6.0]).tobytes())
 
 
 def test_rows_too_large_for_lists_are_recorded_as_bytes(tmp_path: Path) -> None:
@@ -343,7 +398,7 @@ def test_rows_read_together_are_those_read_alone(texts: list[bytes]) -> None:
     reader = InferReader(SIGNATURE)
     reader.read(GOOD[0].partition(b"\r\n\r\n")[2], None)
     reader.read(GOOD[0].partition(b"\r\n\r\n")[2], None)
-    found = reader.plain(GOOD[0].partition(b"\r\n\r\n")[2])
+    found = reader.plain(GOOD[0].partition(b"\r\n\r\n")[2], None)
     assert found is not None
     template = found[0]
     alone = [read_rows(template, [text]) for text in texts]

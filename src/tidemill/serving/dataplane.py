@@ -106,8 +106,8 @@ class DataPlane:
             form.refuse(exchange)
             return
         body, rows, pace = exchange.body, form.rows, self._pace
-        if rows is not None and version is None and exchange.head.header_length is None:
-            found = form.reader.plain(body)
+        if rows is not None and version is None:
+            found = form.reader.plain(body, exchange.head.header_length)
             unseen_s = pace.now - arrived if pace.waited_s > 0.0 else 0.0
             if found is not None and rows.add(
                 exchange, *found, nbytes=len(body), arrived=arrived, unseen_s=unseen_s
@@ -147,7 +147,7 @@ class DataPlane:
 
     def row_query(self, context: Exchange, application: Application) -> Query:
         """Returns a request that was taken together with others as a query; see ``RowAsker``."""
-        read = self._form(application).reader.read(context.body, None)
+        read = self._form(application).reader.read(context.body, context.head.header_length)
         return self._query(context, application, *read)
 
     def read_rows(self, form: Template, numbers: Sequence[bytes]) -> Batch | None:
@@ -156,7 +156,7 @@ class DataPlane:
 
     def predicted(self, asked: Sequence[Asked], rows: PlainRows, answers: Answers) -> None:
         """Answers those who asked for rows; see ``RowAsker``."""
-        version, last, before = rows.version, None, b""
+        version, last, before, binary_bytes = rows.version, None, b"", 0
         after: list[bytes] = []
         for at, ((exchange, form, _, _), name) in enumerate(zip(asked, rows.ids, strict=True)):
             try:
@@ -165,7 +165,9 @@ class DataPlane:
                         answers, version, rows.source
                     )
                     last, before, after = form, halves.before, halves.after
-                exchange.say(b"%b%b%b" % (before, name.encode(), after[at]))
+                    binary_bytes = halves.binary_bytes
+                body = b"%b%b%b" % (before, name.encode(), after[at])
+                exchange.say(body, len(body) - binary_bytes if binary_bytes else None)
             except Exception as error:  # noqa: BLE001 - an exchange must end
                 exchange.fail(unwritable(version, error))
 

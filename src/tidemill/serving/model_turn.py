@@ -17,7 +17,7 @@ from tidemill.serving.query import Answers, Query
 from tidemill.serving.turn import Teller, Turn, Unrecorded
 
 Asked = tuple[Any, Any, bytes, float]
-"""Whom to answer, the form of its request, the numbers in that as JSON, and when it came."""
+"""Whom to answer, the form of its request, the numbers in that, and when it came."""
 
 
 class RowAsker(Teller, Protocol):
@@ -97,16 +97,18 @@ class ModelTurn:
 
         Args:
             context: whom to answer.
-            form: of its request.
-            numbers: of the row, as JSON.
+            form: of its request; those of JSON and those of binary tensors do not go together.
+            numbers: of the row, as they came.
             nbytes: of the request.
             arrived: when, on the monotonic clock.
             unseen_s: how long it had waited when it was read.
         """
-        slo_s = self._slo_s
+        slo_s, asked = self._slo_s, self._asked
+        if asked and asked[0][1].binary is not form.binary:
+            return False
         if not self._offer_row(self._take, nbytes, arrived + slo_s, slo_s - unseen_s):
             return False
-        self._asked.append((context, form, numbers, arrived))
+        asked.append((context, form, numbers, arrived))
         return True
 
     def take(self) -> _Rows:

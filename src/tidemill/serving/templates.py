@@ -38,7 +38,8 @@ _U, _S = b"us"  # looking for a number in bytes is a fourth of looking for bytes
 class Template:
     """A request of one tensor, all but its numbers; ``whole`` if they need no conversion.
 
-    ``plain`` if it is one row, and asks for nothing that not every request asks for.
+    ``plain`` if it is one row, and asks for nothing that not every request asks for. ``binary`` if
+    the numbers are a binary tensor.
 
     ``cut`` is where the list of the numbers is, with its brackets.
     """
@@ -52,6 +53,7 @@ class Template:
     n: int
     whole: bool
     plain: bool
+    binary: bool
     before: bytes
     after: bytes
     cut: slice
@@ -68,6 +70,7 @@ class InferReader:
         self._signature = signature
         self._templates: dict[tuple[bytes, bytes], Template] = {}
         self._last: Template | None = None
+        self._last_binary: Template | None = None
         self._unknown = 0
 
     def read(
@@ -103,6 +106,7 @@ class InferReader:
                 self._last = template
             else:
                 found = _view(template, body, start)
+                self._last_binary = template
             if found is not None:
                 return template.asked, found, template.n
         request, inputs, n = wire.read_infer(body, header_length, self._signature)
@@ -114,12 +118,22 @@ class InferReader:
         request.inputs = []  # a query that waits holds its arrays, no more
         return asked, inputs, n
 
-    def plain(self, body: bytes) -> tuple[Template, bytes] | None:
-        """Returns the form of a plain request, and its numbers as JSON, still to be read.
+    def plain(self, body: bytes, header_length: int | None) -> tuple[Template, bytes] | None:
+        """Returns the form of a plain request, and its numbers, still to be read.
 
         None for others, and for one that is not like the one before.
         """
-        last = self._last
+        last = self._last if header_length is None else self._last_binary
+        if header_length is not None:
+            if (
+                last is not None
+                and last.plain
+                and len(body) == header_length + last.nbytes
+                and header_length == len(last.before)
+                and body.startswith(last.before)
+            ):
+                return last, body[header_length:]
+            return None
         if (
             last is not None
             and last.plain
@@ -155,7 +169,8 @@ class InferReader:
             nbytes=nbytes,
             n=shape[0],
             whole=dtype == column.dtype,
-            plain=not binary and shape[0] == 1 and dtype == column.dtype and asked.plain,
+            plain=shape[0] == 1 and dtype == column.dtype and asked.plain,
+            binary=binary,
             before=before,
             after=after,
             cut=slice(len(before) - 1, (1 - len(after)) or None),
@@ -216,9 +231,16 @@ def _read(template: Template, body: bytes) -> Batch | Packed | None:
 def read_rows(template: Template, numbers: Sequence[bytes]) -> Batch | None:
     """Returns the rows of plain requests as one batch; None if one is not plainly a row.
 
+    They all came as JSON, or all as binary tensors, each of as many bytes as a row has.
+
     Each text begins with the bracket that opens a list and ends with the one that closes it. So
     there are as many lists as texts, each of as many numbers as a row has, only if each text is.
     """
+    if template.binary:
+        data = b"".join(numbers)
+        if not _finite(np.frombuffer(data, template.dtype)):
+            return None
+        return Packed(template.column, data, len(numbers)).arrays()
     joined = b"[%b]" % b",".join(numbers)
     if _U in joined or _S in joined:  # true and false would pass for 1 and 0
         return None
@@ -239,11 +261,15 @@ def _view(template: Template, body: bytes, start: int) -> Batch | Packed | None:
         return None
     data = body[start:]  # a copy is aligned, a view may not be
     array = np.frombuffer(data, template.dtype)
-    if template.dtype.kind == "f" and _FALSE in np.isfinite(array).tobytes():
+    if not _finite(array):
         return None
     if template.whole:
         return Packed(template.column, data, template.n)
     return _shaped(template, array)
+
+
+def _finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or _FALSE not in np.isfinite(array).tobytes()
 
 
 def _shaped(template: Template, array: Array) -> Batch:

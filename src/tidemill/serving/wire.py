@@ -94,14 +94,14 @@ class Asked:
 
     @property
     def plain(self) -> bool:
-        """Says whether it asks for no more than any request does, and all of that as JSON."""
+        """Says whether it asks for no more than any request does, and for no text in binary."""
         return (
             self.timeout_s is None
             and self.event_time is None
             and self.priority == DEFAULT_PRIORITY
             and self.request.id is None
             and not self.classes
-            and not any(binary for _, binary in self.wanted)
+            and not any(binary and column.dtype.kind == "O" for column, binary in self.wanted)
         )
 
 
