@@ -20,18 +20,27 @@ from tidemill.foundation.environment import child_environment
 from tidemill.foundation.errors import DeadlineExceeded, TidemillError, Unavailable
 from tidemill.foundation.home import Home, open_home
 from tidemill.foundation.instruments import Counter, Instruments
-from tidemill.foundation.processes import yield_to_others
+from tidemill.foundation.logs import log
+from tidemill.foundation.processes import cpu_seconds, yield_to_others
 from tidemill.foundation.settings import Settings
 from tidemill_worker.process import die_with_parent
 
 WITHIN_S = 600.0
 _NICE = 10
 _AWAITED = frozenset({"settle"})
-"""A client waits for these; all others run only where nobody else wants the processor."""
+"""A client waits for these; all others begin where nobody else wants the processor."""
+_LOOK_EVERY_S = 20.0
+_LEAST_SHARE = 0.05
+"""Of one processor: a chore that gets less between two looks would not be done where all are busy.
+Idle ones get 0.003 there, and those at the low priority a tenth."""
 
 
 async def do_chore(home: Home, name: str, *about: str, within_s: float = WITHIN_S) -> Any:
     """Has a process do a chore on an installation and returns what it says.
+
+    One that nobody waits for is to run only where nobody else wants the processor. Where all are
+    busy that is nowhere, and so it is begun again at a low priority, at which it gets its share:
+    segments that are never compacted fill a disk.
 
     Args:
         home: the installation.
@@ -43,10 +52,33 @@ async def do_chore(home: Home, name: str, *about: str, within_s: float = WITHIN_
         Unavailable: it failed, with its reason.
         DeadlineExceeded: it took too long, and was ended.
     """
-    module = ("-P", "-m", "tidemill.control.chores")
-    command = (sys.executable, *module, name, str(os.getpid()), *about)
+    try:
+        async with asyncio.timeout(within_s):
+            try:
+                answer = await _answer(home, name, about, idle=name not in _AWAITED)
+            except _StarvedError:
+                log("control.chores").info("chore.begun_again", chore=name, priority="low")
+                answer = await _answer(home, name, about, idle=False)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the chore {name!r} was ended: it was not done within {within_s:g} s",
+            remedy=f"It has a low priority: leave it a core, or {_BY_HAND[name]}.",
+        ) from error
+    if "error" in answer:
+        raise Unavailable(f"the chore {name!r} failed: {answer['error']}")
+    return answer["done"]
+
+
+class _StarvedError(Exception):
+    """A chore was ended: all processors are busy with what goes before it."""
+
+
+async def _answer(home: Home, name: str, about: tuple[str, ...], *, idle: bool) -> dict[str, Any]:
+    """Returns what a process says that does the chore."""
+    priority = "idle" if idle else "low"
     process = await asyncio.create_subprocess_exec(
-        *command,
+        *(sys.executable, "-P", "-m", "tidemill.control.chores"),
+        *(name, str(os.getpid()), priority, *about),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env=child_environment(),
@@ -54,23 +86,33 @@ async def do_chore(home: Home, name: str, *about: str, within_s: float = WITHIN_
     )
     # Settings may hold passwords: they go through a pipe, where nobody else can read them.
     told = msgspec.json.encode(home.settings, enc_hook=str)
+    watch = asyncio.create_task(_end_if_it_starves(process)) if idle else None
     try:
-        async with asyncio.timeout(within_s):
-            said, _ = await process.communicate(told)
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"the chore {name!r} was ended: it was not done within {within_s:g} s",
-            remedy=f"It has a low priority: leave it a core, or {_BY_HAND[name]}.",
-        ) from error
+        said, _ = await process.communicate(told)
     finally:
+        if watch is not None:
+            watch.cancel()
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    answer = msgspec.json.decode(said) if said else {"error": f"it ended with {process.returncode}"}
-    if "error" in answer:
-        raise Unavailable(f"the chore {name!r} failed: {answer['error']}")
-    return answer["done"]
+    if said:
+        answer: dict[str, Any] = msgspec.json.decode(said)
+        return answer
+    if watch is not None and watch.done() and not watch.cancelled():
+        raise _StarvedError
+    return {"error": f"it ended with {process.returncode}"}
+
+
+async def _end_if_it_starves(process: asyncio.subprocess.Process) -> None:
+    used_s = before_s = 0.0
+    while True:
+        await asyncio.sleep(_LOOK_EVERY_S)
+        before_s, used_s = used_s, cpu_seconds(process.pid)
+        if used_s - before_s < _LEAST_SHARE * _LOOK_EVERY_S:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            return
 
 
 def ledger_stamp(path: Path) -> tuple[int, int, int]:
@@ -141,10 +183,10 @@ def failures_of(instruments: Instruments, name: str) -> Counter:
 
 def main(arguments: Sequence[str]) -> int:
     """Does the named chore with the settings that come on standard input."""
-    name, parent, *about = arguments
+    name, parent, priority, *about = arguments
     die_with_parent(int(parent))
     os.nice(_NICE)
-    if name not in _AWAITED:
+    if priority == "idle":
         yield_to_others()
     settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings, dec_hook=_path)
     try:
