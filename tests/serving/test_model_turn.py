@@ -305,17 +305,23 @@ def test_what_cannot_be_recorded_is_not_answered(
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("whose", "told"), [("measures", False), ("plane", True)])
+@pytest.mark.parametrize(
+    ("whose", "told"), [("measures", False), ("reading", True), ("plane", True)]
+)
 def test_a_turn_that_fails_costs_its_own_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str, *, told: bool
 ) -> None:
-    """Whatever of it raises: who asked is told, and what is asked later is answered."""
+    """Whatever of it raises: who asked is told, and what is asked later is answered.
+
+    What raises as they are read together costs nobody: each is read by itself then.
+    """
 
     async def main() -> None:
         async with gateway(tmp_path, kind=model_kind()) as world:
             app = world.processor.applications["app"]
             owner, part = {
                 "measures": (app.measures, "answered"),
+                "reading": (world.plane, "read_rows"),
                 "plane": (world.plane, "predicted"),
             }[whose]
             connections = [world.connect() for _ in range(3)]

@@ -11,6 +11,7 @@ import pytest
 from tests.serving.fakes import Replica
 
 from tidemill.foundation.clock import FakeClock
+from tidemill.foundation.errors import Overloaded
 from tidemill.models.signature import Batch
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.batching import ServiceTime
@@ -203,15 +204,41 @@ def test_queries_wait_behind_a_whole_batch_of_rows(why: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("rows", "nbytes"), [(93, 8), (1, 937)])
+def test_rows_that_wait_fill_the_queue_for_a_large_query(rows: int, nbytes: int) -> None:
+    """What is larger than all the queue may hold is taken only where nothing waits."""
+
+    async def main() -> None:
+        world = World(max_queue=100)
+        large = world.query(20)
+        large.n, large.nbytes, large.asked = rows, nbytes, {"x": np.ones(rows)}
+        assert world.add(*range(8)) == [True] * 8
+        with pytest.raises(Overloaded):
+            world.batcher.offer(large)
+        assert (world.batcher.queued_rows, world.batcher.queued_bytes) == (8, 64)
+        await turn()
+        world.batcher.offer(large)
+        await turn()
+        assert world.sizes == [8, rows]
+
+    asyncio.run(main())
+
+
 def test_a_timer_between_reading_and_their_turn_forgets_no_row() -> None:
-    """It looks for queries whose time is up, of which there are none."""
+    """It looks for queries whose time is up, and finds none; the queue is not empty for that."""
 
     async def main() -> None:
         world = World()
         assert world.add(1, 2) == [True, True]
-        world.batcher._expire()
+        emptied = asyncio.ensure_future(world.batcher.emptied())
+        emptied.get_loop().call_soon(world.batcher._expire)
+        world.batcher._due.cancel()  # it comes later than it would
+        for _ in range(3):
+            await turn()
         assert world.batcher.queued_rows == 2
-        await turn()
+        assert not emptied.done()
+        world.batcher.catch_up()
+        await asyncio.wait_for(emptied, 1)
         assert world.together == [[10.0, 20.0]]
 
     asyncio.run(main())

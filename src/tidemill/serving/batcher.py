@@ -123,6 +123,10 @@ class Batcher:
         return len(self._out)
 
     @property
+    def _is_empty(self) -> bool:
+        return not (self._queue or self._out) and self._queue.joined is None
+
+    @property
     def replicas(self) -> tuple[Replica, ...]:
         """The replicas that take this version's batches."""
         return self._replicas
@@ -198,12 +202,12 @@ class Batcher:
         return True
 
     def _admit(self, query: Query) -> None:
-        if self._queue.rows + query.n > self._max_queue and self._queue:
+        if self._queue.rows + query.n > self._max_queue and self._queue.rows:
             raise Overloaded(
                 f"the queue is full: {self._queue.rows} rows wait, {self._max_queue} may",
                 remedy="Send fewer queries, or add replicas.",
             )
-        if self._queue.nbytes + query.nbytes > self._max_queue_bytes and self._queue:
+        if self._queue.nbytes + query.nbytes > self._max_queue_bytes and self._queue.rows:
             raise Overloaded(
                 f"the queue is full: {self._queue.nbytes} bytes wait, {self._max_queue_bytes} may",
                 remedy="Send fewer or smaller queries, or add replicas.",
@@ -222,7 +226,7 @@ class Batcher:
 
     async def emptied(self) -> None:
         """Returns when nothing waits and nothing is out."""
-        if self._queue or self._out or self._queue.joined is not None:
+        if not self._is_empty:
             self._emptied = asyncio.Event()
             await self._emptied.wait()
 
@@ -571,7 +575,7 @@ class Batcher:
             delay = max(0.0, earliest - self._clock.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
             self._timer_at = earliest
-        if self._emptied is not None and not self._queue and not self._out:
+        if self._emptied is not None and self._is_empty:
             self._emptied.set()
 
     def _expire(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from tidemill.data.ledger import PlainRows, stored_rows
+from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.application import Application
 from tidemill.serving.query import Answers, Query
@@ -60,6 +61,7 @@ class ModelTurn:
         "_asker",
         "_begin",
         "_elsewhere",
+        "_log",
         "_offer_row",
         "_slo_s",
         "_take",
@@ -81,6 +83,7 @@ class ModelTurn:
         self._answered: list[tuple[_Rows, Answers]] = []
         self._slo_s = turn.application.slo_s
         self._offer_row = turn.version.batcher.offer_row
+        self._log = log("serving.model_turn")
         self._take = self.take  # looked up once: the queue knows it again
 
     def add(
@@ -144,7 +147,12 @@ class ModelTurn:
 
     def read(self, asked: Sequence[Asked]) -> Batch | None:
         """Returns rows as one batch, if they can be read together."""
-        return self._asker.read_rows(asked[0][1], [one[2] for one in asked])
+        try:
+            return self._asker.read_rows(asked[0][1], [one[2] for one in asked])
+        except Exception:  # noqa: BLE001 - whoever it was, each is read by itself
+            name = self._turn.application.name
+            self._log.exception("rows.not_together", application=name, requests=len(asked))
+            return None
 
     def queries(self, asked: Sequence[Asked]) -> list[Query]:
         """Returns each as a query; tells those whose requests cannot be read."""

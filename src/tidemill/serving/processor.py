@@ -308,7 +308,7 @@ class Processor:
         queries: Sequence[Query],
         error: Exception,
     ) -> None:
-        """Takes queries that a version's table has answered, and that could not be recorded."""
+        """Takes queries that a version has answered, and that could not be recorded."""
         for query in queries:
             self._name(application, version, query)
             query.ended = True
