@@ -20,6 +20,7 @@ STEPS_RPS = (10_000, 20_000, 30_000, 40_000, 60_000)
 KEPT_UP_MS = 5.0
 """A generator keeps up if 99 of 100 questions leave at most so late."""
 EDGE, MODEL = "edge", "model"
+_MOST = ("lost", "silent_ms")
 BEYOND, GOODPUT_KEPT, WARM_LOAD = 1.2, 0.9, 0.2
 
 
@@ -87,12 +88,13 @@ def sweep(
 def medians(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns the median of each number that the turns found; None where no turn had one.
 
-    A question that was lost is no matter of the machine: of those, the most of any turn.
+    A question that was lost is no matter of the machine, and a server that stalls once has stalled:
+    of those, the most of any turn.
     """
     names = [name for name, value in turns[0].items() if not isinstance(value, dict | str)]
     found = {name: [each[name] for each in turns if each[name] is not None] for name in names}
     return {
-        name: (max if name == "lost" else statistics.median)(values) if values else None
+        name: (max if name in _MOST else statistics.median)(values) if values else None
         for name, values in found.items()
     }
 

@@ -99,9 +99,9 @@ def _measured(
         some = _some(plan)
 
         def measure_again(done: int) -> None:
-            repeat, part = divmod(done, len(some))
-            if repeat:
-                calibration.measure(part=part, parts=len(some))
+            repeat, number = divmod(done, len(some))
+            if repeat:  # each time another part: an alternative follows no runs more than others do
+                calibration.measure(part=(number + repeat) % len(some), parts=len(some))
 
         say(f"{asked.name}: measuring alternatives")
         found = rehearse(

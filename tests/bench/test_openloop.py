@@ -76,10 +76,11 @@ def test_flat_goodput_is_judged_beyond_saturation_alone() -> None:
 
 
 def test_one_turn_that_the_machine_paused_in_does_not_count() -> None:
-    """Each number is the median of the turns that had one, but whoever is lost is told."""
+    """Each number is the median of the turns that had one, but what was lost or stalled is told."""
+    names = ("all_p99_ms", "p50_ms", "lost", "silent_ms")
     turns = [
-        {"all_p99_ms": p99, "p50_ms": p50, "lost": lost, "statuses": {"200": 1}, "example": ""}
-        for p99, p50, lost in ((12.0, 1.0, 0), (126.0, None, 7), (11.0, 3.0, 0))
+        {**dict(zip(names, found, strict=True)), "statuses": {"200": 1}, "example": ""}
+        for found in ((12.0, 1.0, 0, 3.0), (126.0, None, 7, 120.0), (11.0, 3.0, 0, 2.0))
     ]
-    assert medians(turns) == {"all_p99_ms": 12.0, "p50_ms": 2.0, "lost": 7}
+    assert medians(turns) == {"all_p99_ms": 12.0, "p50_ms": 2.0, "lost": 7, "silent_ms": 120.0}
     assert medians([{"p99_ms": None}]) == {"p99_ms": None}
