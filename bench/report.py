@@ -22,8 +22,8 @@ from bench.cases.claims import case_claims
 from bench.cases.tables import case_table, rehearsed_table
 from bench.footprint.claims import claims as footprint_claims
 from bench.footprint.claims import put_together
+from bench.lookup.claims import beside_burner, servers_table, turns_table
 from bench.lookup.claims import claims as lookup_claims
-from bench.lookup.claims import servers_table, turns_table
 from bench.openloop.sweep import sweep_table
 from bench.planning.claims import planning_claims
 from bench.results import BUSY, all_results, claims_table, say
@@ -144,15 +144,27 @@ def lookup(runs: list[dict[str, Any]]) -> str:
         left = [f"- {name} was left out: {why}" for name, why in results["left_out"].items()]
         parts += [f"{measured_on(results)} {told}", "\n".join(left), servers_table(summary)]
     most = max((run["built"] for run in runs if run["turns"]), default=0)
-    newest = _newest_parts([run for run in runs if run["built"] == most], "turns", "turn")
+    full = [run for run in runs if run["built"] == most]
+    newest = _newest_parts(full, "turns", "turn")
     newest = {f"turn {number}": newest[number] for number in sorted(newest)}
     turns = [turn for _, turn in newest.values()]
     if turns:
         parts.append("Builds beside half the lookups that the server bears:")
-        parts += [*_spoken(newest, ""), turns_table(turns)]
+        parts += [*_spoken(newest, ""), turns_table(turns), _superseded(full, turns)]
     return "\n\n".join(
         part for part in (claims_table(lookup_claims(summary, turns)), *parts) if part
     )
+
+
+def _superseded(runs: list[dict[str, Any]], newest: list[dict[str, Any]]) -> str:
+    """Returns what earlier runs of turns found: who asks until an answer is good has to say so."""
+    earlier = [
+        f"{turn['turn']}: {beside_burner(turn):.2f}"
+        for run in sorted(runs, key=lambda each: each["at"])
+        for turn in run["turns"]
+        if turn not in newest
+    ]
+    return f"Ratios of earlier runs, which do not count: turn {', '.join(earlier)}." * bool(earlier)
 
 
 def described(runs: list[dict[str, Any]]) -> str:

@@ -107,6 +107,7 @@ def test_turns_and_servers_of_several_runs_are_told_together(
     assert "burner | ≤ 1.2 x | 2.5 x | **not met** |" in page
     assert "Turn 1: measured 2026-11-03" in page
     assert "Turn 2: measured 2026-11-01" in page
+    assert "Ratios of earlier runs, which do not count: turn 1: 4.50." in page
     assert page.count("Measured 2026-11-02") == 1
 
 
