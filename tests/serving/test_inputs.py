@@ -17,6 +17,7 @@ from tritonclient.utils import serialize_byte_tensor  # type: ignore[import-unty
 from tidemill.foundation.errors import InvalidInput, TidemillError
 from tidemill.models.signature import DTYPES, Array, Batch, Column, Signature
 from tidemill.serving import tensors, wire
+from tidemill.serving.query import Packed
 from tidemill.serving.rpc import tensors as grpc_tensors
 from tidemill.serving.templates import InferReader
 
@@ -307,6 +308,8 @@ def _outcome(reader: InferReader, body: bytes, header: int) -> Any:
         asked, inputs, n = reader.read(body, header)
     except InvalidInput as error:
         return "refused" if "BYTES" in str(error) else str(error)
+    if isinstance(inputs, Packed):
+        inputs = inputs.arrays()
     return [(each.dtype, each.tolist()) for each in inputs.values()], n, asked.wanted
 
 

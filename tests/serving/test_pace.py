@@ -205,6 +205,7 @@ def test_what_has_waited_too_long_is_refused_unread() -> None:
             application=applications.get,
             refuse=lambda _, error, *, times, waited_s: refused.append((error, times, waited_s)),
             refused_unread=lambda *_, **__: None,
+            model_turn=lambda *_: None,
         )
         application = SimpleNamespace(
             name="app",
