@@ -15,7 +15,7 @@ from typing import Any, cast
 from tests.serving.fakes import Transport
 
 from tidemill.data.ledger import LedgerWriter, read_ledger
-from tidemill.foundation.clock import SYSTEM_CLOCK
+from tidemill.foundation.clock import Clock, FakeClock
 from tidemill.foundation.errors import Corrupted
 from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Column, Signature
@@ -112,10 +112,14 @@ class Kind:
     features: StoredFeatures | None = None
     replicas: Sequence[Any] = ()
     model: bool = False
+    slo_ms: float = 100.0
 
 
 class World:
-    """One gateway's insides, from the bytes of a client to the ledger."""
+    """One gateway's insides, from the bytes of a client to the ledger.
+
+    No time passes in it but what its clock is moved: however slow the machine, nobody is late.
+    """
 
     def __init__(
         self,
@@ -125,8 +129,10 @@ class World:
         outputs: Sequence[str] = ("y", "word"),
         *,
         kind: Kind | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.kind = kind or Kind()
+        self.clock = clock or FakeClock(at=1.0e9)
         self.instruments, self.ledger = Instruments(), ledger
         self.signature = self.kind.signature
         if kind is None:
@@ -134,14 +140,14 @@ class World:
             self.signature = Signature(SIGNATURE.inputs, given)
         self.outputs = outputs
         self.default = default
-        self.processor = Processor(ledger, self.instruments, SYSTEM_CLOCK, watch)
-        self.guard = Guard(SYSTEM_CLOCK, self.instruments, labels_per_minute=9)
+        self.processor = Processor(ledger, self.instruments, self.clock, watch)
+        self.guard = Guard(self.clock, self.instruments, labels_per_minute=9)
         self.guard.replace(channel.Keys(required=False))
         self.plane = plane = DataPlane(
             self.processor,
             ledger=ledger,
             instruments=self.instruments,
-            clock=SYSTEM_CLOCK,
+            clock=self.clock,
             collect=cast("Any", None),
         )
         extensions = Extensions(
@@ -149,7 +155,7 @@ class World:
         )
         document = ApiDocument(self.processor, self.guard, max_body_bytes=1, max_header_bytes=1)
         routes = PathRoutes(plane, extensions, document)
-        self.edge = Edge(routes, Limits(), SYSTEM_CLOCK, self.instruments, self.guard)
+        self.edge = Edge(routes, Limits(), self.clock, self.instruments, self.guard)
         self.tables: list[Any] = []
         self.go_live(1)
 
@@ -174,7 +180,7 @@ class World:
             features=self.kind.features,
             cache=Cache(0, None),
             batcher=Batcher(
-                clock=SYSTEM_CLOCK,
+                clock=self.clock,
                 max_batch=64,
                 max_queue=1000,
                 max_queue_bytes=1 << 20,
@@ -182,7 +188,7 @@ class World:
                 observer=measures.of(number),
             ),
             coalesces=False,
-            clock=SYSTEM_CLOCK,
+            clock=self.clock,
             measures=measures.of(number),
         )
         version.batcher.set_replicas(self.kind.replicas)
@@ -192,6 +198,7 @@ class World:
             versions=(live,),
             key=version.key_columns,
             default=self.default,
+            slo_ms=self.kind.slo_ms,
             **terms,
         )
         return Application(
@@ -213,9 +220,9 @@ class World:
 
 
 @asynccontextmanager
-async def gateway(path: Path, *given: Any, kind: Kind | None = None) -> AsyncIterator[World]:
+async def gateway(path: Path, *given: Any, **named: Any) -> AsyncIterator[World]:
     with LedgerWriter(path, "gateway-0") as ledger:
-        yield World(ledger, *given, kind=kind)
+        yield World(ledger, *given, **named)
 
 
 async def turn() -> None:

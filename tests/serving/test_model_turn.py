@@ -27,11 +27,12 @@ from tests.serving.key_world import (
 )  # fmt: skip
 
 from tidemill.data.ledger import LedgerWriter
+from tidemill.foundation.clock import FakeClock
 from tidemill.foundation.errors import InvalidInput, Unavailable
 from tidemill.models.signature import Batch, Column, Signature
 from tidemill.serving import templates
 from tidemill.serving.batcher import Batcher
-from tidemill.serving.batching import ServiceTime
+from tidemill.serving.batching import SLICE_S, ServiceTime
 from tidemill.serving.connection import MAX_PIPELINE
 from tidemill.serving.templates import InferReader, read_rows
 
@@ -75,8 +76,16 @@ def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Batcher, "_know", lambda batcher, _: know(batcher, ServiceTime()))
 
 
-def model_kind(signature: Signature = SIGNATURE) -> Kind:
-    return Kind(signature=signature, model=True, replicas=[Model()])
+class Slow(FakeClock):
+    """Whatever is done between two looks at it takes longer than a slice of the loop."""
+
+    def monotonic(self) -> float:
+        self.advance(1.5 * SLICE_S)
+        return self.at
+
+
+def model_kind(signature: Signature = SIGNATURE, slo_ms: float = 100.0) -> Kind:
+    return Kind(signature=signature, model=True, replicas=[Model()], slo_ms=slo_ms)
 
 
 def infer(data: str, *, more: str = "", tensor: str = "", shape: str = "[1,3]") -> bytes:
@@ -143,15 +152,17 @@ async def asked(world: World, requests: Sequence[bytes]) -> list[Any]:
     return [[nameless(each) for each in parts(t.written)] for _, t in connections]
 
 
-def both(path: Path, requests: Sequence[bytes], default: Any = None) -> tuple[Any, list[int]]:
+def both(
+    path: Path, requests: Sequence[bytes], default: Any = None, *, slow: bool = False
+) -> tuple[Any, list[int]]:
     """Returns what is answered together, once it was seen to be what is answered alone."""
     found: list[Any] = []
     sizes: list[list[int]] = []
 
     async def main(folder: Path, watch: Any) -> None:
-        kind = model_kind()
+        kind, clock = model_kind(slo_ms=1e6 if slow else 100.0), Slow() if slow else None
         sizes.append(kind.replicas[0].sizes)
-        async with gateway(folder, watch, default, kind=kind) as world:
+        async with gateway(folder, watch, default, kind=kind, clock=clock) as world:
             said = await asked(world, requests)
             counts = {family: world.counted(family) for family in COUNTED}
             found.append((said, counts, world.ledger.counts.predictions))
@@ -204,6 +215,12 @@ def test_a_row_that_the_model_fails_on_costs_only_itself(
     if value != UNTOLD:
         assert statuses[:3] == statuses[4:] == [[200, 200]] * 3
         assert (200 in statuses[3]) == (value == WORSE and default is not None)
+
+
+@pytest.mark.parametrize("value", [BAD, WORSE, ODD, UNTOLD])
+def test_rows_that_are_sent_a_slice_at_a_time_end_alike(tmp_path: Path, value: float) -> None:
+    """However long each batch keeps the loop: the same batches, answers and counts."""
+    both(tmp_path, [*GOOD[:3], row(value, 0, 0), *GOOD[3:6], *OTHER[:2]], slow=True)
 
 
 @pytest.mark.parametrize("data", STRANGE)
