@@ -45,10 +45,11 @@ def measured_on(results: dict[str, Any]) -> str:
     busy = machine["busy"]
     beside = f", beside other work ({busy:.0%} of its CPU)" if busy > BUSY else ""
     changed = " with changes that were not committed" if results["changed"] else ""
+    native = " Our gateways ran compiled (`tidemill native`)." if results.get("native") else ""
     return (
         f"Measured {results['at'][:10]} at commit {str(results['commit'])[:10]}{changed}, level "
         f"`{results['effort']}`, on {machine['cores']} cores ({machine['processor']}){beside}, "
-        f"Python {machine['python']}; {named}."
+        f"Python {machine['python']}; {named}.{native}"
     )
 
 

@@ -16,6 +16,9 @@ from typing import Any, Literal
 import psutil
 from bench.servers import ROOT
 
+from tidemill.foundation.errors import TidemillError
+from tidemill.serving.native import compile_gateway
+
 RESULTS = ROOT / "bench" / "results"
 BUSY, LOOKED_S = 0.15, 2.0
 """A larger share of the CPU that was in use before a benchmark began is told with its figures."""
@@ -24,8 +27,9 @@ _NAMES += ("httptools", "uvloop", "msgspec", "orjson")
 
 
 def about() -> dict[str, Any]:
-    """Returns what a figure depends on: the machine, the versions and the commit."""
+    """Returns what a figure depends on: the machine, the versions, the commit, what is compiled."""
     return {
+        "native": _compiled(),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {
             "processor": _processor(),
@@ -70,6 +74,17 @@ def claims_table(claims: list[dict[str, Any]]) -> str:
         aim = f"{signs[each['relation']]} {each['aim']:g} {unit}"
         lines.append(f"| {each['claim']} | {aim} | {found} | {words[each['met']]} |")
     return "\n".join(lines)
+
+
+def _compiled() -> bool:
+    """Has our gateways compiled as ``tidemill native`` does, where that is possible."""
+    try:
+        say("compiling the gateway, unless it is")
+        compile_gateway()
+    except TidemillError as error:
+        say(f"the gateway runs from its sources: {error}")
+        return False
+    return True
 
 
 class Record:

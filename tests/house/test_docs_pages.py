@@ -131,7 +131,7 @@ def test_the_page_has_no_verb_or_flag_of_its_own() -> None:
     assert set(rows_of(text)) >= {"--home PATH", "--config FILE", "--json"}
     for command, defined in COMMANDS.items():
         flags = {flag for each in defined.params for flag in each.opts}
-        assert flags >= ({"--json"} if command == "demo" else SHARED_FLAGS)
+        assert flags >= ({"--json"} if command in {"demo", "native"} else SHARED_FLAGS)
     assert set(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == set(VERBS)
 
 

@@ -46,6 +46,7 @@ VERBS = (
     "deployments",
     "keys",
     "settings",
+    "native",
     "demo",
 )
 _MODULES = {"try": "try_"}

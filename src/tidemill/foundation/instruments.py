@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 from tidemill.foundation.errors import Conflict, InvalidInput
 
@@ -25,6 +25,9 @@ LATENCY_BUCKETS_S: Final = (
 )
 """Upper bounds for times from a tenth of a millisecond to ten seconds."""
 
+Number: TypeAlias = int | float
+"""A count stays whole, compiled or not."""
+
 OTHER: Final = "(other)"
 """The label values of everything over a family's limit."""
 
@@ -35,7 +38,7 @@ class Counter:
     __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.value: float = 0
+        self.value: Number = 0
 
     def state(self) -> Any:
         """Returns the number."""
@@ -48,7 +51,7 @@ class Gauge:
     __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.value: float = 0
+        self.value: Number = 0
 
     def state(self) -> Any:
         """Returns the level."""

@@ -86,6 +86,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     gateways: Positive = 1
     grpc_port: Port | None = None
     grpc_gateways: Positive = 1
+    native: bool = True
     max_body_bytes: Positive = 8 << 20
     idle_timeout_s: Seconds = 75.0
     read_timeout_s: Seconds = 15.0

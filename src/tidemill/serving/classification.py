@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -124,9 +123,5 @@ def classified(query: Query, wanted: tuple[Classified, ...], labels: tuple[str, 
 
     The query itself stays as it is: others may share its answer.
     """
-    found = copy.copy(query)
-    found.outputs = {
-        **query.outputs,
-        **{each.of: each.texts(query.outputs[each.of], labels) for each in wanted},
-    }
-    return found
+    texts = {each.of: each.texts(query.outputs[each.of], labels) for each in wanted}
+    return query.with_outputs({**query.outputs, **texts})

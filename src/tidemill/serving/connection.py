@@ -169,10 +169,14 @@ class Connection(asyncio.Protocol):
             return
         self._told = None  # what came before is none of it
         self._parse(data)
-        told, self._told = self._told, None
+        told = self._take_told()
         if head_bytes and told is not None and told[1] == data[end:]:
             # It held this one request, framed by its length: the same bytes say the same again.
             self._edge.remember(head_bytes, told[0], len(told[1]))
+
+    def _take_told(self) -> tuple[Head, bytes] | None:
+        told, self._told = self._told, None
+        return told
 
     def _parse(self, data: bytes) -> None:
         """Parses what came, or keeps what comes after the requests that may wait already.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from concurrent.futures import Executor, ThreadPoolExecutor
-from copy import copy
 from itertools import islice
 from math import ceil
 
@@ -102,8 +101,7 @@ class Edge:
             return  # it is another one each time
         head_bytes, query = cut_query(head_bytes)
         if query:
-            head = copy(head)
-            head.target, head.query = head.target.partition(b"?")[0], b""
+            head = head.without_query()
         if len(self.heads) >= MAX_REMEMBERED_HEADS:
             self.heads.clear()  # somebody sends ever new ones; the others come back
         self.heads[head_bytes] = (head, body_bytes)

@@ -204,6 +204,29 @@ class Head:
         self.admitted_by: KeyTable | None = _NOT_JUDGED
         self.principal: Principal | None = None
 
+    def without_query(self) -> Head:
+        """Returns the same head but for the query in its path."""
+        other = Head()
+        other.target = self.target.partition(b"?")[0]
+        other.method = self.method
+        other.header_length = self.header_length
+        other.bad_header = self.bad_header
+        other.coding = self.coding
+        other.accepts = self.accepts
+        other.foreign = self.foreign
+        other.expects = self.expects
+        other.traceparent = self.traceparent
+        other.origin = self.origin
+        other.host = self.host
+        other.answer_headers = self.answer_headers
+        other.authorization = self.authorization
+        other.handler = self.handler
+        other.gate = self.gate
+        other.keys = self.keys
+        other.admitted_by = self.admitted_by
+        other.principal = self.principal
+        return other
+
     def take(self, name: bytes, value: bytes) -> None:
         """Takes a header that says how the request is meant; names are in lower case."""
         match name:

@@ -50,6 +50,7 @@ from tidemill.serving.extensions import Extensions
 from tidemill.serving.front import Front, Inside
 from tidemill.serving.guard import Guard
 from tidemill.serving.http_front import HttpFront
+from tidemill.serving.native import is_native
 from tidemill.serving.pace import Pace
 from tidemill.serving.plan import Assignment
 from tidemill.serving.processor import Processor
@@ -156,6 +157,7 @@ class Gateway:
 
     async def run(self) -> None:
         """Obeys the supervisor until it says to drain or is gone, or SIGTERM comes."""
+        self._log.info("gateway.started", native=is_native())
         self._ledger.start()
         if self._tracing is not None:
             self._tracing.start()

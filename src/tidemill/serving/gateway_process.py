@@ -13,6 +13,7 @@ from typing import Any
 
 from tidemill.foundation.errors import WorkerLost
 from tidemill.foundation.instruments import Snapshot as Instruments
+from tidemill.serving import native
 from tidemill.serving.channel import (
     Activate,
     Activated,
@@ -99,7 +100,8 @@ class GatewayProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             fds = (self._listener.fileno(), theirs.fileno())
-            command = [sys.executable, "-P", "-m", self._module]
+            run = [native.MODULE, self._module] if hello.serve.native else [self._module]
+            command = [sys.executable, "-P", "-m", *run]
             command += ["--fd", str(fds[0]), "--control-fd", str(fds[1])]
             self._child = Child(command, pass_fds=fds)
             self._channel = Channel(ours)

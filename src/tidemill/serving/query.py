@@ -181,6 +181,39 @@ class Query:
     def outputs(self, outputs: Batch) -> None:
         self._outputs, self.answers, self.plain = outputs, None, None
 
+    def with_outputs(self, outputs: Batch) -> Query:
+        """Returns the same query with another answer; this one stays as it is."""
+        other = Query(
+            self.asked,
+            self.n,
+            self.arrived,
+            self.deadline,
+            self.done,
+            self.context,
+            self.request,
+            self.event_time,
+        )
+        other.request_id = self.request_id
+        other.application = self.application
+        other.version = self.version
+        other.time = self.time
+        other.source = self.source
+        other.refused = self.refused
+        other.hedged = self.hedged
+        other.attempts = self.attempts
+        other.nbytes = self.nbytes
+        other.notes = self.notes
+        other.cache_key = self.cache_key
+        other.table_rows = self.table_rows
+        other.state = self.state
+        other.priority = self.priority
+        other.unseen_s = self.unseen_s
+        other.error = self.error
+        other.ended = self.ended
+        other.row_sources = self.row_sources
+        other.outputs = outputs
+        return other
+
     def answer_plainly(self, said: Row) -> None:
         """Answers one row of plain values with another."""
         assert isinstance(self.asked, Row)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from types import MethodType
 from typing import Any
 from urllib.parse import unquote
 
@@ -39,11 +38,11 @@ class PathRoutes:
             else:
                 self._fixed[operation.path] = serve, operation.method.encode()
 
-    def access(self, handler: Handler) -> Access:
+    def access(self, handler: Any) -> Access:
         """Returns what an operation demands; see ``Routes``."""
-        if isinstance(handler, MethodType):  # of a path without a name in it
+        found: Access | None = getattr(handler, "access", None)
+        if found is None:  # a method: of a path without a name in it
             return _access(self._operations[handler.__name__], None)
-        found: Access = handler.__dict__["access"]
         return found
 
     def find(self, method: bytes, target: bytes) -> Handler:

@@ -41,7 +41,7 @@ class Template:
     ``plain`` if it is one row, and asks for nothing that not every request asks for. ``binary`` if
     the numbers are a binary tensor.
 
-    ``cut`` is where the list of the numbers is, with its brackets.
+    The list of the numbers, with its brackets, is from ``start`` to ``rest`` before the end.
     """
 
     asked: wire.Asked
@@ -56,7 +56,8 @@ class Template:
     binary: bool
     before: bytes
     after: bytes
-    cut: slice
+    start: int
+    rest: int
 
 
 class InferReader:
@@ -140,7 +141,7 @@ class InferReader:
             and body.startswith(last.before)
             and body.endswith(last.after)
         ):
-            return last, body[last.cut]
+            return last, body[last.start : len(body) - last.rest]
         return None
 
     def _learn(self, around: tuple[bytes, bytes], asked: wire.Asked, *, binary: bool) -> None:
@@ -173,7 +174,8 @@ class InferReader:
             binary=binary,
             before=before,
             after=after,
-            cut=slice(len(before) - 1, (1 - len(after)) or None),
+            start=len(before) - 1,
+            rest=len(after) - 1,
         )
 
 
@@ -216,7 +218,7 @@ def _read(template: Template, body: bytes) -> Batch | Packed | None:
         template: what stands around them is there.
         body: the request's.
     """
-    numbers = body[template.cut]
+    numbers = body[template.start : len(body) - template.rest]
     if _U in numbers or _S in numbers:  # true and false would pass for 1 and 0
         return None
     try:
