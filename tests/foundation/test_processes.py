@@ -23,18 +23,23 @@ print(os.sched_getscheduler(0) == os.SCHED_IDLE, Path("{_TOLD}").read_text().spl
 """
 
 
+def ask(program: str, *, leads: bool) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end, in a session of its own if it is to lead one."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        start_new_session=leads,
+    )
+
+
 @pytest.mark.skipif(not _HAS_GROUPS, reason="the kernel has no groups by session")
 @pytest.mark.parametrize("leads", [True, False])
 def test_who_leads_a_session_gives_way_to_other_sessions(*, leads: bool) -> None:
     """A process in somebody else's session leaves its share as it is, and gives way within."""
     before = _TOLD.read_text().split()[-1]
-    said = subprocess.run(
-        [sys.executable, "-c", _ASK],
-        capture_output=True,
-        text=True,
-        check=True,
-        start_new_session=leads,
-    ).stdout
+    said = ask(_ASK, leads=leads).stdout
     assert said.split() == ["True", "19" if leads else before]
     assert _TOLD.read_text().split()[-1] == before
     assert os.sched_getscheduler(0) != os.SCHED_IDLE
@@ -42,12 +47,6 @@ def test_who_leads_a_session_gives_way_to_other_sessions(*, leads: bool) -> None
 
 def test_who_gives_way_runs_on_where_the_kernel_has_no_groups() -> None:
     """What cannot be told to the kernel is left; the process does its work all the same."""
-    ask = f"from {yield_to_others.__module__} import yield_to_others; yield_to_others(); print(1)"
-    said = subprocess.run(
-        [sys.executable, "-c", ask],
-        capture_output=True,
-        text=True,
-        check=True,
-        start_new_session=True,
-    )
+    works = f"from {yield_to_others.__module__} import yield_to_others; yield_to_others(); print(1)"
+    said = ask(works, leads=True)
     assert (said.stdout, said.stderr) == ("1\n", "")

@@ -78,6 +78,18 @@ def run(
     )
 
 
+def fitted_to(true: Costs) -> Costs:
+    """What is fitted to runs of all sources at all paces by a gateway that has these costs."""
+    runs = [
+        run(true, source, pace, seed=repeat, queries=max(24, int(pace)))
+        for repeat in range(3)
+        for pace in (20.0, 75.0, 300.0, 1200.0, 4000.0)
+        for source in SHARES
+    ]
+    assumed = Costs(law=true.law, on_loop=True, standing_cores=0.004, transport_s=(0.0,))
+    return fit_costs(assumed, runs)
+
+
 @pytest.mark.parametrize("true", [GATEWAY, WORKER], ids=["gateway", "worker"])
 def test_costs_are_found_again(true: Costs) -> None:
     """CPU and latencies of mixes that were never measured come out near what they are."""
@@ -108,14 +120,7 @@ def test_a_stall_is_as_rare_as_it_was() -> None:
     waits_s[stalls] += rng.uniform(0.005, 0.05, int(stalls.sum()))
     transport_s = np.quantile(waits_s, np.linspace(0.0, 1.0, 4001))
     true = msgspec.structs.replace(GATEWAY, transport_s=tuple(transport_s.tolist()))
-    runs = [
-        run(true, source, pace, seed=repeat, queries=max(24, int(pace)))
-        for repeat in range(3)
-        for pace in (20.0, 75.0, 300.0, 1200.0, 4000.0)
-        for source in SHARES
-    ]
-    assumed = Costs(law=true.law, on_loop=True, standing_cores=0.004, transport_s=(0.0,))
-    found = fit_costs(assumed, runs)
+    found = fitted_to(true)
     queries = draw_queries(np.random.default_rng(1), 40_000, rate_rps=200.0, cv2=1.0)
     for covered in (0.0, 0.5, 1.0):
         wanted = served(true, queries, covered, 0.0, 8).simulated
@@ -150,14 +155,7 @@ def test_rests_add_what_latencies_say(wakes_s: float) -> None:
         cold_s=tuple(each + wakes_s for each in cold_s),
         model_cold_s=tuple(0.3 * each for each in cold_s),
     )
-    runs = [
-        run(true, source, pace, seed=repeat, queries=max(24, int(pace)))
-        for repeat in range(3)
-        for pace in (20.0, 75.0, 300.0, 1200.0, 4000.0)
-        for source in SHARES
-    ]
-    assumed = Costs(law=true.law, on_loop=True, standing_cores=0.004, transport_s=(0.0,))
-    found = fit_costs(assumed, runs)
+    found = fitted_to(true)
     for rate in (40.0, 150.0, 500.0):
         queries = draw_queries(np.random.default_rng(1), 12_000, rate_rps=rate, cv2=1.0)
         for covered in (1.0, 0.5, 0.0):

@@ -22,7 +22,7 @@ COMPILED = (
         for name in (
             *("answer_writer", "application", "batcher", "batching", "by_key", "cache"),
             *("coalescing", "connection", "dataplane", "edge", "exchange", "flight", "form"),
-            *("gate", "guard", "joining", "keeping", "key_feed", "key_turn", "measures"),
+            *("gate", "guard", "joining", "keeping", "key_turn", "measures"),
             *("model_turn", "pace", "processor", "query", "recording", "row", "same_get"),
             *("sampling", "sending", "templates", "turn"),
         )
