@@ -136,7 +136,9 @@ VALUE = {"c": "5000", "d": [5000, 5000, 5000]}
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    (folder / "five.py").write_text(SCRIPT)
+    script = folder / "five.py"
+    if not script.exists():  # written anew, it would be empty to one that is just starting
+        script.write_text(SCRIPT)
     return subprocess.Popen(
         [sys.executable, "five.py", *arguments],
         cwd=folder,
