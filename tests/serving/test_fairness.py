@@ -24,6 +24,8 @@ CALM_RPS = 30
 BUSY_SLO_MS = 2000.0
 CALM_SLO_MS = 1000.0
 CONNECTIONS = 200
+LATE_S = 0.5
+"""Who asks so late was itself held up, and learns nothing of the server."""
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Asked:
     idle: list[Asker] = field(default_factory=list)
     out: int = 0
     unsent: int = 0
+    late_s: float = 0.0
+    """The longest that a question left after it was due: time that this process was not given."""
     answered_s: list[float] = field(default_factory=list)
     refused_s: list[float] = field(default_factory=list)
     refusals: set[bytes] = field(default_factory=set)
@@ -47,6 +51,7 @@ class Asked:
             due = began + number / self.rate
             if (early := due - loop.time()) > 0.0:
                 await asyncio.sleep(early)
+            self.late_s = max(self.late_s, loop.time() - due)
             if not self.idle:
                 self.unsent += 1
                 continue
@@ -132,10 +137,14 @@ def test_an_overloaded_application_does_not_starve_another(
     server: Any, busy_in: str, calm_in: str
 ) -> None:
     """One is asked ten times what it can do; the other's 99th percentile is within its SLO."""
-    busy = _asked(f"busy-{busy_in}", ROW_MS, OVERLOAD_RPS)
-    calm = _asked(f"calm-{calm_in}", 1, CALM_RPS)
-    uvloop.run(_both(server.port, [(busy, CONNECTIONS), (calm, 20)]))
+    for _ in range(3):
+        busy = _asked(f"busy-{busy_in}", ROW_MS, OVERLOAD_RPS)
+        calm = _asked(f"calm-{calm_in}", 1, CALM_RPS)
+        uvloop.run(_both(server.port, [(busy, CONNECTIONS), (calm, 20)]))
+        if calm.late_s < LATE_S:
+            break
     told = (
+        f"asked at most {_ms([calm.late_s], 1.0)} late; "
         f"busy: {len(busy.answered_s)} answered, {len(busy.refused_s)} refused, "
         f"{busy.unsent} unsent; calm: {len(calm.answered_s)} answered, "
         f"{len(calm.refused_s)} refused, p50 {_ms(calm.answered_s, 0.5)}, "
