@@ -20,6 +20,15 @@ from tidemill_worker.functions import InvalidInput, InvalidModel, NotReady, conf
 from tidemill_worker.imports import import_without
 from tidemill_worker.signatures import Column, Signature
 
+_LIKELIEST = {
+    "sklearn.calibration.CalibratedClassifierCV",
+    "sklearn.ensemble._bagging.BaggingClassifier",
+    "sklearn.ensemble._voting.VotingClassifier",
+    "sklearn.tree._classes.DecisionTreeClassifier",
+    "sklearn.tree._classes.ExtraTreeClassifier",
+}
+_NEIGHBOURS = "sklearn.neighbors._classification.KNeighborsClassifier"
+
 
 def load_pickled(data: bytes) -> Any:
     """Returns the object in the bytes of a joblib or pickle file; runs code that they name.
@@ -186,8 +195,15 @@ def _pandas() -> Any:
 
 
 def _predicts_the_likeliest(estimator: Any) -> bool:
-    # So do forests, by definition: asking them twice would double the cost.
-    return type(final_estimator(estimator)).__module__ == "sklearn.ensemble._forest"
+    """Says whether ``predict`` is the first of the highest ``predict_proba``, by definition.
+
+    Asking it twice would double the cost. What others make of these classes may predict otherwise.
+    """
+    final = final_estimator(estimator)
+    kind = f"{type(final).__module__}.{type(final).__qualname__}"
+    if kind == _NEIGHBOURS:
+        return bool(final.weights == "uniform")  # else either sums the weights up in its own way
+    return kind in _LIKELIEST or kind.startswith("sklearn.ensemble._forest.")
 
 
 def _outputs(estimator: Any) -> tuple[Column, ...]:

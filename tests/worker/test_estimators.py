@@ -10,13 +10,19 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import BaggingClassifier, RandomForestClassifier, VotingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier
 
 from tidemill.models.packagers.sklearn import infer_sklearn_signature, package_sklearn
 from tidemill.models.runtimes.sklearn import SklearnRuntime
 from tidemill_worker.estimators import (
     EstimatorModel,
+    answers,
     as_estimator,
     describe_estimator,
     load_pickled,
@@ -28,6 +34,10 @@ DRAWN = np.random.default_rng(5)
 ROWS = DRAWN.normal(size=(60, 2))
 NAMED = pd.DataFrame(ROWS, columns=["a", "b"])
 LATE = np.where(ROWS[:, 0] > 0, "late", "early")
+COARSE = DRAWN.integers(0, 3, (90, 2)).astype(float)
+"""So few different rows of so many classes that most rows have several likeliest classes."""
+MIXED = DRAWN.choice(["c", "a", "b"], 90)
+BOTH = ["label", "probabilities"]
 
 
 @pytest.mark.parametrize(
@@ -74,3 +84,50 @@ def test_what_is_no_estimator_is_refused(data: bytes, said: str) -> None:
     """The refusal says what it is instead."""
     with pytest.raises(InvalidModel, match=said):
         as_estimator(load_pickled(data))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        KNeighborsClassifier(4),
+        KNeighborsClassifier(4, algorithm="brute"),
+        make_pipeline(StandardScaler(), KNeighborsClassifier(2, algorithm="kd_tree")),
+        DecisionTreeClassifier(max_depth=2, random_state=0),
+        ExtraTreeClassifier(max_depth=1, random_state=0),
+        BaggingClassifier(n_estimators=4, random_state=0),
+        BaggingClassifier(KNeighborsClassifier(2), n_estimators=2, random_state=0),
+        VotingClassifier([("near", KNeighborsClassifier(2))], voting="soft"),
+        CalibratedClassifierCV(DecisionTreeClassifier(max_depth=2, random_state=0)),
+    ],
+    ids=repr,
+)
+def test_who_predicts_the_likeliest_is_asked_once(
+    estimator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The label is the one that the estimator predicts, also where classes are as likely."""
+    rows = np.unique(COARSE, axis=0)
+    estimator.fit(COARSE, MIXED)
+    predicted, probabilities = estimator.predict(rows), estimator.predict_proba(rows)
+
+    def asked_twice(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(estimator, "predict", asked_twice)
+    found = answers(estimator, rows, BOTH)
+    np.testing.assert_array_equal(found["label"], predicted)
+    np.testing.assert_array_equal(found["probabilities"], probabilities)
+
+
+class Contrary(KNeighborsClassifier):
+    """Predicts the unlikeliest."""
+
+    def predict(self, rows: Any) -> Any:
+        return self.classes_.take(self.predict_proba(rows).argmin(axis=1))
+
+
+@pytest.mark.parametrize("estimator", [Contrary(5), KNeighborsClassifier(4, weights="distance")])
+def test_who_may_predict_otherwise_is_asked_what_it_predicts(estimator: Any) -> None:
+    """A class that somebody made of scikit-learn's, and one that sums up in another way."""
+    estimator.fit(COARSE, MIXED)
+    found = answers(estimator, COARSE + 0.25, BOTH)
+    np.testing.assert_array_equal(found["label"], estimator.predict(COARSE + 0.25))
