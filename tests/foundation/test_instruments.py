@@ -105,13 +105,12 @@ def test_many_equal_observations_are_one_addition() -> None:
 
 def test_several_observations_are_each_counted() -> None:
     """At once or one after the other."""
-    values = (0.05, 0.1, 0.5, 7.0)
     one, all_ = Histogram((0.1, 1.0)), Histogram((0.1, 1.0))
-    for value in values:
-        one.observe(value)
-    all_.observe_all(values)
-    all_.observe_all(())
-    assert all_.counts == one.counts == [2, 1, 1]
+    for values in ((0.05, 0.1, 0.5, 7.0), (0.2, 0.9, 0.3), (), (7.0,)):
+        for value in values:
+            one.observe(value)
+        all_.observe_all(values)
+    assert all_.counts == one.counts == [2, 4, 2]
     assert all_.total == pytest.approx(one.total)
 
 

@@ -28,7 +28,7 @@ from tests.serving.key_world import (
 )  # fmt: skip
 
 from tidemill.models.signature import Batch, Column, Signature
-from tidemill.serving import wire
+from tidemill.serving import row_writer
 from tidemill.serving.connection import MAX_PIPELINE
 from tidemill.serving.features import open_features
 from tidemill.tables.answer import encode_answer, encode_answers
@@ -173,7 +173,7 @@ def test_any_key_gets_together_what_it_gets_alone(
     [
         ("version", "look_up_rows", False),
         ("measures", "answered", False),
-        ("wire", "RowWriter", False),
+        ("row_writer", "RowWriter", False),
         ("plane", "looked_up", True),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_turn_that_fails_costs_its_own_keys(
             app = world.processor.applications["app"]
             world.processor.applications["other"] = world.application(3, Known(3), "other")
             owners = {"version": app.only, "measures": app.measures, "plane": world.plane}
-            owner = owners.get(whose, wire)
+            owner = owners.get(whose, row_writer)
             usual = getattr(owner, part)
 
             def fail(*given: Any, **named: Any) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.serving.fakes import Transport
 
 from tidemill.foundation.clock import FakeClock
-from tidemill.serving import edge as edges
+from tidemill.serving import shared
 from tidemill.serving.connection import MAX_REMEMBERED_HEAD_BYTES
 from tidemill.serving.edge import Edge
 from tidemill.serving.encodings import CODINGS, FOLD_FROM_BYTES, fold
@@ -143,9 +143,9 @@ def test_a_head_is_known_from_its_second_time_and_the_memory_is_bounded() -> Non
     edge = Edge(Echo(), Limits(), FakeClock())
     answers(edge, [REQUESTS[0]])
     assert [known[1] for known in edge.heads.values()] == [3]
-    for number in range(edges.MAX_REMEMBERED_HEADS + 10):
+    for number in range(shared.MAX_REMEMBERED_HEADS + 10):
         answers(edge, [b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number])
-    assert len(edge.heads) <= edges.MAX_REMEMBERED_HEADS
+    assert len(edge.heads) <= shared.MAX_REMEMBERED_HEADS
     long = b"GET /a HTTP/1.1\r\nhost: x\r\nx: " + b"y" * MAX_REMEMBERED_HEAD_BYTES + b"\r\n\r\n"
     assert answers(edge, [long])[0].startswith(b"HTTP/1.1 200")
     assert all(len(head) <= MAX_REMEMBERED_HEAD_BYTES for head in edge.heads)

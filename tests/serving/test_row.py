@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.data.ledger import PlainRows
-from tidemill.data.ledger_frames import encode_predictions, encode_rows
+from tidemill.data.ledger_frames import encode_predictions
+from tidemill.data.ledger_rows import encode_rows
 from tidemill.models.signature import DTYPES, Array, Column, Signature
-from tidemill.serving import wire
+from tidemill.serving import row_writer, wire
 from tidemill.serving.by_key import KeyReader
 from tidemill.serving.query import Query
 from tidemill.serving.row import Row, RowForm
@@ -82,9 +83,12 @@ def test_an_answer_is_written_and_recorded_as_its_arrays_are(
     assert repr({name: array.tolist() for name, array in row.arrays().items()}) == repr(
         {name: array.tolist() for name, array in arrays.items()}
     )
-    assert wire.write_row(row, "0" * 32, version=3, source="table") == wire.write_predict(
+    assert row_writer.write_row(row, "0" * 32, version=3, source="table") == wire.write_predict(
         arrays, 1, prediction_ids=["0" * 32], version=3, sources=["table"]
     )
+    writer = row_writer.RowWriter(row.form, version=3, source="table")
+    texts = writer.texts([values] * 3)
+    assert texts is None or texts == [writer.text(values)] * 3
     key = Row(RowForm([Column("k", "int64")]), [7])
     frames = {
         encode_predictions([asked_and_answered(key, row, plainly=plainly)] * 2)
@@ -101,6 +105,31 @@ def test_an_answer_is_written_and_recorded_as_its_arrays_are(
         said=[row.stored] * 2,
     )
     assert frames == {encode_rows(together)}
+
+
+@pytest.mark.parametrize(
+    ("column", "rows"),
+    [
+        (Column("y", "float32"), [[0.5], [-0.0], [1e300]]),
+        (Column("y", "uint64"), [[0], [2**64 - 1]]),
+        (Column("y", "bool"), [[True], [False]]),
+        (Column("y", "float64", (3,)), [[[0.1, -0.0, 5e-324]], [[1.0, 2.0, 3.0]]]),
+        (Column("y", "int8", (1,)), [[[-128]], [[127]]]),
+    ],
+)
+def test_numbers_are_written_at_once_as_one_by_one(column: Column, rows: list[list[Any]]) -> None:
+    """Each row's text is cut from that of all."""
+    writer = row_writer.RowWriter(RowForm([column]), version=3, source="table")
+    for some in (rows, rows[:1]):
+        assert writer.texts(some) == [writer.text(row) for row in some]
+
+
+@pytest.mark.parametrize(
+    "columns", [[Column("y", "string")], [Column("y", "float64"), Column("z", "float64")]]
+)
+def test_texts_and_several_columns_are_written_one_by_one(columns: list[Column]) -> None:
+    """What stands between two rows might stand in a text, too."""
+    assert row_writer.RowWriter(RowForm(columns), version=3, source="table").texts([]) is None
 
 
 @pytest.mark.parametrize(
@@ -158,7 +187,7 @@ def test_names_that_are_escaped_are_never_taken_as_they_stand() -> None:
 def test_a_row_outlives_json() -> None:
     """What is not finite is null, as in every answer."""
     row = Row(RowForm(Y), [float("nan")])
-    assert orjson.loads(wire.write_row(row, "0" * 32, version=1, source="table")) == {
+    assert orjson.loads(row_writer.write_row(row, "0" * 32, version=1, source="table")) == {
         "predictions": [None],
         "prediction_ids": ["0" * 32],
         "model_version": "1",

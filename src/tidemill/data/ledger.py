@@ -20,6 +20,7 @@ from tidemill.data.ledger_records import (
     PlainRows,
     PredictionRecord,
     Problem,
+    StoredRows,
     prediction_ids,
 )
 from tidemill.data.ledger_withdrawals import Withdrawal, read_withdrawals, withdraw
@@ -38,6 +39,7 @@ __all__ = [
     "PredictionIds",
     "PredictionRecord",
     "Problem",
+    "StoredRows",
     "Withdrawal",
     "compact",
     "each_part",

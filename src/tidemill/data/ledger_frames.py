@@ -23,14 +23,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tidemill.data.ledger_floats import Columns, float_rows
 from tidemill.data.ledger_records import (
-    Columns,
     LabelRecord,
-    PlainRows,
     Prediction,
     Problem,
     Shared,
+    StoredRows,
 )
+from tidemill.data.ledger_rows import ENCODER
 from tidemill.foundation.errors import InvalidInput, InvalidSettings, TooLarge
 
 SCHEMA_VERSION = 1
@@ -67,15 +68,6 @@ def frame(payload: bytes) -> bytes:
             remedy="Append fewer records in one call.",
         )
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"a {type(value).__name__} cannot be kept in the ledger")
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 
 
 class _Rows:
@@ -124,14 +116,14 @@ def _one_row(columns: Columns) -> list[Any] | None:
 _NO_ROWS = _Rows({})
 
 
-def stored_rows(columns: Columns) -> Sequence[Sequence[Any]]:
+def stored_rows(columns: Columns) -> StoredRows:
     """Returns what is stored of each row of a batch, as ``PlainRow.stored`` has it.
 
     Raises:
         InvalidInput: a column is no array.
     """
     try:
-        return _Rows(columns).each()
+        return float_rows(columns, _SMALL) or _Rows(columns).each()
     except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _unfit(error) from error
 
@@ -216,29 +208,7 @@ def _encoded(predictions: Sequence[Prediction]) -> bytes:
             )
         )
     named = [(*asked, None, *said) for asked, said in layouts]
-    return _encoder.encode((0, named, rows))
-
-
-def encode_rows(rows: PlainRows) -> bytes:
-    """Returns the payload of one frame, as ``encode_predictions`` does of the same queries.
-
-    Raises:
-        InvalidInput: one of them holds something else than plain values.
-    """
-    when, application, version, source = rows.time, rows.application, rows.version, rows.source
-    of_each = zip(rows.ids, rows.asked, rows.said, strict=True)
-    records = [
-        (name, when, None, application, version, source, 1, 0, asked, said)
-        for name, asked, said in of_each
-    ]
-    names, answers = rows.columns
-    try:
-        return _encoder.encode((0, [(*names, None, *answers)], records))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInput(
-            f"a prediction cannot be kept in the ledger: {error}",
-            remedy="Give numbers, booleans or strings.",
-        ) from error
+    return ENCODER.encode((0, named, rows))
 
 
 def encode_labels(records: Sequence[LabelRecord]) -> bytes:
@@ -248,7 +218,7 @@ def encode_labels(records: Sequence[LabelRecord]) -> bytes:
         InvalidInput: a label is not a boolean, a number or a string.
     """
     try:
-        return _encoder.encode((1, records))
+        return ENCODER.encode((1, records))
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(
             f"a label cannot be kept in the ledger: {error}",

@@ -15,7 +15,7 @@ import os
 import secrets
 from hashlib import shake_128
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.durable import make_folder, sync_folder
@@ -28,10 +28,8 @@ RENEW_S = 10.0
 _AT_ONCE = 64
 _TAG_BYTES = 5
 _PURPOSE = b"tidemill prediction ids, 1\0"
-_DIGITS = 2 * _TAG_BYTES
-_CUTS = tuple(
-    (slice(_DIGITS * number, _DIGITS * (number + 1)), f"{number:02x}") for number in range(_AT_ONCE)
-)
+_DIGITS: Final = 10  # of a tag
+_NUMBERS = [f"{number:02x}" for number in range(_AT_ONCE)]
 
 
 class PredictionIds:
@@ -98,8 +96,14 @@ class PredictionIds:
 
     def _renew(self, monotonic: float) -> None:
         rest = secrets.token_bytes(6) + int(self._clock.now()).to_bytes(4)
-        tags, ending = self._stream(rest).hexdigest(_AT_ONCE * _TAG_BYTES), rest.hex()
-        self._ready = [f"{tags[cut]}{number}{ending}" for cut, number in _CUTS]
+        tags: str = self._stream(rest).hexdigest(_AT_ONCE * _TAG_BYTES)
+        ending = rest.hex()
+        ready: list[str] = []
+        start = 0
+        for number in _NUMBERS:
+            ready.append(f"{tags[start : start + _DIGITS]}{number}{ending}")
+            start += _DIGITS
+        self._ready = ready
         self._until = monotonic + RENEW_S
 
     def _stream(self, rest: bytes) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
-from numpy.typing import NDArray
 
+from tidemill.data.ledger_floats import Columns, FloatRows
 from tidemill.foundation.errors import Corrupted
 
-Columns = Mapping[str, NDArray[Any]]
+StoredRows = Sequence[Sequence[Any]] | FloatRows
+"""What is stored of each row of a batch, as ``PlainRow.stored`` has it."""
 
 
 class Shared(Protocol):
@@ -134,8 +135,8 @@ class PlainRows(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     time: float
     ids: Sequence[str]
     columns: tuple[tuple[str, ...], tuple[str, ...]]
-    asked: Sequence[Sequence[Any]]
-    said: Sequence[Sequence[Any]]
+    asked: StoredRows
+    said: StoredRows
 
 
 class LabelRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tidemill.data.ledger_frames import encode_labels, encode_predictions, encode_rows, frame
+from tidemill.data.ledger_frames import encode_labels, encode_predictions, frame
 from tidemill.data.ledger_manifest import read_manifest
 from tidemill.data.ledger_records import LabelRecord, PlainRows, Prediction
+from tidemill.data.ledger_rows import encode_rows
 from tidemill.data.ledger_segments import OpenSegment, seal_abandoned, segments_folder
 from tidemill.foundation.clock import SYSTEM_CLOCK, Clock
 from tidemill.foundation.durable import make_folder, sync_folder

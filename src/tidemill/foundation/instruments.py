@@ -87,9 +87,15 @@ class Histogram:
 
     def observe_all(self, values: Sequence[float]) -> None:
         """Counts several observations."""
+        if not values:
+            return
         counts, bounds = self.counts, self.bounds
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
+        lowest, highest = bisect_left(bounds, min(values)), bisect_left(bounds, max(values))
+        if lowest == highest:  # as those that came in one turn mostly are
+            counts[lowest] += len(values)
+        else:
+            for value in values:
+                counts[bisect_left(bounds, value)] += 1
         self.total += sum(values)
 
     def state(self) -> Any:

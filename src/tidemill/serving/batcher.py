@@ -124,7 +124,7 @@ class Batcher:
 
     @property
     def _is_empty(self) -> bool:
-        return not (self._queue or self._out) and self._queue.joined is None
+        return not (self._queue.queries or self._out) and self._queue.joined is None
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -147,7 +147,7 @@ class Batcher:
             Overloaded: the queue is full, by rows or by bytes.
             DeadlineExceeded: it could not be answered in time.
         """
-        queue = self._queue
+        queue, waiting = self._queue, self._queue.queries
         if queue.joined is not None and queue.must_part(query, self._most):
             queue.part()
         if (
@@ -157,11 +157,9 @@ class Batcher:
             and query.deadline - query.arrived - query.unseen_s >= self._ample_s
             and query.priority == DEFAULT_PRIORITY
             and not queue.ranked
-            and (not queue or queue[-1].deadline <= query.deadline)
+            and (not waiting or waiting[-1].deadline <= query.deadline)
         ):
             queue.append(query)
-            queue.rows += query.n
-            queue.nbytes += query.nbytes
             if not self._scheduled:
                 self.wake()
             return
@@ -190,11 +188,11 @@ class Batcher:
         ):
             return False
         if queue.joined is None:
-            if queue or self._out or not (self._on_loop and self._replicas):
+            if queue.queries or self._out or not (self._on_loop and self._replicas):
                 return False
             queue.joined = take
             self.wake()
-        elif queue.joined is not take or queue or deadline < queue.joined_until:
+        elif queue.joined is not take or queue.queries or deadline < queue.joined_until:
             return False
         queue.joined_until = deadline
         queue.rows += 1
@@ -311,25 +309,25 @@ class Batcher:
         now = self._clock.monotonic()
         if self._hedged:
             self._queue.drop_ended()
-            self._hedged = bool(self._queue)
+            self._hedged = bool(self._queue.queries)
         began = now
         if self._queue.joined is not None:
             self._turn_together(now)
             now = self._clock.monotonic()
-        if self._queue:
+        if self._queue.queries:
             self._send_due(began, now, may_hold=may_hold)
         self._settle()
 
     def _send_due(self, began: float, now: float, *, may_hold: bool) -> None:
         """Sends what waits, as far as replicas are free and others need not have their turn."""
-        while self._queue:
+        while self._queue.queries:
             if now - began > SLICE_S:
                 self.wake()  # the others first
                 break
             replica = self._free_replica()
             if replica is None or (may_hold and self._holds(replica, now)):
                 break
-            head = self._queue[: self._most]
+            head = self._queue.queries[: self._most]
             decision = cut(
                 [query.deadline for query in head],
                 [query.n for query in head],
@@ -343,8 +341,10 @@ class Batcher:
                 if not (query.hedged and self._has(query)):
                     self._end_late(query)
             if decision.take:
-                self._send(replica, self._queue.take(together(self._queue[: decision.take])))
-            if self._queue:
+                self._send(
+                    replica, self._queue.take(together(self._queue.queries[: decision.take]))
+                )
+            if self._queue.queries:
                 now = self._clock.monotonic()
 
     def _turn_together(self, now: float) -> None:
@@ -370,7 +370,7 @@ class Batcher:
         """Says whether more rows may join those that wait before an idle replica gets them."""
         if self.law.a_s < HELD_FROM_S or self._on_loop or replica.in_flight:
             return False
-        arrived = [query.arrived for query in self._queue]
+        arrived = [query.arrived for query in self._queue.queries]
         until = held_until(
             law=self.law,
             rate_rps=self._arrivals.rate_rps,
@@ -463,7 +463,7 @@ class Batcher:
             self._slowdown.update(computed_s, passed_s)
         elif self._slowdown.passed_s:
             self._slowdown.reset()
-        self._pressed = bool(self._queue)
+        self._pressed = bool(self._queue.queries)
 
     def _deal(self, flight: Flight, outputs: Batch) -> None:
         answers, start, finish = Answers(flight.inputs, outputs), 0, self._finish
@@ -489,7 +489,7 @@ class Batcher:
 
     def _has(self, query: Query) -> bool:
         """Says whether a query waits, or is out, once more."""
-        return query in self._queue or any(query in flight.queries for flight in self._out)
+        return query in self._queue.queries or any(query in flight.queries for flight in self._out)
 
     def _oldest(self) -> list[Flight]:
         """Returns the batch that each replica has had for longest, where another could help."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -26,6 +26,7 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 _REAL = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,5})?")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _PLAIN_TEXT = re.compile(rb"[0-9A-Za-z._~=-]+")
+_NOUGHT: Final = 48  # the digit
 _TRUTH = {"true": True, "false": False}
 
 
@@ -126,7 +127,7 @@ class KeyReader:
         before, start = before + said, start + size
 
         def one(data: bytes) -> list[Any] | None:
-            if data[:start] != before or data[stop:] != after or len(data) > most:
+            if not data.startswith(before) or data[stop:] != after or len(data) > most:
                 return None
             value = parse(data[start:stop])
             return None if value is None else [value]
@@ -283,7 +284,15 @@ def _plain_parser(column: Column) -> Callable[[bytes], Any]:
     most = MAX_QUERY_BYTES - len(f"{column.name}=")
 
     def whole(said: bytes) -> Any:
-        return int(said) if len(said) <= digits and said.isdigit() else None
+        if not 0 < len(said) <= digits:
+            return None
+        number = 0
+        for at in range(len(said)):  # compiled, this is quicker than ``int``
+            digit = said[at] - _NOUGHT
+            if not 0 <= digit <= 9:
+                return None
+            number = 10 * number + digit
+        return number
 
     def text(said: bytes) -> Any:
         if len(said) > most or not _PLAIN_TEXT.fullmatch(said):

@@ -8,13 +8,12 @@ does not read. What a request means is the business of the routes.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final, cast
 
 import httptools
 
-from tidemill.foundation.errors import Overloaded, TidemillError
+from tidemill.foundation.errors import TidemillError
 from tidemill.serving.encodings import UNFOLD_AT_ONCE_BYTES, Unfolding
 from tidemill.serving.exchange import (
     Exchange,
@@ -24,22 +23,23 @@ from tidemill.serving.exchange import (
     cut_query,
     error_body,
 )
-from tidemill.serving.limits import Shared
+from tidemill.serving.key_turn import KeyTurn
 from tidemill.serving.same_get import SameGet
 from tidemill.serving.sending import Sender
+from tidemill.serving.shared import Shared
 
 _KNOWN = (
     "content-length inference-header-content-length sec-fetch-site authorization x-api-key expect "
     "content-encoding accept-encoding host traceparent"  # and origin, which is as long as expect
 )
 _KNOWN_SIZES = frozenset(map(len, _KNOWN.split()))
-MAX_PIPELINE = 64
+MAX_PIPELINE: Final = 64
 """Requests of one connection that may wait for their answers, at most, but for one slice's."""
 
-SLICE_BYTES = 1024
+SLICE_BYTES: Final = 1024
 """How much is parsed before it is seen whether the connection is to be read at all."""
 
-MAX_REMEMBERED_HEAD_BYTES = 1024
+MAX_REMEMBERED_HEAD_BYTES: Final = 1024
 """How long a request head may be to be known again when the same bytes come."""
 
 _CHUNK_BYTES = len(b"1\r\n\r\n")
@@ -62,6 +62,7 @@ class Connection(asyncio.Protocol):
         "_fields_bytes",
         "_head",
         "_in_head",
+        "_known_bytes",
         "_last_active",
         "_left",
         "_limits",
@@ -75,7 +76,7 @@ class Connection(asyncio.Protocol):
         "_refusal",
         "_refused",
         "_same",
-        "_send",
+        "_sender",
         "_told",
         "_transport",
         "_unread",
@@ -87,9 +88,9 @@ class Connection(asyncio.Protocol):
         self._edge = edge
         self._limits, self.load = edge.limits, edge.load
         self._transport: Any = None
-        self._send: Callable[[bytes], None]
+        self._sender: Sender
         self._parser = httptools.HttpRequestParser(self)
-        self._pipeline: deque[Exchange] = deque()
+        self._pipeline: list[Exchange] = []
         self._head = Head()
         self._body: bytes | bytearray = b""
         self._left = 0
@@ -97,6 +98,7 @@ class Connection(asyncio.Protocol):
         self._fed_bytes = 0
         self._fields_bytes = 0
         self._in_head = True
+        self._known_bytes = 0  # of the last head that was known: the next one mostly has as many
         self._arriving_bytes = 0
         self._unread = False
         self._fault: tuple[int, str] | None = None
@@ -117,7 +119,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - promised by asyncio.Protocol
         self._transport = transport
-        self._send = Sender(transport).send
+        self._sender = Sender(transport)
         self._last_active = self._edge.clock.monotonic()
         self._edge.connections[self] = None
         if len(self._edge.connections) > self._limits.max_connections:
@@ -153,19 +155,20 @@ class Connection(asyncio.Protocol):
         if self._reading_since is not None or self._fed_bytes or self._parses:
             self._parse(data)
             return
+        size = self._known_bytes
+        known = self._edge.heads.get(data[:size]) if size else None
+        if known is not None and known[1] == len(data) - size:
+            self._ask_known(known[0], data[size:], b"")
+            return
         end = data.find(b"\r\n\r\n") + 4
         head_bytes = data[:end] if 4 <= end <= MAX_REMEMBERED_HEAD_BYTES else b""
         cut, query = cut_query(head_bytes) if data.startswith(b"G") else (head_bytes, b"")
         known = self._edge.heads.get(cut)
         if known is not None and known[1] == len(data) - end:
-            self._last_active = now = self._edge.arrival()
             if query and end == len(data):
                 self._same = SameGet(known[0], cut, MAX_REMEMBERED_HEAD_BYTES)
-            gate = known[0].gate
-            if gate is not None and self._may_turn_away(known[0]) and gate.turns_away(now):
-                self._send(gate.response)
-                return
-            self._ask(known[0], data[end:], now, query or known[0].query)
+            self._known_bytes = 0 if query else end
+            self._ask_known(known[0], data[end:], query)
             return
         self._told = None  # what came before is none of it
         self._parse(data)
@@ -173,6 +176,15 @@ class Connection(asyncio.Protocol):
         if head_bytes and told is not None and told[1] == data[end:]:
             # It held this one request, framed by its length: the same bytes say the same again.
             self._edge.remember(head_bytes, told[0], len(told[1]))
+
+    def _ask_known(self, head: Head, body: bytes, query: bytes) -> None:
+        """Takes a whole request of a head that came before, but for its query."""
+        self._last_active = now = self._edge.arrival()
+        gate = head.gate
+        if gate is not None and self._may_turn_away(head) and gate.turns_away(now):
+            self._sender.send(gate.response)
+            return
+        self._ask(head, body, now, query or head.query)
 
     def _take_told(self) -> tuple[Head, bytes] | None:
         told, self._told = self._told, None
@@ -300,7 +312,7 @@ class Connection(asyncio.Protocol):
             self._stop(*self._fault)
         self._unread = guard is not None and not guard.knows(self._head)
         if self._head.expects and not self._pipeline:
-            self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._sender.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, chunk: bytes) -> None:  # noqa: D102
         got = len(chunk)
@@ -311,8 +323,8 @@ class Connection(asyncio.Protocol):
         if self._unread:
             return  # it will be refused: nothing of it is kept
         self.load.nbytes += got
-        if self.load.nbytes > self._limits.max_held_bytes:
-            self._overload, self._unread = self._too_much(), True
+        if self.load.nbytes > self._edge.max_held_bytes:
+            self._overload, self._unread = self._edge.too_much(), True
             self.load.nbytes -= got
             self._drop_body()
             return
@@ -357,7 +369,7 @@ class Connection(asyncio.Protocol):
             self._set_reading()
         guard = edge.guard
         try:
-            if overload is not None or load.nbytes > self._limits.max_held_bytes:
+            if overload is not None or load.nbytes > edge.max_held_bytes:
                 self._check_load(overload)
             handler = head.handler or self._find(head)
             if guard is not None and head.admitted_by is not guard.table:
@@ -371,7 +383,7 @@ class Connection(asyncio.Protocol):
 
     def _look_up(self, same: SameGet, key: Sequence[Any]) -> bool:
         """Does with a key what ``_ask`` comes to do, if nothing else is to be asked."""
-        head, edge, taker = same.head, self._edge, same.taker
+        head, edge, taker = same.head, self._edge, cast("KeyTurn | None", same.taker)
         guard = edge.guard
         if (
             taker is None
@@ -379,7 +391,7 @@ class Connection(asyncio.Protocol):
             or head.gate is not None
             or (guard is not None and head.admitted_by is not guard.table)
             or edge.draining
-            or self.load.nbytes > self._limits.max_held_bytes
+            or self.load.nbytes > edge.max_held_bytes
         ):
             return False
         self._last_active = now = edge.arrival()
@@ -458,8 +470,8 @@ class Connection(asyncio.Protocol):
         """Takes an answer; see ``exchange.Connection``."""
         pipeline = self._pipeline
         if len(pipeline) == 1 and pipeline[0] is exchange and not self._closing:
-            pipeline.clear()
-            self._send(out)
+            pipeline.pop()
+            self._sender.send(out)
         else:
             exchange.out = out
             self.flush()
@@ -469,8 +481,8 @@ class Connection(asyncio.Protocol):
         pipeline = self._pipeline
         waiting = len(pipeline)
         while pipeline and (out := pipeline[0].out) is not None and not self._closing:
-            exchange = pipeline.popleft()
-            self._send(out)
+            exchange = pipeline.pop(0)
+            self._sender.send(out)
             if exchange.closes:
                 self._close(linger=self._refusal is not None)
         if waiting >= MAX_PIPELINE:
@@ -535,15 +547,8 @@ class Connection(asyncio.Protocol):
         refusal.answer(error_body(message), status=status)
 
     def _check_load(self, overload: TidemillError | None) -> None:
-        if overload is not None or self.load.nbytes > self._limits.max_held_bytes:
-            raise overload or self._too_much()
-
-    def _too_much(self) -> Overloaded:
-        held, limit = self.load.nbytes, self._limits.max_held_bytes
-        return Overloaded(
-            f"the gateway holds {held} bytes of requests, with {limit} allowed",
-            remedy="Retry in a moment, or raise serve.max_held_bytes.",
-        )
+        if overload is not None or self.load.nbytes > self._edge.max_held_bytes:
+            raise overload or self._edge.too_much()
 
     def _head_text(self) -> str:
         return f"the request line and headers are over {self._limits.max_header_bytes} bytes."

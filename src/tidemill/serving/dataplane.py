@@ -20,7 +20,7 @@ from tidemill.foundation.errors import (
 )
 from tidemill.foundation.instruments import Instruments
 from tidemill.models.signature import Batch
-from tidemill.serving import wire
+from tidemill.serving import row_writer, wire
 from tidemill.serving.answer_writer import AnswerWriter
 from tidemill.serving.application import Application
 from tidemill.serving.by_key import KeyReader
@@ -110,7 +110,7 @@ class DataPlane:
             found = form.reader.plain(body, exchange.head.header_length)
             unseen_s = pace.now - arrived if pace.waited_s > 0.0 else 0.0
             if found is not None and rows.add(
-                exchange, *found, nbytes=len(body), arrived=arrived, unseen_s=unseen_s
+                exchange, found[0], found[1], nbytes=len(body), arrived=arrived, unseen_s=unseen_s
             ):
                 return
         try:
@@ -156,14 +156,16 @@ class DataPlane:
 
     def predicted(self, asked: Sequence[Asked], rows: PlainRows, answers: Answers) -> None:
         """Answers those who asked for rows; see ``RowAsker``."""
-        version, last, before, binary_bytes = rows.version, None, b"", 0
+        version, before, binary_bytes = rows.version, b"", 0
+        last: Template | None = None
         after: list[bytes] = []
-        for at, ((exchange, form, _, _), name) in enumerate(zip(asked, rows.ids, strict=True)):
+        for at, (one, name) in enumerate(zip(asked, rows.ids, strict=True)):
+            exchange: Exchange = one[0]
+            form: Template = one[1]
             try:
                 if form is not last:
-                    halves = self._writer(rows.application, form.asked).halves(
-                        answers, version, rows.source
-                    )
+                    writer = self._writer(rows.application, form.asked)
+                    halves = writer.halves(answers, version, rows.source)
                     last, before, after = form, halves.before, halves.after
                     binary_bytes = halves.binary_bytes
                 body = b"%b%b%b" % (before, name.encode(), after[at])
@@ -243,10 +245,15 @@ class DataPlane:
         form: RowForm,
     ) -> None:
         """Answers those who asked for keys; see ``Asker``."""
-        write = wire.RowWriter(form, version=answers.version, source=answers.source).write
-        for exchange, name, values in zip(contexts, answers.ids, said, strict=True):
+        writer = row_writer.RowWriter(form, version=answers.version, source=answers.source)
+        try:
+            texts = writer.texts(said)
+        except Exception:  # noqa: BLE001 - whichever cannot be written, the others can
+            texts = None
+        for at, (exchange, name) in enumerate(zip(contexts, answers.ids, strict=True)):
             try:
-                exchange.say(write(values, name))
+                text = writer.text(said[at]) if texts is None else texts[at]
+                exchange.say(writer.write(text, name))
             except Exception as error:  # noqa: BLE001 - an exchange must end
                 exchange.fail(unwritable(answers.version, error))
 
@@ -394,7 +401,7 @@ class DataPlane:
         plain = query.plain
         try:
             if plain is not None:
-                body = wire.write_row(
+                body = row_writer.write_row(
                     plain[1], query.request_id, version=query.version, source=query.source
                 )
             else:

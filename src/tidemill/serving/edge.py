@@ -7,8 +7,7 @@ there are, what they hold together, which heads came before, and when all must c
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from math import ceil
 
@@ -17,17 +16,15 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 from tidemill.serving.connection import Connection
 from tidemill.serving.cors import Cors
-from tidemill.serving.exchange import Head, Load, Routes, cut_query
+from tidemill.serving.exchange import Routes
 from tidemill.serving.guard import Guard
 from tidemill.serving.hosts import Hosts
 from tidemill.serving.limits import Limits
 from tidemill.serving.pace import Pace
+from tidemill.serving.shared import Shared
 
 CODERS = 2
 """Threads that fold and unfold large bodies."""
-
-MAX_REMEMBERED_HEADS = 2048
-"""Request heads that are known again when the same bytes come."""
 
 SWEPT_AT_ONCE = 256
 """Connections whose time is looked at in one go: under a millisecond."""
@@ -39,7 +36,7 @@ LAST_REQUEST_S = 0.3
 """How long a kept connection may send one more request once the edge is draining."""
 
 
-class Edge:
+class Edge(Shared):
     """Serves HTTP connections with handlers found by ``routes``.
 
     Args:
@@ -68,43 +65,26 @@ class Edge:
         hosts: Hosts | None = None,
         pace: Pace | None = None,
     ) -> None:
-        self.guard = guard
-        self.cors = cors
-        self.hosts = hosts
-        self.pace = pace
-        self.arrival = clock.monotonic if pace is None else pace.arrival
-        self.load = Load()
-        self.refused = (instruments or Instruments()).counter(
+        refused = (instruments or Instruments()).counter(
             "tidemill_refused", "Requests refused before they became a query.", ("kind",)
         )
-        self.routes = routes
-        self.limits = limits
-        self.clock = clock
-        self.connections: OrderedDict[Connection, None] = OrderedDict()
-        self.heads: dict[bytes, tuple[Head, int]] = {}
-        self.draining = False
-        self.log = log("serving.edge")
-        self.coders: Executor = ThreadPoolExecutor(CODERS, "serving.edge")
+        super().__init__(
+            routes=routes,
+            limits=limits,
+            clock=clock,
+            guard=guard,
+            cors=cors,
+            hosts=hosts,
+            pace=pace,
+            refused=refused,
+            coders=ThreadPoolExecutor(CODERS, "serving.edge"),
+            log=log("serving.edge"),
+        )
         self._sweeper: asyncio.TimerHandle | None = None
 
     def protocol(self) -> asyncio.Protocol:
         """Makes the protocol of a new connection."""
         return Connection(self)
-
-    def remember(self, head_bytes: bytes, head: Head, body_bytes: int) -> None:
-        """Keeps what the parser made of a whole head whose body is framed by its length.
-
-        Parsing depends on nothing but the bytes, so the next head of the same bytes says the same;
-        one with another query says the same but for that.
-        """
-        if head.traceparent:
-            return  # it is another one each time
-        head_bytes, query = cut_query(head_bytes)
-        if query:
-            head = head.without_query()
-        if len(self.heads) >= MAX_REMEMBERED_HEADS:
-            self.heads.clear()  # somebody sends ever new ones; the others come back
-        self.heads[head_bytes] = (head, body_bytes)
 
     def start(self) -> None:
         """Begins to close connections that are idle or too slow."""

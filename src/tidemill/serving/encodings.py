@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Literal
+from typing import Final, Literal
 
 from tidemill.foundation.errors import InvalidInput, TooLarge
 
@@ -12,7 +12,7 @@ Coding = Literal["gzip", "deflate"]
 CODINGS: tuple[Coding, ...] = ("gzip", "deflate")
 """The codings that are known; deflate is zlib's format, as in HTTP."""
 
-FOLD_FROM_BYTES = 4096
+FOLD_FROM_BYTES: Final = 4096
 """Answers smaller than this go as they are: a packet or two gain nothing."""
 
 UNFOLD_AT_ONCE_BYTES = 256 << 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -95,12 +95,12 @@ _OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 _PLAIN = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~%&=+"
 _LETTERS = bytes(ord("a") if byte in _PLAIN else 0 for byte in range(256))
 _JSON = b"application/json"
-_OK_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-_OK_HEADS: dict[int, bytes] = {}
+_OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+_OK_HEADS: Final[dict[int, bytes]] = {}
 """What comes before a usual answer, by its size: those that are not folded."""
 _MIXED = b"application/octet-stream"
 _HEADER_LENGTH = b"inference-header-content-length"
-_OK_MIXED = (
+_OK_MIXED: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: %d\r\n"
     b"inference-header-content-length: %d\r\n\r\n%b"
 )

@@ -14,6 +14,7 @@ from tidemill.data.ledger import PlainRows, stored_rows
 from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.application import Application
+from tidemill.serving.batcher import Batcher
 from tidemill.serving.query import Answers, Query
 from tidemill.serving.turn import Teller, Turn, Unrecorded
 
@@ -59,10 +60,10 @@ class ModelTurn:
         "_answered",
         "_asked",
         "_asker",
+        "_batcher",
         "_begin",
         "_elsewhere",
         "_log",
-        "_offer_row",
         "_slo_s",
         "_take",
         "_turn",
@@ -82,7 +83,7 @@ class ModelTurn:
         self._asked: list[Asked] = []
         self._answered: list[tuple[_Rows, Answers]] = []
         self._slo_s = turn.application.slo_s
-        self._offer_row = turn.version.batcher.offer_row
+        self._batcher: Batcher = turn.version.batcher
         self._log = log("serving.model_turn")
         self._take = self.take  # looked up once: the queue knows it again
 
@@ -107,9 +108,9 @@ class ModelTurn:
             unseen_s: how long it had waited when it was read.
         """
         slo_s, asked = self._slo_s, self._asked
-        if asked and asked[0][1].binary is not form.binary:
+        if asked and asked[-1][1] is not form and asked[0][1].binary is not form.binary:
             return False
-        if not self._offer_row(self._take, nbytes, arrived + slo_s, slo_s - unseen_s):
+        if not self._batcher.offer_row(self._take, nbytes, arrived + slo_s, slo_s - unseen_s):
             return False
         asked.append((context, form, numbers, arrived))
         return True

@@ -15,7 +15,9 @@ from tidemill.foundation.native import compile_native, prefer_native
 
 MODULE = "tidemill.serving.native"
 COMPILED = (
+    "tidemill.data.ledger_floats",
     "tidemill.data.ledger_ids",
+    "tidemill.data.ledger_rows",
     "tidemill.foundation.instruments",
     *(
         f"tidemill.serving.{name}"
@@ -24,7 +26,8 @@ COMPILED = (
             *("coalescing", "connection", "dataplane", "edge", "exchange", "flight", "form"),
             *("gate", "guard", "joining", "keeping", "key_turn", "measures"),
             *("model_turn", "pace", "processor", "query", "recording", "row", "same_get"),
-            *("sampling", "sending", "templates", "turn"),
+            *("routes", "row_writer", "sampling", "sending", "shared"),
+            *("templates", "turn", "waiting"),
         )
     ),
 )

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from tidemill.foundation.clock import Clock
 from tidemill.serving.batching import SLICE_S, unseen_wait_s
 
-ASKED_AT_ONCE = 1024
+ASKED_AT_ONCE: Final = 1024
 """The loop is told of so many readable sockets at once, and asks again when it has read them."""
 
 ANSWERED_FOR_S = 2.0

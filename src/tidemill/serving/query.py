@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from tidemill.serving.row import Row
 
 Source = Literal["table", "cache", "model", "default"]
 
-FIRST_PRIORITY, DEFAULT_PRIORITY, LAST_PRIORITY = 1, 5, 9
+FIRST_PRIORITY: Final = 1
+DEFAULT_PRIORITY: Final = 5
+LAST_PRIORITY: Final = 9
 """Levels of priority: who is served first, who says nothing, who can wait."""
 
 

@@ -71,15 +71,15 @@ class PathRoutes:
         path = _ABSOLUTE.sub("", target.decode("latin-1"))
         fixed = self._fixed.get(path.rstrip("/"))
         if fixed is not None:
-            handler, method = fixed
-            return {method: handler}
+            return {fixed[1]: fixed[0]}
         served: dict[bytes, Handler] = {}
         for pattern, operation, serve in self._patterns:
             if match := pattern.match(path):
-                named: list[Any] = [unquote(match["name"])]
+                name = unquote(match["name"])
+                handler: Handler = _Named(operation, serve, name)
                 if operation.versioned:
-                    named.append(version_of(match.groupdict().get("version")))
-                handler = _handler(operation, serve, *named)
+                    version = version_of(match.groupdict().get("version"))
+                    handler = _Versioned(operation, serve, name, version)
                 served.setdefault(operation.method.encode(), handler)
         if not served:
             raise NotFound(
@@ -89,19 +89,35 @@ class PathRoutes:
         return served
 
 
-def _handler(operation: Operation, serve: Callable[..., None], name: str, *more: Any) -> Handler:
-    """Returns what serves an operation of that name, which says itself what it demands."""
+class _Named:
+    """Serves an operation of one name, and says itself what it demands."""
 
-    def named(exchange: Exchange) -> None:
-        serve(exchange, name)
+    __slots__ = ("_name", "_serve", "access")
 
-    def versioned(exchange: Exchange) -> None:
-        serve(exchange, name, version)
+    def __init__(self, operation: Operation, serve: Callable[..., None], name: str) -> None:
+        self._serve = serve
+        self._name = name
+        self.access = _access(operation, name)
 
-    (version,) = more or (None,)
-    handler = versioned if more else named
-    handler.__dict__["access"] = _access(operation, name)
-    return handler
+    def __call__(self, exchange: Exchange) -> None:
+        self._serve(exchange, self._name)
+
+
+class _Versioned:
+    """Serves an operation of one name and one version, or whichever."""
+
+    __slots__ = ("_name", "_serve", "_version", "access")
+
+    def __init__(
+        self, operation: Operation, serve: Callable[..., None], name: str, version: int | None
+    ) -> None:
+        self._serve = serve
+        self._name = name
+        self._version = version
+        self.access = _access(operation, name)
+
+    def __call__(self, exchange: Exchange) -> None:
+        self._serve(exchange, self._name, self._version)
 
 
 def _access(operation: Operation, name: str | None) -> Access:

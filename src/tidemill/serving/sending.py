@@ -7,6 +7,7 @@ that is a long time, which no queue would see.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 
@@ -20,11 +21,12 @@ class Sender:
         transport: the connection's. An encrypted one sends everything itself.
     """
 
-    __slots__ = ("_fd", "_transport")
+    __slots__ = ("_fd", "_transport", "_write")
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._fd: int | None = None
+        self._write: Callable[[int, bytes], int] = os.write  # looked up once: each answer needs it
         if transport.get_extra_info("sslcontext") is None:
             connected = transport.get_extra_info("socket")
             self._fd = None if connected is None else connected.fileno()
@@ -34,7 +36,7 @@ class Sender:
         fd, transport = self._fd, self._transport
         if fd is not None and not transport.is_closing():  # else it may be another's by now
             try:
-                sent = os.write(fd, data)
+                sent = self._write(fd, data)
             except OSError:  # the client takes nothing now, or is gone: the transport finds out
                 sent = 0
             if sent == len(data):

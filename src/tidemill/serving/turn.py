@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from tidemill.data.ledger import LedgerWriter, PlainRows, PredictionIds
+from tidemill.data.ledger import LedgerWriter, PlainRows, PredictionIds, StoredRows
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.errors import ModelFailed
 from tidemill.foundation.logs import log
@@ -88,7 +88,7 @@ class Turn:
         source: Source,
         arrived: Sequence[float],
         columns: tuple[tuple[str, ...], tuple[str, ...]],
-        rows: Callable[[], tuple[Sequence[Sequence[Any]], Sequence[Sequence[Any]]]],
+        rows: Callable[[], tuple[StoredRows, StoredRows]],
         queries: Callable[[], Sequence[Query]],
     ) -> PlainRows | None:
         """Writes answers to the ledger and counts them; None if they could not be written.

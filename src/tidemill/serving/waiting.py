@@ -17,33 +17,43 @@ def _rank(query: Query) -> tuple[int, float]:
     return query.priority, query.deadline
 
 
-class Waiting(list[Query]):
+class Waiting:
     """Who has a higher priority goes first; of one priority, who must be answered earliest.
 
-    ``rows`` and ``nbytes`` are of all that waits. ``ranked``: until the queue is empty again, not
-    all have had one priority. ``ranks``: at some time, not all had. ``joined``, if anything, gives
-    rows that wait before all queries, to go together; ``joined_until`` is their latest deadline.
+    ``queries`` are those that wait, in this order. ``rows`` and ``nbytes`` are of all that waits.
+    ``ranked``: until the queue is empty again, not all have had one priority. ``ranks``: at some
+    time, not all had. ``joined``, if anything, gives rows that wait before all queries, to go
+    together; ``joined_until`` is their latest deadline.
     """
 
-    __slots__ = ("joined", "joined_until", "nbytes", "ranked", "ranks", "rows")
+    __slots__ = ("joined", "joined_until", "nbytes", "queries", "ranked", "ranks", "rows")
 
     def __init__(self) -> None:
-        super().__init__()
-        self.rows = self.nbytes = 0
-        self.ranked = self.ranks = False
+        self.queries: list[Query] = []
+        self.rows = 0
+        self.nbytes = 0
+        self.ranked = False
+        self.ranks = False
         self.joined: Callable[[], Together] | None = None
         self.joined_until = 0.0
 
+    def append(self, query: Query) -> None:
+        """Has a query wait behind all others, where it belongs."""
+        self.queries.append(query)
+        self.rows += query.n
+        self.nbytes += query.nbytes
+
     def put(self, query: Query) -> None:
         """Has a query wait where it belongs."""
+        queries = self.queries
         if query.priority != DEFAULT_PRIORITY and not self.ranked:
             self.ranks = self.ranked = True
         if self.ranked:
-            insort(self, query, key=_rank)
-        elif not self or self[-1].deadline <= query.deadline:
-            self.append(query)
+            insort(queries, query, key=_rank)
+        elif not queries or queries[-1].deadline <= query.deadline:
+            queries.append(query)
         else:
-            insort(self, query, key=_deadline)
+            insort(queries, query, key=_deadline)
         self.rows += query.n
         self.nbytes += query.nbytes
 
@@ -53,7 +63,7 @@ class Waiting(list[Query]):
         It can where those are a batch by themselves, and go before it in any case.
         """
         return (
-            (not self and self.rows < most)
+            (not self.queries and self.rows < most)
             or query.priority != DEFAULT_PRIORITY
             or query.deadline < self.joined_until
         )
@@ -62,8 +72,8 @@ class Waiting(list[Query]):
         """Returns the rows that would go together, which wait no more."""
         assert self.joined is not None
         joined, self.joined = self.joined, None
-        self.rows = sum([query.n for query in self])
-        self.nbytes = sum([query.nbytes for query in self])
+        self.rows = sum([query.n for query in self.queries])
+        self.nbytes = sum([query.nbytes for query in self.queries])
         return joined()
 
     def part(self, rows: Together | None = None) -> None:
@@ -73,9 +83,9 @@ class Waiting(list[Query]):
 
     def take(self, count: int) -> list[Query]:
         """Returns so many from the head, which wait no more."""
-        taken = self[:count]
-        del self[:count]
-        if not self:
+        taken = self.queries[:count]
+        del self.queries[:count]
+        if not self.queries:
             self.ranked = False
         for query in taken:
             self.rows -= query.n
@@ -84,29 +94,30 @@ class Waiting(list[Query]):
 
     def take_late(self, now: float) -> list[Query]:
         """Takes those whose deadline has passed."""
+        queries = self.queries
         if self.ranked:  # not in order of deadline: they are brought to the head first
-            self.sort(key=lambda query: query.deadline > now)
+            queries.sort(key=lambda query: query.deadline > now)
         late = 0
-        while late < len(self) and self[late].deadline <= now:
+        while late < len(queries) and queries[late].deadline <= now:
             late += 1
         return self.take(late)
 
     def drop_ended(self) -> None:
         """Takes out what was answered after all."""
-        ended = sum([query.ended for query in self])
+        ended = sum([query.ended for query in self.queries])
         if ended:
-            self.sort(key=lambda query: not query.ended)  # it keeps the order of the others
+            self.queries.sort(key=lambda query: not query.ended)  # the others keep their order
             self.take(ended)
 
     def rows_before(self, priority: int) -> int:
         """Returns how many rows go before a query of that priority, or with it."""
         if not self.ranked and priority == DEFAULT_PRIORITY:
             return self.rows
-        return sum(each.n for each in self if each.priority <= priority)
+        return sum([each.n for each in self.queries if each.priority <= priority])
 
     @property
     def earliest(self) -> float:
         """The earliest deadline; infinity where nobody waits."""
         if self.ranked:
-            return min(query.deadline for query in self)
-        return self[0].deadline if self else float("inf")
+            return min([query.deadline for query in self.queries])
+        return self.queries[0].deadline if self.queries else float("inf")

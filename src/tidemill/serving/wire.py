@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,7 +24,6 @@ from tidemill.serving.inputs import (
     refuse_regions,
 )
 from tidemill.serving.query import DEFAULT_PRIORITY, FIRST_PRIORITY, LAST_PRIORITY
-from tidemill.serving.row import Row, RowForm
 from tidemill.serving.tensors import (
     MAX_ROWS,
     check_rows,
@@ -120,8 +118,6 @@ class Feedback(msgspec.Struct, forbid_unknown_fields=True):
     label: bool | int | float | str
     observed_at: float | None = None
 
-
-_ONE_ROW = b'{"predictions":[%%b],"prediction_ids":["%%b"],"model_version":"%d","sources":["%b"]}'
 
 _infer_decoder = msgspec.json.Decoder(InferRequest)
 _predict_decoder = msgspec.json.Decoder(PredictRequest)
@@ -374,33 +370,6 @@ def write_predict(
             "sources": sources,
         }
     )
-
-
-def write_row(row: Row, prediction_id: str, *, version: int, source: str) -> bytes:
-    """Writes what ``write_predict`` writes of one row, byte for byte."""
-    return RowWriter(row.form, version=version, source=source).write(row.values, prediction_id)
-
-
-class RowWriter:
-    """Writes v1 answers of one row each, of one form, version and source.
-
-    Example:
-        >>> form = RowForm([Column("y", "float64")])
-        >>> RowWriter(form, version=3, source="table").write([0.5], "0a")
-        b'{"predictions":[0.5],"prediction_ids":["0a"],"model_version":"3","sources":["table"]}'
-    """
-
-    __slots__ = ("_names", "_text")
-
-    def __init__(self, form: RowForm, *, version: int, source: str) -> None:
-        self._names = None if len(form.names) == 1 else form.names
-        self._text = _ONE_ROW % (version, source.encode())
-
-    def write(self, values: Sequence[Any], prediction_id: str) -> bytes:
-        """Returns the body, byte for byte what ``write_predict`` writes."""
-        names = self._names
-        said = values[0] if names is None else dict(zip(names, values, strict=True))
-        return self._text % (orjson.dumps(said), prediction_id.encode())
 
 
 def _decoded(
