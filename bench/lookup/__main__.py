@@ -109,11 +109,12 @@ def _swap(target: Target, work: Work, home: Path, turns: Iterable[int], record: 
     for turn in turns:
         rows = built + turn  # each holds a key that none before it held
         say(f"  turn {turn}: a build of {rows:,} keys beside {rate:,.0f} lookups/s")
-        build, took, cpu_s = beside_a_build(
+        build, took, used_s = beside_a_build(
             target, work, home, rate=rate, rows=rows, limit_s=limit_s
         )
+        cpu_s = sum(used_s)
         say(f"  turn {turn}: {took:.1f} s beside a burner of as much ({cpu_s:.1f} s of a core)")
-        burner = beside_a_burner(target, rate=rate, seconds=took, cpu_s=cpu_s, limit_s=limit_s)
+        burner = beside_a_burner(target, rate=rate, seconds=took, used_s=used_s, limit_s=limit_s)
         took_s = {"seconds": took, "cpu_s": cpu_s}
         beside = {"build": build, "burner": burner}
         found.append({"turn": turn, "built": built, "rate": rate, **took_s, **beside})

@@ -10,8 +10,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,24 @@ from bench.ours import TIDEMILL
 from bench.results import say
 from bench.servers import ROOT, BenchmarkFailed, Server, header_fields
 
+from tidemill.foundation.processes import usage
+
 BEFORE_S, AFTER_S = 2.0, 1.0
 """The generator imports and connects before, and goes on after, what it is beside."""
 SWAP_S = 60.0
+EVERY_S = 0.1
+"""So often it is noted how much CPU a build has used: a burner uses it in the same moments."""
 CONNECTIONS = 256
 
 
 def beside_a_build(
     target: Target, work: Work, home: Path, *, rate: float, rows: int, limit_s: float
-) -> tuple[dict[str, Any], float, float]:
+) -> tuple[dict[str, Any], float, list[float]]:
     """Asks at the rate while a table of so many keys is built, and until it answers.
 
     Returns:
-        What the generator found, how many seconds build and swap took, and how many of a core.
+        What the generator found, how many seconds build and swap took, and how many of a core the
+        build used in each ``EVERY_S`` of them.
 
     Raises:
         BenchmarkFailed: the build failed or took too long, or an answer was wrong.
@@ -42,32 +48,22 @@ def beside_a_build(
     write_rows(source, rows)
     build = ("table", "build", APPLICATION, "--from", str(source), "--key", KEY, "--full")
     with _asked(target, rate, limit_s) as found:
-        began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [*TIDEMILL, *build, "--home", str(home)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            start_new_session=True,  # as the server and the burner, and from a timer or a service
+        began = time.monotonic()
+        used_s = cpu_followed(
+            [*TIDEMILL, *build, "--home", str(home)], log=source.with_suffix(".log")
         )
-        if done.returncode != 0:
-            raise BenchmarkFailed(f"the build failed: {done.stderr[-500:]}")
         _wait_for(target.server, rows - 1)
-        took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        took = time.monotonic() - began
     source.unlink()
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return _checked(found, target), took, cpu_s
+    return _checked(found, target), took, used_s
 
 
 def beside_a_burner(
-    target: Target, *, rate: float, seconds: float, cpu_s: float, limit_s: float
+    target: Target, *, rate: float, seconds: float, used_s: Sequence[float], limit_s: float
 ) -> dict[str, Any]:
-    """Asks for as long beside processes that burn as much, at a build's priority, on all cores."""
+    """Asks for as long beside processes that burn what a build did, when it did, as idle."""
     with _asked(target, rate, limit_s) as found:
-        processes = os.cpu_count() or 1
-        share = min(1.0, cpu_s / seconds / processes)
-        words = (str(processes), f"{share:.4f}")
+        words = (str(os.cpu_count() or 1), str(EVERY_S), *(f"{used:.4f}" for used in used_s))
         burner = Server(
             command=[sys.executable, "-m", "bench.lookup.burner", *words],
             log=Path(os.devnull),
@@ -79,6 +75,37 @@ def beside_a_burner(
         finally:
             burner.stop()
     return _checked(found, target)
+
+
+def cpu_followed(command: list[str], *, log: Path) -> list[float]:
+    """Runs a command to its end; returns the seconds of CPU it used in each ``EVERY_S``.
+
+    Raises:
+        BenchmarkFailed: it failed; with the end of what it wrote to the log.
+    """
+    used, before_s = [0.0], _children_s()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # as the server and the burner, and from a timer or a service
+        )
+        began = time.monotonic()
+        while process.poll() is None:
+            time.sleep(max(0.0, began + len(used) * EVERY_S - time.monotonic()))
+            found = usage(process.pid)
+            used.append(found.cpu_s if found else used[-1])
+    used[-1] = _children_s() - before_s
+    if process.returncode != 0:
+        raise BenchmarkFailed(f"the build failed: {log.read_text()[-500:]}")
+    return [after - before for before, after in pairwise(used)]
+
+
+def _children_s() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 @contextmanager

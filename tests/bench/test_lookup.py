@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from bench.answers import READERS
+from bench.lookup.beside import EVERY_S, cpu_followed
+from bench.lookup.burner import shares
 from bench.lookup.claims import AIMS, BARE, LMDB, LOOKUP, claims, servers_table, turns_table
 from bench.lookup.work import KEY, make_work, write_rows
 from bench.openload import Load as OpenLoad
 from bench.questions import Body, http_requests, read_bodies, write_bodies
 from bench.report import filled
+from bench.servers import BenchmarkFailed
 
 from bench import results
+
+BURN = """
+import time
+while time.process_time() < 0.35: sum(range(1000))
+time.sleep(0.35)
+"""
 
 
 def test_questions_with_and_without_a_body_come_back_as_they_were(tmp_path: Path) -> None:
@@ -43,6 +54,26 @@ def test_everybody_is_asked_for_the_same_keys(tmp_path: Path) -> None:
     assert more.slice(0, 50).equals(pq.read_table(work.rows))
     assert more.column_names[0] == KEY
     assert READERS["v1"](b'{"predictions":[[0.5]]}', 0) == {"y": [0.5]}
+
+
+def test_a_burner_uses_what_a_build_did_and_when(tmp_path: Path) -> None:
+    """All CPU of a command is told, in the moments it was used; processes share it out whole."""
+    used = cpu_followed([sys.executable, "-c", BURN], log=tmp_path / "log")
+    assert sum(used) == pytest.approx(0.37, abs=0.1)
+    assert sum(used[-3:-1]) < 0.05  # it slept
+    for processes in (1, 2, 3):
+        each = shares([0.25, 0.0, 0.07, 0.13], EVERY_S, processes)
+        assert len(each) == processes
+        at_once = [math.fsum(moment) for moment in zip(*each, strict=True)]
+        assert at_once == pytest.approx([0.25, 0.0, 0.07, 0.13])
+        assert all(share <= EVERY_S for one in each[:-1] for share in one)
+        assert all(share >= 0.0 for one in each for share in one)
+
+
+def test_a_build_that_fails_says_why(tmp_path: Path) -> None:
+    """What it wrote last is told."""
+    with pytest.raises(BenchmarkFailed, match="no such thing"):
+        cpu_followed([sys.executable, "-c", "exit('no such thing')"], log=tmp_path / "log")
 
 
 def spread(value: float) -> dict[str, float]:
