@@ -17,13 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.errors import (
-    DeadlineExceeded,
-    NotReady,
-    Overloaded,
-    TidemillError,
-    WorkerLost,
-)
+from tidemill.foundation.errors import NotReady, TidemillError, WorkerLost
 from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.batching import (
@@ -32,6 +26,7 @@ from tidemill.serving.batching import (
     Arrivals,
     ServiceTime,
     Slowdown,
+    Telling,
     ample_s,
     answered_at,
     cut,
@@ -46,6 +41,7 @@ from tidemill.serving.flight import BatchObserver, Flight, Together
 from tidemill.serving.joining import join, together, wrong_rows
 from tidemill.serving.query import DEFAULT_PRIORITY, Answers, Query
 from tidemill.serving.replicas.replica import Replica
+from tidemill.serving.unanswered import full_queue, impossible, ms, too_late
 from tidemill.serving.waiting import Waiting
 
 MAX_ATTEMPTS = 2
@@ -64,6 +60,8 @@ class Batcher:
         observer: told of each batch.
         turned: called after a turn in which batches were computed on the loop: their answers need
             not wait until more is read.
+        landed: called with this when a batch has come back; whoever is, calls ``told`` once the
+            answers are on their way.
     """
 
     def __init__(
@@ -76,6 +74,7 @@ class Batcher:
         finish: Callable[[Query], None],
         observer: BatchObserver,
         turned: Callable[[], None] | None = None,
+        landed: Callable[[Batcher], None] | None = None,
     ) -> None:
         self._clock = clock
         self._max_batch = max_batch
@@ -84,6 +83,9 @@ class Batcher:
         self._finish = finish
         self._observer = observer
         self._turned = turned
+        self._tells = landed
+        self._telling = Telling()
+        self._untold_since = 0.0
         self._queue = Waiting()
         self._out: list[Flight] = []
         self._replicas: tuple[Replica, ...] = ()
@@ -201,25 +203,20 @@ class Batcher:
 
     def _admit(self, query: Query) -> None:
         if self._queue.rows + query.n > self._max_queue and self._queue.rows:
-            raise Overloaded(
-                f"the queue is full: {self._queue.rows} rows wait, {self._max_queue} may",
-                remedy="Send fewer queries, or add replicas.",
-            )
+            raise full_queue("rows", self._queue.rows, self._max_queue)
         if self._queue.nbytes + query.nbytes > self._max_queue_bytes and self._queue.rows:
-            raise Overloaded(
-                f"the queue is full: {self._queue.nbytes} bytes wait, {self._max_queue_bytes} may",
-                remedy="Send fewer or smaller queries, or add replicas.",
-            )
+            nbytes, most = self._queue.nbytes, self._max_queue_bytes
+            raise full_queue("bytes", nbytes, most, smaller="or smaller ")
         late_s = self._late_s(query)
         if late_s > 0.0 and self._doubt():
             late_s = self._late_s(query)
         if late_s > 0.0:
             self._close(query, late_s)
-            raise DeadlineExceeded(
-                f"an answer is not possible within {_ms(query.deadline - query.arrived)} ms: "
-                f"{self._queue.rows} rows wait and a batch of {self._most} takes "
-                f"{_ms(self.law.predict(self._most))} ms",
-                remedy="Allow more time, send less, or add replicas.",
+            raise impossible(
+                query.deadline - query.arrived,
+                self._queue.rows,
+                most=self._most,
+                batch_s=self.law.predict(self._most),
             )
 
     async def emptied(self) -> None:
@@ -240,19 +237,20 @@ class Batcher:
 
     def _late_s(self, query: Query) -> float:
         """Returns how long after its deadline a query would be answered."""
-        return (
-            answered_at(
-                query.n,
-                now=query.arrived + query.unseen_s,
-                queued_rows=self._queue.rows_before(query.priority),
-                busy_s=self._busy_s(),
-                replicas=len(self._replicas) - len(self._doubted),
-                law=self.law,
-                max_batch=self._most,
-                slowdown=self._slowdown.factor,
-            )
-            - query.deadline
-        )
+        return answered_at(
+            query.n,
+            now=query.arrived + query.unseen_s,
+            queued_rows=self._queue.rows_before(query.priority),
+            busy_s=self._busy_s(),
+            replicas=len(self._replicas) - len(self._doubted),
+            law=self.law,
+            max_batch=self._most,
+            slowdown=self._slowdown.factor,
+        ) - self._due_at(query)
+
+    def _due_at(self, query: Query) -> float:
+        """Returns when a query's batch must be back, so that its client is told in time."""
+        return query.deadline - self._telling.takes_s(query.deadline - query.arrived)
 
     def _busy_s(self) -> float:
         """Returns how long what is out keeps the replicas still, all of them together."""
@@ -286,7 +284,7 @@ class Batcher:
         if self._on_loop:
             self._most = most_rows(law, min(self._grown, self._max_batch))
         self._ample_rows = min(self._most, self._max_queue)
-        self._ample_s = self._slowdown.factor * ample_s(law, self._most)
+        self._ample_s = self._slowdown.factor * ample_s(law, self._most) + self._telling.most_s
 
     def wake(self) -> None:
         """Looks at the queue at the end of this turn: something may go out now."""
@@ -329,7 +327,7 @@ class Batcher:
                 break
             head = self._queue.queries[: self._most]
             decision = cut(
-                [query.deadline for query in head],
+                [self._due_at(query) for query in head],
                 [query.n for query in head],
                 now=now,
                 law=self.law,
@@ -426,6 +424,8 @@ class Batcher:
     def _landed(self, flight: Flight, result: Batch | TidemillError) -> None:
         self._out.remove(flight)
         self._doubted.discard(id(flight.replica))
+        if not flight.replica.on_loop:  # else this turn goes on
+            self.wake()  # the replica need not wait until clients have been told
         if isinstance(result, TidemillError):
             flight.part()
             flight.note().returned = self._clock.monotonic()
@@ -442,8 +442,11 @@ class Batcher:
                 flight.part()
                 flight.note()
                 self._apart(flight, wrong)
-        if not flight.replica.on_loop:  # else this turn goes on
-            self.wake()
+
+    def told(self) -> None:
+        """Learns how long it took to tell those whose batch had come back."""
+        self._telling.update(self._clock.monotonic() - self._untold_since)
+        self._untold_since = 0.0
 
     def _learn(self, flight: Flight) -> None:
         now = self._clock.monotonic()
@@ -453,6 +456,9 @@ class Batcher:
             self._share_loop(now - since, now - self._learned_at)
             if flight.rows >= self._grown:  # it is known now what so many take: dare twice that
                 self._grown = 2 * flight.rows
+        elif self._tells is not None and not self._untold_since:
+            self._untold_since = now
+            self._tells(self)
         self._learned_at = now
         self._know(self.law.update(flight.rows, now - since))
         self._observer.landed(flight, now)
@@ -514,7 +520,7 @@ class Batcher:
                 continue
             self._doubted.add(id(replica))
             log("serving.batcher").warning(
-                "replica.overdue", replica=replica.name, out_ms=_ms(now - flight.started)
+                "replica.overdue", replica=replica.name, out_ms=ms(now - flight.started)
             )
             for each in self._out:
                 if each.replica is replica:
@@ -540,21 +546,12 @@ class Batcher:
                 self._send(flight.replica, [query])
 
     def _end_late(self, query: Query) -> None:
-        waited = _ms(self._clock.monotonic() - query.arrived)
+        waited_s = self._clock.monotonic() - query.arrived
         if self._replicas and not any(replica.alive for replica in self._replicas):
-            self._fail(
-                query,
-                NotReady(f"no replica was alive for {waited} ms", remedy="Retry in a moment."),
-            )
-            return
-        allowed = _ms(query.deadline - query.arrived)
-        self._fail(
-            query,
-            DeadlineExceeded(
-                f"no answer within {allowed} ms (waited {waited} ms)",
-                remedy="Allow more time, send less, or add replicas.",
-            ),
-        )
+            what = f"no replica was alive for {ms(waited_s)} ms"
+            self._fail(query, NotReady(what, remedy="Retry in a moment."))
+        else:
+            self._fail(query, too_late(query.deadline - query.arrived, waited_s))
 
     def _fail(self, query: Query, error: TidemillError) -> None:
         if not query.ended:
@@ -594,7 +591,3 @@ class Batcher:
             self.wake()
         else:
             self._settle()
-
-
-def _ms(seconds: float) -> str:
-    return f"{max(0.0, seconds) * 1000:.1f}"

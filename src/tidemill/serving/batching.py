@@ -48,6 +48,9 @@ _KNOWN_FROM = 5.0
 HELD_FROM_S = 0.001
 """Only for a batch whose fixed part takes so long may it pay to wait for more rows."""
 
+TELLING_SHARE = 0.25
+"""Of the time that a query has, at most so much is kept for telling its client."""
+
 _HELD_SHARE = 0.25
 """Of that fixed part, how much a batch may be held back at most."""
 
@@ -356,6 +359,37 @@ class Slowdown:
     def reset(self) -> None:
         """Forgets: the queue has run empty."""
         self.factor, self.computed_s, self.passed_s = 1.0, 0.0, 0.0
+
+
+@dataclass(slots=True)
+class Telling:
+    """How long it takes, once a batch is back, until those in it have been told.
+
+    What it takes to record the answers and to write them counts as much for a client as the time
+    of the model. An answer that comes back at the last moment would be told after it.
+    """
+
+    mean_s: float = 0.0
+    spread_s: float = 0.0
+
+    def update(self, seconds: float) -> None:
+        """Learns of one more batch; a stall is no more than a few times what is usual."""
+        usual_s = self.mean_s + 8.0 * max(self.spread_s, 0.25 * self.mean_s)
+        if self.mean_s > 0.0:
+            seconds = min(seconds, usual_s)
+            self.spread_s += 0.05 * (abs(seconds - self.mean_s) - self.spread_s)
+            self.mean_s += 0.05 * (seconds - self.mean_s)
+        else:
+            self.mean_s = seconds
+
+    @property
+    def most_s(self) -> float:
+        """How long it takes at most, as a rule."""
+        return self.mean_s + SPREADS * self.spread_s
+
+    def takes_s(self, allowed_s: float) -> float:
+        """Returns what of the time that a query has is kept for it."""
+        return min(self.most_s, TELLING_SHARE * allowed_s)
 
 
 @dataclass(slots=True)

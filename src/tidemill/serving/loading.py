@@ -55,6 +55,7 @@ class Loader:
         finish: told of each query of a version that ended.
         instruments: where batches are counted.
         turned: called after a turn in which a queue had batches computed on the loop.
+        landed: called with a queue one of whose batches has come back; see ``Batcher``.
         noted: somebody watches single queries: each is told of the batch that it was in.
     """
 
@@ -65,12 +66,14 @@ class Loader:
         instruments: Instruments,
         *,
         turned: Callable[[], None],
+        landed: Callable[[Batcher], None],
         noted: bool = False,
     ) -> None:
         self._clock = clock
         self._finish = finish
         self._instruments = instruments
         self._turned = turned
+        self._landed = landed
         self._noted = noted
         self._loaded: list[LiveVersion] = []
         self._changes: dict[int, list[tuple[LiveVersion, list[Replica]]]] = {}
@@ -210,6 +213,7 @@ class Loader:
             finish=lambda query: self._finish(live, query),
             observer=NotedBatches(measures) if self._noted else measures,
             turned=self._turned,
+            landed=self._landed,
         )
         live = LiveVersion(
             assignment=version,

@@ -27,7 +27,7 @@ COMPILED = (
             *("gate", "guard", "joining", "keeping", "key_turn", "measures"),
             *("model_turn", "pace", "processor", "query", "recording", "row", "same_get"),
             *("routes", "row_writer", "sampling", "sending", "shared"),
-            *("templates", "turn", "waiting"),
+            *("templates", "turn", "unanswered", "waiting"),
         )
     ),
 )

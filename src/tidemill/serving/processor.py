@@ -26,6 +26,7 @@ from tidemill.foundation.instruments import Instruments
 from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.application import Application
+from tidemill.serving.batcher import Batcher
 from tidemill.serving.inspection import inspect_versions
 from tidemill.serving.key_turn import Asker, KeyTurn
 from tidemill.serving.levels import Levels
@@ -86,8 +87,10 @@ class Processor:
         self._watch = watch
         self._pace = pace or Pace(clock)
         noted = watch is not None and watch.every
+        self._landed: list[Batcher] = []
+        turned, landed = self._flush_due, self._landed.append
         self._loader = Loader(
-            clock, self._from_replica, instruments, turned=self._flush_due, noted=noted
+            clock, self._from_replica, instruments, turned=turned, landed=landed, noted=noted
         )
         self._recorder = Recorder(ledger, clock)
         self._ended: list[Query] = []
@@ -573,6 +576,8 @@ class Processor:
                     watch.ended(query, monotonic)
             except Exception:  # noqa: BLE001 - the others of this turn are told all the same
                 self._log.exception("query.untold", request=query.request_id)
+        while self._landed:
+            self._landed.pop().told()
         self._pace.worked()
 
     def _application(
