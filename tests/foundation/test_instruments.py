@@ -103,14 +103,14 @@ def test_many_equal_observations_are_one_addition() -> None:
     assert (histogram.counts, histogram.total) == ([0, 64, 0], 96.0)
 
 
-def test_several_observations_are_each_counted() -> None:
-    """At once or one after the other."""
+def test_several_waits_are_each_counted() -> None:
+    """At once or one after the other: those of one turn, and those of a long one."""
     one, all_ = Histogram((0.1, 1.0)), Histogram((0.1, 1.0))
-    for values in ((0.05, 0.1, 0.5, 7.0), (0.2, 0.9, 0.3), (), (7.0,)):
-        for value in values:
-            one.observe(value)
-        all_.observe_all(values)
-    assert all_.counts == one.counts == [2, 4, 2]
+    for moments in ((9.95, 9.9, 9.5, 3.0), (9.8, 9.1, 9.7), (3.0,), (9.5, 9.5)):
+        for moment in moments:
+            one.observe(10.0 - moment)
+        assert all_.observe_since(moments, 10.0) == min(moments)
+    assert all_.counts == one.counts == [2, 6, 2]
     assert all_.total == pytest.approx(one.total)
 
 

@@ -87,8 +87,8 @@ def test_an_answer_is_written_and_recorded_as_its_arrays_are(
         arrays, 1, prediction_ids=["0" * 32], version=3, sources=["table"]
     )
     writer = row_writer.RowWriter(row.form, version=3, source="table")
-    texts = writer.texts([values] * 3)
-    assert texts is None or texts == [writer.text(values)] * 3
+    bodies = writer.write_all([values] * 3, ["0a", "0b", "0c"])
+    assert bodies is None or bodies == [writer.write(values, name) for name in ("0a", "0b", "0c")]
     key = Row(RowForm([Column("k", "int64")]), [7])
     frames = {
         encode_predictions([asked_and_answered(key, row, plainly=plainly)] * 2)
@@ -121,7 +121,8 @@ def test_numbers_are_written_at_once_as_one_by_one(column: Column, rows: list[li
     """Each row's text is cut from that of all."""
     writer = row_writer.RowWriter(RowForm([column]), version=3, source="table")
     for some in (rows, rows[:1]):
-        assert writer.texts(some) == [writer.text(row) for row in some]
+        ids = [f"{at:02x}" for at in range(len(some))]
+        assert writer.write_all(some, ids) == [*map(writer.write, some, ids)]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,8 @@ def test_numbers_are_written_at_once_as_one_by_one(column: Column, rows: list[li
 )
 def test_texts_and_several_columns_are_written_one_by_one(columns: list[Column]) -> None:
     """What stands between two rows might stand in a text, too."""
-    assert row_writer.RowWriter(RowForm(columns), version=3, source="table").texts([]) is None
+    writer = row_writer.RowWriter(RowForm(columns), version=3, source="table")
+    assert writer.write_all([], []) is None
 
 
 @pytest.mark.parametrize(

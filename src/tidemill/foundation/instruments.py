@@ -85,18 +85,25 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
-    def observe_all(self, values: Sequence[float]) -> None:
-        """Counts several observations."""
-        if not values:
-            return
+    def observe_since(self, moments: Sequence[float], now: float) -> float:
+        """Counts how long before now each of some moments was; returns the earliest of them."""
         counts, bounds = self.counts, self.bounds
-        lowest, highest = bisect_left(bounds, min(values)), bisect_left(bounds, max(values))
-        if lowest == highest:  # as those that came in one turn mostly are
-            counts[lowest] += len(values)
+        earliest = latest = moments[0]
+        total = 0.0
+        for moment in moments:
+            total += now - moment
+            if moment < earliest:
+                earliest = moment
+            elif moment > latest:
+                latest = moment
+        self.total += total
+        longest = bisect_left(bounds, now - earliest)
+        if longest == bisect_left(bounds, now - latest):  # as mostly of what came in one turn
+            counts[longest] += len(moments)
         else:
-            for value in values:
-                counts[bisect_left(bounds, value)] += 1
-        self.total += sum(values)
+            for moment in moments:
+                counts[bisect_left(bounds, now - moment)] += 1
+        return earliest
 
     def state(self) -> Any:
         """Returns the counts (not cumulative, the last one above every bound) and the sum."""

@@ -127,7 +127,7 @@ class KeyReader:
         before, start = before + said, start + size
 
         def one(data: bytes) -> list[Any] | None:
-            if not data.startswith(before) or data[stop:] != after or len(data) > most:
+            if not data.startswith(before) or not data.endswith(after) or len(data) > most:
                 return None
             value = parse(data[start:stop])
             return None if value is None else [value]

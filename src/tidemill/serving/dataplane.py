@@ -247,13 +247,12 @@ class DataPlane:
         """Answers those who asked for keys; see ``Asker``."""
         writer = row_writer.RowWriter(form, version=answers.version, source=answers.source)
         try:
-            texts = writer.texts(said)
+            bodies = writer.write_all(said, answers.ids)
         except Exception:  # noqa: BLE001 - whichever cannot be written, the others can
-            texts = None
+            bodies = None
         for at, (exchange, name) in enumerate(zip(contexts, answers.ids, strict=True)):
             try:
-                text = writer.text(said[at]) if texts is None else texts[at]
-                exchange.say(writer.write(text, name))
+                exchange.say(writer.write(said[at], name) if bodies is None else bodies[at])
             except Exception as error:  # noqa: BLE001 - an exchange must end
                 exchange.fail(unwritable(answers.version, error))
 

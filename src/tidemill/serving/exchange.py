@@ -96,7 +96,7 @@ _PLAIN = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~%&=
 _LETTERS = bytes(ord("a") if byte in _PLAIN else 0 for byte in range(256))
 _JSON = b"application/json"
 _OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-_OK_HEADS: Final[dict[int, bytes]] = {}
+_OK_HEADS: Final = [b""] * FOLD_FROM_BYTES
 """What comes before a usual answer, by its size: those that are not folded."""
 _MIXED = b"application/octet-stream"
 _HEADER_LENGTH = b"inference-header-content-length"
@@ -388,8 +388,8 @@ class Exchange:
         if header_length is not None:
             connection.put(self, _OK_MIXED % (size, header_length, body))
             return
-        before = _OK_HEADS.get(size)
-        if before is None:
+        before = _OK_HEADS[size]
+        if not before:
             before = _OK_HEADS[size] = _OK_JSON % size
         connection.put(self, before + body)
 

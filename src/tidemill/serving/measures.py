@@ -225,12 +225,8 @@ class Measures:
         """Counts queries of one row that were answered from one source, each by its arrival."""
         of = self._versions.get(version) or self.of(version)
         of.answers[source].value += len(arrived)
-        if arrived.count(arrived[0]) == len(arrived):  # as those that are read in one go
-            of.seconds.observe_many(now - arrived[0], len(arrived))
-        else:
-            of.seconds.observe_all([now - each for each in arrived])
         late = 0
-        if now > min(arrived) + slo_s:
+        if now > of.seconds.observe_since(arrived, now) + slo_s:
             late = sum([now > each + slo_s for each in arrived])
             of.outcomes["missed"].value += late
         of.outcomes["met"].value += len(arrived) - late

@@ -17,48 +17,50 @@ class RowWriter:
     Example:
         >>> form = RowForm([Column("y", "float64")])
         >>> writer = RowWriter(form, version=3, source="table")
-        >>> writer.write(writer.text([0.5]), "0a")
+        >>> writer.write([0.5], "0a")
         b'{"predictions":[0.5],"prediction_ids":["0a"],"model_version":"3","sources":["table"]}'
-        >>> writer.texts([[0.5], [1.0]])
-        [b'0.5', b'1.0']
+        >>> writer.write_all([[0.5]], ["0a"]) == [writer.write([0.5], "0a")]
+        True
     """
 
-    __slots__ = ("_after", "_names", "_numbers")
+    __slots__ = ("_after", "_before", "_between", "_names", "_numbers")
 
     def __init__(self, form: RowForm, *, version: int, source: str) -> None:
         self._names = None if len(form.names) == 1 else form.names
         self._numbers = _shape_of_numbers(form.columns)
+        self._before, self._between = b'{"predictions":[', b'],"prediction_ids":["'
         self._after = b'"],"model_version":"%d","sources":["%b"]}' % (version, source.encode())
 
-    def write(self, text: bytes, prediction_id: str) -> bytes:
+    def write(self, values: Sequence[Any], prediction_id: str) -> bytes:
         """Returns the body of such a row; byte for byte what ``wire.write_predict`` writes."""
-        return b'{"predictions":[%b],"prediction_ids":["%b%b' % (
-            text,
-            prediction_id.encode(),
-            self._after,
-        )
-
-    def text(self, values: Sequence[Any]) -> bytes:
-        """Returns the values of a row as JSON."""
-        names = self._names
+        names, name = self._names, prediction_id.encode()
         said: Any = values[0] if names is None else dict(zip(names, values, strict=True))
-        return orjson.dumps(said)
+        text: bytes = orjson.dumps(said)
+        return b"%b%b%b%b%b" % (self._before, text, self._between, name, self._after)
 
-    def texts(self, rows: Sequence[Sequence[Any]]) -> list[bytes] | None:
-        """Returns what ``text`` does of each, written at once; None where it takes that."""
+    def write_all(
+        self, rows: Sequence[Sequence[Any]], prediction_ids: Sequence[str]
+    ) -> list[bytes] | None:
+        """Returns what ``write`` does of each, written at once; None where it takes that."""
         shape = self._numbers
         if shape is None:
             return None
+        before, between, after = self._before, self._between, self._after
         text: bytes = orjson.dumps([row[0] for row in rows])
-        if not shape:
-            return text[1:-1].split(b",")
-        return [b"[%b]" % each for each in text[2:-2].split(b"],[")]
+        if shape:
+            before, between = before + b"[", b"]" + between
+            texts = text[2:-2].split(b"],[")
+        else:
+            texts = text[1:-1].split(b",")
+        return [
+            b"%b%b%b%b%b" % (before, each, between, name.encode(), after)
+            for each, name in zip(texts, prediction_ids, strict=True)
+        ]
 
 
 def write_row(row: Row, prediction_id: str, *, version: int, source: str) -> bytes:
     """Writes what ``wire.write_predict`` writes of one row, byte for byte."""
-    writer = RowWriter(row.form, version=version, source=source)
-    return writer.write(writer.text(row.values), prediction_id)
+    return RowWriter(row.form, version=version, source=source).write(row.values, prediction_id)
 
 
 def _shape_of_numbers(columns: Sequence[Column]) -> tuple[int, ...] | None:
