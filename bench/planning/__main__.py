@@ -117,9 +117,9 @@ def _measured(
         )
         costs = calibration.costs()
     study = Study(traffic, costs, Prices(), Promise(slo_ms=SLO_MS))
-    planned = [
+    planned = [  # with the table that was served: the past may have had fewer keys
         study.alternative(
-            each.head_keys,
+            each.table_rows,
             each.cache_entries,
             replicas=each.replicas,
             batch_limit=each.batch_limit,
