@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tidemill.planning.alternatives import Promise, Study
+from tidemill.planning.cold import CARRIED, WORKER_OWN
 from tidemill.planning.costs import Costs
 from tidemill.planning.latency import LatencyLaw
 from tidemill.planning.prices import Prices
@@ -142,6 +143,25 @@ def test_what_a_pace_makes_of_the_way_is_found() -> None:
             wanted = served(true, queries, covered, 0.0, 8).simulated
             got = served(found, queries, covered, 0.0, 9).simulated
             assert got.p50_ms == pytest.approx(wanted.p50_ms, rel=0.1)
+
+
+def test_a_gateway_that_is_asked_keeps_the_machine_awake_for_its_worker() -> None:
+    """A batch costs a worker that rested for long less where a table answered meanwhile; and where
+    the whole server rested, as much as it ever did.
+    """
+    queries = draw_queries(np.random.default_rng(0), 8000, rate_rps=100.0, cv2=1.0)
+    seldom = draw_queries(np.random.default_rng(0), 1000, rate_rps=5.0, cv2=1.0)
+    costs = msgspec.structs.replace(WORKER, cold_s=(), model_cold_s=())
+    warm = msgspec.structs.replace(costs, worker_cold_s=())
+
+    def colder_s(asked: Queries, covered: float) -> float:
+        more_us = [served(each, asked, covered, 0.0).simulated.cpu_us for each in (costs, warm)]
+        return (more_us[0] - more_us[1]) / (1.0 - covered) / 1e6
+
+    most_s = (1.0 + CARRIED / (1.0 - CARRIED)) * costs.worker_cold_s[-1]
+    assert colder_s(seldom, 0.0) > 0.9 * most_s
+    behind_s = colder_s(queries, 0.95)
+    assert WORKER_OWN * most_s < behind_s < 0.9 * colder_s(seldom, 0.0)
 
 
 @pytest.mark.parametrize("wakes_s", [0.0, 5e-5])

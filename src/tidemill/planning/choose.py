@@ -2,9 +2,9 @@
 
 Alternatives that differ by less than the noise are taken as equal, and the simplest of them is
 chosen: the model alone; then a table that answers everything, since nothing is computed while
-somebody waits; then the model behind a cache, which is cold after each start and each new version;
-then a table with the model behind it. Of two of a kind it is the smaller table, then the smaller
-cache. So the choice does not wander with what was measured by chance.
+somebody waits; then a table with the model behind it; then what has a cache, which is cold after
+each start and each new version. Of two of a kind it is the smaller table, then the smaller cache.
+So the choice does not wander with what was measured by chance.
 """
 
 from __future__ import annotations

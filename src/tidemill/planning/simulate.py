@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from tidemill.models.signature import Array
-from tidemill.planning.cold import Cold, counted
+from tidemill.planning.cold import WORKER_OWN, Cold
 from tidemill.planning.costs import Costs
 from tidemill.planning.latency import spread
 from tidemill.serving.batching import (
@@ -28,7 +28,7 @@ from tidemill.serving.batching import (
 )
 
 TABLE, CACHE, MODEL = 0, 1, 2
-LAW = 2
+LAW = 3
 """Costs are fitted so that this simulation, with ``cold``, comes out at what was measured. Whatever
 changes what a cost does in it raises this number: costs that were fitted to another mean other
 things."""
@@ -229,8 +229,9 @@ class _Run:
         self._costs = costs
         self._loop = Cold(costs.cold_s)
         self._way = Cold(costs.model_cold_s)
-        self._workers = [Cold(costs.worker_cold_s) for _ in range(replicas)]
+        self._workers = [Cold(costs.worker_cold_s, WORKER_OWN) for _ in range(replicas)]
         self._asked_at = arrivals[0]
+        self._rest_s = 0.0
         self._law = costs.law.service_time()
         self._slo_s = slo_s
         self._strays = strays
@@ -264,8 +265,8 @@ class _Run:
             if begin == infinity:
                 break
             woken, self._wake_at = self._wake_at <= begin, infinity
-            rest_s = begin - now
-            now = begin + self._costs.turn_s + self._loop.after(rest_s)
+            self._rest_s = begin - now
+            now = begin + self._costs.turn_s + self._loop.after(self._rest_s)
             now = self._land(begin, now)
             stop = at
             while stop < count and stop - at < _AT_ONCE and arrivals[stop] <= begin:
@@ -279,16 +280,10 @@ class _Run:
     def tally(self) -> Tally:
         """Returns how often everything was done."""
         n = len(self._arrivals)
-
-        def often(rests_s: list[float]) -> Array:
-            counts = counted(np.array(rests_s)).sum(axis=0)
-            found: Array = np.append(float(len(rests_s)), counts) / n
-            return found
-
         return Tally(
-            turns=often(self._loop.rests_s),
-            asked=often(self._way.rests_s),
-            worker=often([rest_s for each in self._workers for rest_s in each.rests_s]),
+            turns=self._loop.counts() / n,
+            asked=self._way.counts() / n,
+            worker=np.sum([each.counts() for each in self._workers], axis=0) / n,
         )
 
     def _land(self, begin: float, now: float) -> float:
@@ -409,7 +404,8 @@ class _Run:
         self.busy_s += costs.hop_s
         now += costs.hop_s
         rest_s = max(0.0, now - self._free_at[replica])
-        beside_s = costs.worker_s + self._workers[replica].after(rest_s)
+        # The loop has just woken; how long it had rested tells how long the machine had.
+        beside_s = costs.worker_s + self._workers[replica].after(rest_s, min(rest_s, self._rest_s))
         self.computed_s += cpu_s + beside_s
         took_s += beside_s
         self._free_at[replica] = max(self._free_at[replica], now) + took_s
