@@ -25,9 +25,11 @@ from tidemill.foundation.processes import command, cpu_seconds, family
 from tidemill.foundation.settings import Settings
 from tidemill.models.format import read_manifest
 from tidemill.models.registry import Registry
+from tidemill.planning.alternatives import Promise, Study
 from tidemill.planning.choose import choose
 from tidemill.planning.costs import Costs
 from tidemill.planning.latency import LatencyLaw
+from tidemill.planning.prices import Prices
 from tidemill.planning.simulate import LAW
 from tidemill.planning.traffic import zipf_traffic
 from tidemill.recipes.push import push_model
@@ -155,6 +157,24 @@ def test_a_plan_is_measured(subject: Subject, home: Home) -> None:
     assert whole.covered > 0.9
     assert {each.failed for each in (model, head, whole)} == {0}
     assert found[0].spread("cpu_us")[0] <= found[0].median("cpu_us") <= found[0].spread("cpu_us")[1]
+
+
+def test_a_cache_has_heard_what_lies_between_the_repeats(subject: Subject) -> None:
+    """It hits as one that was asked all along; one that nobody asked before does not."""
+    at = np.arange(2000)
+    heard = (at >= 1500) & (at < 1700)  # the second of two repeats asks what came 300 before
+    ids = np.where(heard, at - 300, at)
+    rows = {"one": ids, "two": np.zeros_like(ids)}
+    rows = {name: each.astype(subject.rows[name].dtype) for name, each in rows.items()}
+    traffic, costs = zipf_traffic(400.0, 1000, 0.0), Costs(law=LatencyLaw(a_s=1e-4, b_s=0.0))
+    study = Study(traffic, costs, Prices(), Promise())
+    found = rehearse(
+        replace(subject, rows=rows),
+        [study.alternative(0, 3000)],
+        traffic=traffic, costs=costs, slo_ms=5000.0, seconds=0.5, repeats=2,
+    )[0]  # fmt: skip
+    assert [each.queries for each in found.measured] == [200, 200]
+    assert [each.cached for each in found.measured] == [0.0, 1.0]
 
 
 class Asked:

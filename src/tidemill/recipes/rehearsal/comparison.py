@@ -144,8 +144,10 @@ def rehearse(
         for repeat in range(repeats):
             rng = np.random.default_rng([seed, repeat])
             drawn = draw_queries(rng, count, rate_rps=traffic.rate_rps, cv2=traffic.cv2)
-            at = _window(subject, count, repeat, repeats)
-            for number in range(len(alternatives)):
+            missed, at = _windows(subject, count, repeat, repeats)
+            for number, each in enumerate(alternatives):
+                if each.cache_entries:  # it would have met what the repeats leave out
+                    _hear(stage, number, missed, _fast_rps(traffic))
                 before(repeat * len(alternatives) + number)
                 measured[number].append(_asked(stage, number, at, drawn.at_s))
                 told(repeat * len(alternatives) + number + 1, repeats * len(alternatives))
@@ -202,25 +204,36 @@ def predicted(alternative: Alternative, study: Study, keys: int, *, queries: int
     )
 
 
-def _window(subject: Subject, count: int, repeat: int, repeats: int) -> Array:
-    """Returns the questions of a repeat, in their order: a stretch of the later half.
+def _windows(subject: Subject, count: int, repeat: int, repeats: int) -> tuple[Array, Array]:
+    """Returns the questions since the repeat before, and those of this one: stretches in order.
 
-    Stretches begin as far from each other as they can: what is asked changes with the hour, and the
-    plan is for all of that half.
+    Stretches of the later half begin as far from each other as they can: what is asked changes with
+    the hour, and the plan is for all of that half.
     """
     later = subject.count - subject.past or subject.count
-    begin = repeat * max(count, later // repeats)
-    return subject.count - later + (np.arange(count) + begin) % later
+    apart = max(count, later // repeats)
+    begin = repeat * apart
+    missed = np.arange(begin - apart + count, begin) if repeat else np.arange(0)
+    stretch = np.arange(begin, begin + count)
+    return subject.count - later + missed % later, subject.count - later + stretch % later
 
 
 def _warm(stage: Stage, number: int, each: Alternative, traffic: Traffic) -> None:
     """Asks what came last before the later half, so that caches hold what they would hold."""
     wanted = max(_WARM, 3 * each.cache_entries)
-    pace = max(traffic.rate_rps, _WARM_RPS) if each.cache_entries else traffic.rate_rps
+    pace = _fast_rps(traffic) if each.cache_entries else traffic.rate_rps
     past = stage.subject.past
-    wanted = max(1, min(wanted, int(pace * _WARMED_S), past))
-    at = past - wanted + np.arange(wanted)
-    stage.ask(number, at, np.arange(wanted) / pace)
+    _hear(stage, number, np.arange(max(0, past - wanted), past), pace)
+
+
+def _fast_rps(traffic: Traffic) -> float:
+    return max(traffic.rate_rps, _WARM_RPS)
+
+
+def _hear(stage: Stage, number: int, at: Array, pace_rps: float) -> None:
+    """Asks questions that are not measured, evenly; the last ones, as many as fit into the time."""
+    at = at[-max(1, int(pace_rps * _WARMED_S)) :]
+    stage.ask(number, at, np.arange(len(at)) / pace_rps)
 
 
 def _asked(stage: Stage, number: int, at: Array, due_s: Array) -> Figures:
