@@ -102,6 +102,23 @@ def test_who_could_not_be_told_in_time_is_refused() -> None:
         run(main(later))
 
 
+def test_a_batch_that_nobody_waits_for_any_more_teaches_nothing() -> None:
+    """Nobody is told after it: how long it is until somebody is says nothing."""
+
+    async def main() -> None:
+        landed: list[Batcher] = []
+        world = World(Slow(0.05), landed.append)
+        late = world.ask(1, allowed_s=0.01)
+        await world.batcher.emptied()
+        assert isinstance(late.error, DeadlineExceeded)
+        assert not landed
+        world.ask(2)
+        await world.batcher.emptied()
+        assert landed == [world.batcher]
+
+    run(main())
+
+
 def test_a_replica_need_not_wait_until_clients_have_been_told() -> None:
     """What waits goes to the replica first; then those are told whose batch has come back."""
 

@@ -456,9 +456,6 @@ class Batcher:
             self._share_loop(now - since, now - self._learned_at)
             if flight.rows >= self._grown:  # it is known now what so many take: dare twice that
                 self._grown = 2 * flight.rows
-        elif self._tells is not None and not self._untold_since:
-            self._untold_since = now
-            self._tells(self)
         self._learned_at = now
         self._know(self.law.update(flight.rows, now - since))
         self._observer.landed(flight, now)
@@ -476,6 +473,10 @@ class Batcher:
         if flight.together is not None:
             flight.together.answered(answers)
             return
+        if self._tells is not None and not (self._on_loop or self._untold_since):
+            if any(not query.ended for query in flight.queries):  # else nobody is told anything
+                self._untold_since = self._learned_at
+                self._tells(self)
         for query in flight.queries:
             if not query.ended:
                 query.answers, query.start = answers, start
