@@ -27,6 +27,7 @@ _LIKELIEST = {
     "sklearn.tree._classes.DecisionTreeClassifier",
     "sklearn.tree._classes.ExtraTreeClassifier",
 }
+_PIPELINES = {"sklearn.pipeline", "imblearn.pipeline"}
 _NEIGHBOURS = "sklearn.neighbors._classification.KNeighborsClassifier"
 
 
@@ -199,7 +200,11 @@ def _predicts_the_likeliest(estimator: Any) -> bool:
 
     Asking it twice would double the cost. What others make of these classes may predict otherwise.
     """
-    final = final_estimator(estimator)
+    final = estimator
+    while hasattr(final, "steps"):
+        if type(final).__module__ not in _PIPELINES:
+            return False
+        final = final.steps[-1][1]
     kind = f"{type(final).__module__}.{type(final).__qualname__}"
     if kind == _NEIGHBOURS:
         return bool(final.weights == "uniform")  # else either sums the weights up in its own way

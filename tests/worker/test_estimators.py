@@ -14,7 +14,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import BaggingClassifier, RandomForestClassifier, VotingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier
 
@@ -125,7 +125,22 @@ class Contrary(KNeighborsClassifier):
         return self.classes_.take(self.predict_proba(rows).argmin(axis=1))
 
 
-@pytest.mark.parametrize("estimator", [Contrary(5), KNeighborsClassifier(4, weights="distance")])
+class Cautious(Pipeline):
+    """Predicts its first class, unless it is sure."""
+
+    def predict(self, X: Any, **_: Any) -> Any:  # noqa: N803 - scikit-learn's name
+        found = self.predict_proba(X)
+        return self.classes_.take(np.where(found.max(axis=1) > 0.9, found.argmax(axis=1), 0))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        Contrary(5),
+        KNeighborsClassifier(4, weights="distance"),
+        Cautious([("tree", DecisionTreeClassifier(max_depth=2, random_state=0))]),
+    ],
+)
 def test_who_may_predict_otherwise_is_asked_what_it_predicts(estimator: Any) -> None:
     """A class that somebody made of scikit-learn's, and one that sums up in another way."""
     estimator.fit(COARSE, MIXED)
