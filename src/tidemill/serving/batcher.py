@@ -473,10 +473,10 @@ class Batcher:
         if flight.together is not None:
             flight.together.answered(answers)
             return
-        if self._tells is not None and not (self._on_loop or self._untold_since):
-            if any(not query.ended for query in flight.queries):  # else nobody is told anything
-                self._untold_since = self._learned_at
-                self._tells(self)
+        tells = None if self._on_loop or self._untold_since else self._tells
+        if tells is not None and not all(query.ended for query in flight.queries):
+            self._untold_since = self._learned_at
+            tells(self)
         for query in flight.queries:
             if not query.ended:
                 query.answers, query.start = answers, start
