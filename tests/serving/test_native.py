@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,29 @@ _LINE_END = b"\r\n"
 _V2 = b"/v2/models/add/infer"
 _V1 = b"/v1/models/add:predict"
 _ROW = b'{"inputs":[{"name":"x","datatype":"INT64","shape":[1],"data":[%s]}]}'
+
+_READ_KEYS = """
+import sys
+from pathlib import Path
+import tidemill
+from tidemill.foundation.native import prefer_native
+if sys.argv[1] == "compiled":
+    prefer_native(Path(tidemill.__file__).parent)
+from tidemill.foundation.errors import InvalidInput
+from tidemill.models.signature import Column, Signature
+from tidemill.serving import by_key
+print("sources" if by_key.__file__.endswith(".py") else "compiled")
+for dtype in ("int8", "uint8", "int64", "uint64", "float32"):
+    signature = Signature((Column("k", dtype),), (Column("y", "float64"),))
+    reader = by_key.KeyReader(signature, ("k",))
+    known = reader.known(b"?", b"!", 100)
+    for text in sys.argv[2:]:
+        try:
+            found = reader.read_query(b"k=" + text.encode())
+        except InvalidInput as error:
+            found = str(error)
+        print(dtype, text, found, known(f"?k={text}!".encode()), reader.read_row({"k": int(text)}))
+"""
 
 
 def post(path: bytes, body: bytes, *headers: bytes) -> bytes:
@@ -140,6 +165,32 @@ def test_what_is_compiled_answers_as_the_sources_do(launch: Callable[..., Any]) 
         for name, sent in ASKED.items():
             assert answers(compiled, sent) == answers(plain, sent), name
             assert answers(compiled, sent, keys[0]) == answers(plain, sent, keys[1]), name
+
+
+@pytest.mark.timeout(400)
+def test_what_is_compiled_takes_the_keys_that_the_sources_take() -> None:
+    """Also next to what a column holds: there, a whole number is not what is near it."""
+    compile_gateway()
+    texts = [
+        str(sign * 2**bits + more)
+        for sign in (-1, 1)
+        for bits in (0, 7, 8, 15, 63, 64, 70)
+        for more in (-1, 0, 1)
+    ]
+
+    def read(by: str) -> tuple[str, list[str]]:
+        said = subprocess.run(
+            [sys.executable, "-c", _READ_KEYS, by, *texts],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        return said[0], said[1:]
+
+    (compiled, found), (sources, expected) = read("compiled"), read("sources")
+    assert (compiled, sources) == ("compiled", "sources")
+    assert len(expected) == 5 * len(texts)
+    assert found == expected
 
 
 def test_what_is_copied_by_hand_is_copied_whole() -> None:

@@ -294,14 +294,17 @@ def _plain_parser(column: Column) -> Callable[[bytes], Any]:
     return parsers.get(kind, lambda _: None)
 
 
-def _row_type(column: Column) -> tuple[type, float, float] | None:
+def _row_type(column: Column) -> tuple[type, Any, Any] | None:
     """Returns the one type that a column's JSON values have, and their bounds; else None."""
     found = {"O": str, "b": bool, "i": int, "u": int}.get(column.dtype.kind)
     return None if found is None else (found, *_bounds(column.dtype))
 
 
-def _bounds(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """Returns the least and the greatest number of a type; of what is none, nothing of use."""
+def _bounds(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Returns the least and the greatest number of a type; of what is none, nothing of use.
+
+    Not as ``float``, which compiled code would make of whole numbers, too.
+    """
     if dtype.kind == "f":
         return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
     return (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) if dtype.kind in "iu" else (0, 0)
