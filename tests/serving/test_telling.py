@@ -102,6 +102,30 @@ def test_who_could_not_be_told_in_time_is_refused() -> None:
         run(main(later))
 
 
+def test_a_query_is_not_held_for_more_until_it_cannot_be_told_in_time() -> None:
+    """Eight rows ask together, again and again; the last one asks alone, with 7 ms to spare."""
+
+    def tell(batcher: Batcher) -> None:
+        time.sleep(0.02)
+        batcher.told()
+
+    def later(batcher: Batcher) -> None:
+        asyncio.get_running_loop().call_soon(tell, batcher)
+
+    async def main() -> None:
+        world = World(Slow(0.04), later)
+        for _ in range(8):
+            for value in range(8):
+                world.ask(value)
+            await world.batcher.emptied()
+            await asyncio.sleep(0)
+        last = world.ask(8, allowed_s=0.064)
+        await world.batcher.emptied()
+        assert last.error is None
+
+    run(main())
+
+
 def test_a_batch_that_nobody_waits_for_any_more_teaches_nothing() -> None:
     """Nobody is told after it: how long it is until somebody is says nothing."""
 

@@ -376,7 +376,7 @@ class Batcher:
             max_batch=self._most,
             idle_since=max(self._learned_at, min(arrived)),
             newest=max(arrived),
-            deadline=self._queue.earliest,
+            deadline=min([self._due_at(query) for query in self._queue.queries]),
         )
         if until <= now:
             return False
