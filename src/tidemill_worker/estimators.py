@@ -200,14 +200,14 @@ def _predicts_the_likeliest(estimator: Any) -> bool:
 
     Asking it twice would double the cost. What others make of these classes may predict otherwise.
     """
-    final = estimator
-    while hasattr(final, "steps"):
-        if type(final).__module__ not in _PIPELINES:
-            return False
-        final = final.steps[-1][1]
-    kind = f"{type(final).__module__}.{type(final).__qualname__}"
+    module = type(estimator).__module__
+    if hasattr(estimator, "steps"):
+        return module in _PIPELINES and _predicts_the_likeliest(estimator.steps[-1][1])
+    kind = f"{module}.{type(estimator).__qualname__}"
     if kind == _NEIGHBOURS:
-        return bool(final.weights == "uniform")  # else either sums the weights up in its own way
+        return bool(
+            estimator.weights == "uniform"
+        )  # else either sums the weights up in its own way
     return kind in _LIKELIEST or kind.startswith("sklearn.ensemble._forest.")
 
 

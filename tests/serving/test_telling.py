@@ -51,6 +51,16 @@ class World:
         return query
 
 
+def later(batcher: Batcher) -> None:
+    """Tells all, which takes 20 ms, at the end of the turn."""
+
+    def tell() -> None:
+        time.sleep(0.02)
+        batcher.told()
+
+    asyncio.get_running_loop().call_soon(tell)
+
+
 def test_what_telling_takes_is_learned_and_a_stall_is_not() -> None:
     """Nothing is kept until it is known; a stall of a second is no more than a few usual ones."""
     telling = Telling()
@@ -79,13 +89,6 @@ def test_telling_leaves_most_of_the_time_to_the_model(seen: list[float], allowed
 def test_who_could_not_be_told_in_time_is_refused() -> None:
     """Where a batch takes 40 ms and telling of it 20 ms, nobody with 52 ms is let in."""
 
-    def tell(batcher: Batcher) -> None:
-        time.sleep(0.02)
-        batcher.told()
-
-    def later(batcher: Batcher) -> None:
-        asyncio.get_running_loop().call_soon(tell, batcher)
-
     async def main(landed: Callable[[Batcher], None] | None) -> None:
         world = World(Slow(0.04), landed)
         for _ in range(8):
@@ -104,13 +107,6 @@ def test_who_could_not_be_told_in_time_is_refused() -> None:
 
 def test_a_query_is_not_held_for_more_until_it_cannot_be_told_in_time() -> None:
     """Eight rows ask together, again and again; the last one asks alone, with 7 ms to spare."""
-
-    def tell(batcher: Batcher) -> None:
-        time.sleep(0.02)
-        batcher.told()
-
-    def later(batcher: Batcher) -> None:
-        asyncio.get_running_loop().call_soon(tell, batcher)
 
     async def main() -> None:
         world = World(Slow(0.04), later)

@@ -112,7 +112,8 @@ class Cold:
             2.5
         """
         self._rests_s.append(rest_s)
-        self._all_rests_s.append(rest_s if all_rest_s is None else all_rest_s)
+        if self._own < 1.0:
+            self._all_rests_s.append(rest_s if all_rest_s is None else all_rest_s)
         if self._last:
             added_s = self._own * self._added_s(rest_s)
             if self._own < 1.0:
@@ -123,7 +124,8 @@ class Cold:
     def counts(self) -> Array:
         """Returns how often work was done, then how often after each of ``RESTS_S``."""
         rests = self._own * counted(np.array(self._rests_s))
-        rests += (1.0 - self._own) * counted(np.array(self._all_rests_s))
+        if self._own < 1.0:
+            rests += (1.0 - self._own) * counted(np.array(self._all_rests_s))
         found: Array = np.append(float(len(self._rests_s)), rests.sum(axis=0))
         return found
 

@@ -23,11 +23,11 @@ class RowWriter:
         True
     """
 
-    __slots__ = ("_after", "_before", "_between", "_names", "_numbers")
+    __slots__ = ("_after", "_before", "_between", "_columns", "_names")
 
     def __init__(self, form: RowForm, *, version: int, source: str) -> None:
         self._names = None if len(form.names) == 1 else form.names
-        self._numbers = _shape_of_numbers(form.columns)
+        self._columns = form.columns
         self._before, self._between = b'{"predictions":[', b'],"prediction_ids":["'
         self._after = b'"],"model_version":"%d","sources":["%b"]}' % (version, source.encode())
 
@@ -42,7 +42,7 @@ class RowWriter:
         self, rows: Sequence[Sequence[Any]], prediction_ids: Sequence[str]
     ) -> list[bytes] | None:
         """Returns what ``write`` does of each, written at once; None where it takes that."""
-        shape = self._numbers
+        shape = _shape_of_numbers(self._columns)
         if shape is None:
             return None
         before, between, after = self._before, self._between, self._after
