@@ -34,8 +34,10 @@ import uvloop
 from bench.answers import READERS, Answer, Reader, right
 from bench.questions import http_requests, read_bodies
 
-TICK_NS = 200_000
-"""Questions leave at ticks of a kernel timer: uvloop's own are a millisecond wide."""
+TICK_S = 0.0002
+"""Questions that are due within so long leave together, when a kernel timer rings: uvloop's own are
+a millisecond wide. Where none is due, it does not ring: each time it would take the processor from
+a server that shares it."""
 WAIT_S = 3.0
 """Answers that are out at the end are waited for so long, then they are lost."""
 CHECK_EVERY = 64
@@ -82,6 +84,12 @@ class Load:
             if number % 16 == 0:
                 now = time.perf_counter() - self.start
         self.next = number
+
+    def left_s(self) -> float | None:
+        """Returns in how long the next question is due; None where all were asked."""
+        if self.next >= len(self.due_s):
+            return None
+        return self.due_s[self.next] - (time.perf_counter() - self.start)
 
     def answered(self, connection: Connection, number: int, status: int, data: bytes) -> None:
         """Counts an answer; some are checked."""
@@ -163,6 +171,37 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
+class Timer:
+    """A timer of the kernel that rings once, as a file that can be read then.
+
+    Raises:
+        OSError: the system has none.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        flags = os.O_NONBLOCK | os.O_CLOEXEC
+        self.file: int = self._libc.timerfd_create(_CLOCK_MONOTONIC, flags)
+        if self.file < 0:
+            raise OSError(ctypes.get_errno(), "no timer")
+
+    def ring_in(self, seconds: float) -> None:
+        """Rings after so long, more than none, and not at any time that it was to ring before."""
+        whole, part = divmod(int(1e9 * seconds), 1_000_000_000)
+        # struct itimerspec: interval and first expiry, each seconds and nanoseconds.
+        once = (ctypes.c_long * 4)(0, 0, whole, part)
+        if self._libc.timerfd_settime(self.file, 0, once, None) != 0:
+            raise OSError(ctypes.get_errno(), "the timer cannot be set")
+
+    def rang(self) -> None:
+        """Takes note that it has rung."""
+        os.read(self.file, 8)
+
+    def close(self) -> None:
+        """Gives it back."""
+        os.close(self.file)
+
+
 async def drive(
     load: Load, host: str, port: int, connections: int, *, until_closed: bool = False
 ) -> None:
@@ -175,18 +214,22 @@ async def drive(
         opened += [cast("Connection", each[1]) for each in await asyncio.gather(*made)]
     gc.collect()
     gc.disable()
-    timer = _timer()
+    timer = Timer()
     ended = loop.create_future()
 
     def tick() -> None:
-        os.read(timer, 8)
+        timer.rang()
         load.send_due()
-        if load.next == len(load.due_s) and not ended.done():
+        left_s = load.left_s()
+        if left_s is not None:
+            timer.ring_in(max(TICK_S, left_s))
+        elif not ended.done():
             ended.set_result(None)
 
     before = time.process_time()
     load.start = time.perf_counter()
-    loop.add_reader(timer, tick)
+    loop.add_reader(timer.file, tick)
+    timer.ring_in(TICK_S)
     if until_closed:
         loop.run_in_executor(None, sys.stdin.read).add_done_callback(lambda _: load.stop())
     try:
@@ -195,8 +238,8 @@ async def drive(
         while load.done() < len(load.due_s) and time.perf_counter() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     finally:
-        loop.remove_reader(timer)
-        os.close(timer)
+        loop.remove_reader(timer.file)
+        timer.close()
         gc.enable()
     load.cpu_s = time.process_time() - before
     load.lost += len(load.due_s) - load.done()
@@ -284,16 +327,6 @@ def _allow_files(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
-
-
-def _timer() -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    timer: int = libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-    # struct itimerspec: interval and first expiry, each seconds and nanoseconds.
-    every = (ctypes.c_long * 4)(0, TICK_NS, 0, TICK_NS)
-    if timer < 0 or libc.timerfd_settime(timer, 0, every, None) != 0:
-        raise OSError(ctypes.get_errno(), "no timer")
-    return timer
 
 
 if __name__ == "__main__":

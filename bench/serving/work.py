@@ -9,6 +9,8 @@ rf      random forest of 100 trees on the digits               64 FP64
 own     that forest, asked by scikit-learn's own method        64 FP64
 bags    25 bagged trees, each asked through scikit-learn       64 FP64
 knn     5 nearest of the digits, found by a k-d tree           64 FP64
+crowd   the same among eight times as many, of which most      64 FP64
+        are digits with some noise
 mlp     ONNX, 784-512-512-10, random weights                   784 FP32
 ======  =====================================================  ================
 """
@@ -34,6 +36,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 QUESTIONS = 1024
+_CROWD = 8
 _LAYERS = (784, 512, 512, 10)
 _DATATYPES = {"float64": "FP64", "float32": "FP32"}
 
@@ -115,10 +118,23 @@ def _knn(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
     return _digits(KNeighborsClassifier(5, algorithm="kd_tree"), folder / "knn.joblib")
 
 
+def _crowd(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
+    digits = load_digits()
+    rows, random = np.asarray(digits.data, np.float64), np.random.default_rng(0)
+    noisy = [rows + random.normal(0.0, 1.0, rows.shape) for _ in range(_CROWD - 1)]
+    estimator = KNeighborsClassifier(5, algorithm="kd_tree")
+    estimator.fit(np.concatenate([rows, *noisy]), np.tile(digits.target, _CROWD))
+    return _asked(estimator, rows, folder / "crowd.joblib")
+
+
 def _digits(estimator: Any, path: Path) -> tuple[Path, np.ndarray, list[Any]]:
     digits = load_digits()
     rows = np.asarray(digits.data, np.float64)
     estimator.fit(rows, digits.target)
+    return _asked(estimator, rows, path)
+
+
+def _asked(estimator: Any, rows: np.ndarray, path: Path) -> tuple[Path, np.ndarray, list[Any]]:
     joblib.dump(estimator, path)
     answers = [
         {"label": int(row.argmax()), "probabilities": row.tolist()}
@@ -160,6 +176,7 @@ _MAKERS: dict[str, Callable[[Path], tuple[Path, np.ndarray, list[Any]]]] = {
     "own": _own,
     "bags": _bags,
     "knn": _knn,
+    "crowd": _crowd,
     "mlp": _mlp,
 }
 
