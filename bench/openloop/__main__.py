@@ -7,8 +7,8 @@ does not wait for answers and has a processor of its own; the same rates are off
 beside it. Of two models the capacity is the model's own, as it was in Clipper's experiment; of the
 others it is the edge's, where refusing costs a good part of answering. Then, in closed loop: models
 whose every call takes milliseconds with learned batches against batches of one, and every model
-against what the edge alone (the same question to a model that only adds up) and the model alone can
-do.
+against what the edge alone (the same question, and an answer of the same form, of a model that
+computes nothing) and the model alone can do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from bench.ours import Installation, infer_url
 from bench.peers.catalog import PEERS, Launch
 from bench.results import Record, claims_table, say
 from bench.servers import BenchmarkFailed, Server, free_port
-from bench.serving.work import Work, make_work, sum_graph
+from bench.serving.work import Work, edge_graph, make_work
 from bench.turns import take_turns
 
 from tidemill.serving.plan import ServingPlan
@@ -69,6 +69,8 @@ BATCHING = {name: (f"{work}-batches-of-one", f"{work}-learned") for name, work i
 """Clipper measured a forest by scikit-learn's own method, each call of which costs milliseconds, as
 a call of bagged trees does. Ours is asked tree by tree: a call of one row is cheap, so that batches
 gain less of it."""
+EDGES = {"edge-64": "rf", "edge-784": "mlp"}
+"""What the edge can do alone: by name, whose questions and answers it has, of no model."""
 GAIN_CONNECTIONS, GAIN_REPEATS = (256,), 3
 
 
@@ -210,9 +212,8 @@ def _deploy(installation: Installation, works: dict[str, Work], folder: Path) ->
     for name in (*WORKS.values(), *NEIGHBOURS):
         original = f"{name}-original"
         installation.push_original(works[name].model, original, folder / original)
-    graphs = {"edge-64": (64, np.float64), "edge-784": (784, np.float32)}
-    for name, (columns, kind) in graphs.items():
-        installation.push(sum_graph(folder / f"{name}.onnx", columns, kind), name)
+    for name, like in EDGES.items():
+        installation.push(edge_graph(folder / f"{name}.onnx", like), name)
         plan = ServingPlan(cache_bytes=0, coalesce=False, placement="gateway", max_batch=LEARNED)
         installation.deploy(name, name, plan)
     learned = ServingPlan(cache_bytes=0, coalesce=False, placement="worker", max_batch=LEARNED)
@@ -247,13 +248,12 @@ def _subjects(bench: Bench) -> list[Subject]:
 
 
 def _gains(bench: Bench, effort: Effort, record: Record) -> None:
-    edge = {"edge-64": "rf", "edge-784": "mlp"}
     targets = [
         bench.target(name, WORKS[model]) for model, both in BATCHING.items() for name in both
     ]
     targets += [bench.target(name, name) for name in ("lr", "rf", "mlp")]
     targets += [bench.target("mlp", "mlp", form="v2-binary")]
-    targets += [bench.target(name, work, checked=False) for name, work in edge.items()]
+    targets += [bench.target(name, work, checked=False) for name, work in EDGES.items()]
     targets += [bench.target("edge-784", "mlp", form="v2-binary", checked=False)]
     runs: list[dict[str, Any]] = record.values["runs"]
     for found in take_turns(

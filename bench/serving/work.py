@@ -37,7 +37,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 QUESTIONS = 1024
 _CROWD = 8
-_LAYERS = (784, 512, 512, 10)
+_CLASSES = 10
+_LAYERS = (784, 512, 512, _CLASSES)
 _DATATYPES = {"float64": "FP64", "float32": "FP32"}
 
 
@@ -76,24 +77,47 @@ def make_work(name: str, folder: Path) -> Work:
     return work
 
 
-def sum_graph(path: Path, columns: int, kind: type[Any] = np.float64) -> Path:
-    """Writes the ONNX model that adds a row up."""
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
-    axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
-    graph = helper.make_graph(
-        [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=1)],
-        "sum",
-        [helper.make_tensor_value_info("x", element, ["n", columns])],
-        [helper.make_tensor_value_info("y", element, ["n", 1])],
-        [axes],
-    )
-    return _save(graph, path)
+def edge_graph(path: Path, like: str) -> Path:
+    """Writes the ONNX model that takes and answers what a workload's does, and computes nothing.
+
+    ``like`` is "rf", of which it answers a label and ten numbers of two digits, or "mlp", of which
+    it answers ten of eight digits. Both are made of the first ten of what is asked.
+    """
+    columns, kind = {"rf": (64, TensorProto.DOUBLE), "mlp": (_LAYERS[0], TensorProto.FLOAT)}[like]
+    constants = [
+        numpy_helper.from_array(np.array([number], np.int64), name)
+        for name, number in (("from", 0), ("to", _CLASSES), ("axis", 1))
+    ]
+    nodes = [
+        helper.make_node("Slice", ["x", "from", "to", "axis"], ["wide"]),
+        helper.make_node("Cast", ["wide"], ["ten"], to=TensorProto.FLOAT),
+    ]
+    outputs = []
+    if like == "rf":
+        constants.append(numpy_helper.from_array(np.array(0.05, np.float32), "twentieth"))
+        nodes.append(helper.make_node("ArgMax", ["ten"], ["label"], axis=1, keepdims=0))
+        outputs.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["n"]))
+        nodes.append(helper.make_node("Mul", ["ten", "twentieth"], ["probabilities"]))
+    else:
+        nodes.append(helper.make_node("Softmax", ["ten"], ["y"], axis=-1))
+    last = "probabilities" if like == "rf" else "y"
+    outputs.append(helper.make_tensor_value_info(last, TensorProto.FLOAT, ["n", _CLASSES]))
+    inputs = [helper.make_tensor_value_info("x", kind, ["n", columns])]
+    return _save(helper.make_graph(nodes, "edge", inputs, outputs, constants), path)
 
 
 def _sum(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
     rows = np.round(np.random.default_rng(0).standard_normal((QUESTIONS, 10)), 6)
     answers = [{"y": [value]} for value in rows.sum(axis=1).tolist()]
-    return sum_graph(folder / "sum.onnx", 10), rows, answers
+    axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=1)],
+        "sum",
+        [helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["n", rows.shape[1]])],
+        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["n", 1])],
+        [axes],
+    )
+    return _save(graph, folder / "sum.onnx"), rows, answers
 
 
 def _lr(folder: Path) -> tuple[Path, np.ndarray, list[Any]]:
