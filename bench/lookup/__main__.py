@@ -22,6 +22,7 @@ from typing import Any
 from bench.effort import Effort, chosen_effort, effort_parser
 from bench.lookup.beside import beside_a_build, beside_a_burner
 from bench.lookup.claims import claims, servers_table, turns_table
+from bench.lookup.followed import cpu_s, rests
 from bench.lookup.targets import AT, ours, peers
 from bench.lookup.work import Work, make_work
 from bench.measure import Target, check, measure, summarised
@@ -109,16 +110,20 @@ def _swap(target: Target, work: Work, home: Path, turns: Iterable[int], record: 
     for turn in turns:
         rows = built + turn  # each holds a key that none before it held
         say(f"  turn {turn}: a build of {rows:,} keys beside {rate:,.0f} lookups/s")
-        build, took, used_s = beside_a_build(
+        build, took, tracks = beside_a_build(
             target, work, home, rate=rate, rows=rows, limit_s=limit_s
         )
-        cpu_s = sum(used_s)
-        say(f"  turn {turn}: {took:.1f} s beside a burner of as much ({cpu_s:.1f} s of a core)")
-        burner = beside_a_burner(target, rate=rate, seconds=took, used_s=used_s, limit_s=limit_s)
-        took_s = {"seconds": took, "cpu_s": cpu_s}
-        beside = {"build": build, "burner": burner}
-        found.append({"turn": turn, "built": built, "rate": rate, **took_s, **beside})
+        spent = {"cpu_s": sum(map(cpu_s, tracks)), "rests": sum(map(rests, tracks))}
+        say(f"  turn {turn}: {took:.1f} s beside a burner of as much ({_spent(spent)})")
+        burner = beside_a_burner(target, rate=rate, seconds=took, tracks=tracks, limit_s=limit_s)
+        say(f"    it took {_spent(burner)}")
+        beside = {"build": {**build, **spent}, "burner": burner}
+        found.append({"turn": turn, "built": built, "rate": rate, "seconds": took, **beside})
         record.write(claims=claims(facts["summary"], found))
+
+
+def _spent(spent: dict[str, Any]) -> str:
+    return f"{spent['cpu_s']:.1f} s of a core, {spent['rests']:,} rests"
 
 
 if __name__ == "__main__":

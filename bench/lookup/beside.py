@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -12,35 +11,33 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bench.lookup.burner import Track, write_tracks
+from bench.lookup.followed import threads_of, tracks_of
 from bench.lookup.work import APPLICATION, KEY, Work, write_rows
 from bench.measure import Target
 from bench.ours import TIDEMILL
 from bench.results import say
 from bench.servers import ROOT, BenchmarkFailed, Server, header_fields
 
-from tidemill.foundation.processes import cpu_of_threads, cpu_seconds
+from tidemill.foundation.processes import family
 
 BEFORE_S, AFTER_S = 2.0, 1.0
 """The generator imports and connects before, and goes on after, what it is beside."""
 SWAP_S = 60.0
-EVERY_S = 0.02
-"""So often it is noted how much CPU a build has used: a burner uses it in the same moments. While a
-build waits for the disk, or for its own threads, a core is free for whoever waits for one."""
 CONNECTIONS = 256
 
 
 def beside_a_build(
     target: Target, work: Work, home: Path, *, rate: float, rows: int, limit_s: float
-) -> tuple[dict[str, Any], float, list[float]]:
+) -> tuple[dict[str, Any], float, list[Track]]:
     """Asks at the rate while a table of so many keys is built, and until it answers.
 
     Returns:
-        What the generator found, how many seconds build and swap took, and how many of a core the
-        build used in each ``EVERY_S`` of them.
+        What the generator found, how many seconds build and swap took, and what the build's threads
+        used when.
 
     Raises:
         BenchmarkFailed: the build failed or took too long, or an answer was wrong.
@@ -50,64 +47,36 @@ def beside_a_build(
     build = ("table", "build", APPLICATION, "--from", str(source), "--key", KEY, "--full")
     with _asked(target, rate, limit_s) as found:
         began = time.monotonic()
-        used_s = cpu_followed(
-            [*TIDEMILL, *build, "--home", str(home)], log=source.with_suffix(".log")
-        )
+        tracks = tracks_of([*TIDEMILL, *build, "--home", str(home)], log=source.with_suffix(".log"))
         _wait_for(target.server, rows - 1)
         took = time.monotonic() - began
     source.unlink()
-    return _checked(found, target), took, used_s
+    return _checked(found, target), took, tracks
 
 
 def beside_a_burner(
-    target: Target, *, rate: float, seconds: float, used_s: Sequence[float], limit_s: float
+    target: Target, *, rate: float, seconds: float, tracks: Sequence[Track], limit_s: float
 ) -> dict[str, Any]:
-    """Asks for as long beside processes that burn what a build did, when it did, as idle."""
+    """Asks for as long beside processes that use and rest as a build did, when it did, as idle.
+
+    Returns:
+        What the generator found, with the CPU that was burned and how often the processes rested.
+    """
+    file = write_tracks(target.bodies.with_name("tracks.json"), tracks)
     with _asked(target, rate, limit_s) as found:
-        words = (str(os.cpu_count() or 1), str(EVERY_S), *(f"{used:.4f}" for used in used_s))
         burner = Server(
-            command=[sys.executable, "-m", "bench.lookup.burner", *words],
+            command=[sys.executable, "-m", "bench.lookup.burner", str(file)],
             log=Path(os.devnull),
             ready_url="",
         )
         try:
             burner.start()
             time.sleep(seconds)
+            burned = threads_of(family(burner.process.pid)).values()
         finally:
             burner.stop()
-    return _checked(found, target)
-
-
-def cpu_followed(command: list[str], *, log: Path) -> list[float]:
-    """Runs a command to its end; returns the seconds of CPU it used in each ``EVERY_S``.
-
-    Raises:
-        BenchmarkFailed: it failed; with the end of what it wrote to the log.
-    """
-    used, before_s, threads = [0.0], _children_s(), dict[str, float]()
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,  # as the server and the burner, and from a timer or a service
-        )
-        began = time.monotonic()
-        while process.poll() is None:
-            time.sleep(max(0.0, began + len(used) * EVERY_S - time.monotonic()))
-            threads |= cpu_of_threads(process.pid)  # those that have ended used what they had used
-            told = sum(threads.values()) if threads else cpu_seconds(process.pid)
-            used.append(max(used[-1], told))
-    used[-1] = _children_s() - before_s
-    if process.returncode != 0:
-        raise BenchmarkFailed(f"the build failed: {log.read_text()[-500:]}")
-    return [after - before for before, after in pairwise(used)]
-
-
-def _children_s() -> float:
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return spent.ru_utime + spent.ru_stime
+    spent = {"cpu_s": sum(used for used, _ in burned), "rests": sum(each for _, each in burned)}
+    return {**_checked(found, target), **spent}
 
 
 @contextmanager

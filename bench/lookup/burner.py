@@ -1,63 +1,72 @@
 """Burns CPU at the priority of a build, when and as much as one did: what it costs by being there.
 
-python -m bench.lookup.burner PROCESSES EVERY_S USED_S...
+python -m bench.lookup.burner TRACKS
 
-``USED_S`` are the seconds of CPU that were used in each ``EVERY_S`` seconds, one after the other.
-The first process uses as much of them as one core has, the next one the rest. What a process does
-not get in time it uses later; when all is used, it waits to be ended.
+TRACKS is a file of what ``bench.lookup.followed`` tells of a build: of each of its threads, the
+seconds of CPU that it used in each moment, and how often it rested in it. For each, a process uses
+as much, in as many parts, with rests between. What it does not get in time it uses later, with
+short rests; when all is used, it waits to be ended.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from tidemill.foundation.processes import yield_to_others
 
-_NUMBERS = 5_000
-"""Added up between two looks at the clock: a fraction of a millisecond."""
+EVERY_S = 0.02
+"""So long is a moment."""
+
+Track = list[tuple[float, int]]
+"""Of a thread: the seconds of CPU that it used in each moment, and how often it rested."""
+
+_NUMBERS = 500
+"""Added up between two looks at the clock: some microseconds."""
+_SHORTLY_S = 1e-4
 
 
-def burn(used_s: Sequence[float], every_s: float) -> None:
-    """Adds numbers up, as long as it is behind of what it is to have used; else it rests."""
-    began, before_s, total, due_s = time.monotonic(), time.process_time(), 0, 0.0
-    for place, used in enumerate(used_s, 1):
-        due_s += used
-        while (left_s := began + place * every_s - time.monotonic()) > 0.0:
-            if time.process_time() - before_s >= due_s:
-                time.sleep(left_s)
-                break
-            total += sum(range(_NUMBERS))
-    while time.process_time() - before_s < due_s:
-        total += sum(range(_NUMBERS))
+def burn(track: Track, began: float) -> None:
+    """Uses and rests as a thread did, from when it began; and then waits for good."""
+    before_s, due_s, total = time.process_time(), 0.0, 0
+    for place, (used_s, rests) in enumerate(track):
+        parts = max(1, rests)
+        for part in range(parts if used_s else 0):
+            left_s = began + (place + part / parts) * EVERY_S - time.monotonic()
+            if rests or left_s > 0.0:
+                time.sleep(max(_SHORTLY_S, left_s))
+            due_s += used_s / parts
+            while time.process_time() - before_s < due_s:
+                total += sum(range(_NUMBERS))
     while True:
         time.sleep(60.0)
 
 
-def shares(used_s: Sequence[float], every_s: float, processes: int) -> list[list[float]]:
-    """Returns what each process uses: the first all that it can, and so on; the last what is left.
+def write_tracks(path: Path, tracks: Sequence[Track]) -> Path:
+    """Writes tracks to a file, for ``read_tracks``."""
+    path.write_text(json.dumps(tracks))
+    return path
 
-    Example:
-        >>> shares([0.1, 0.15], 0.1, 2)
-        [[0.1, 0.1], [0.0, 0.05]]
-    """
-    found, left = [], list(used_s)
-    for _ in range(processes - 1):
-        found.append([min(every_s, each) for each in left])
-        left = [round(each - taken, 6) for each, taken in zip(left, found[-1], strict=True)]
-    return [*found, left]
+
+def read_tracks(path: Path) -> list[Track]:
+    """Returns what ``write_tracks`` wrote."""
+    return [
+        [(used_s, rested) for used_s, rested in track] for track in json.loads(path.read_text())
+    ]
 
 
 def main() -> None:
-    """Burns in so many processes, which end with this one."""
+    """Burns in as many processes as there were threads, which end with this one."""
     yield_to_others()
-    processes, every_s = int(sys.argv[1]), float(sys.argv[2])
-    first, *others = shares([float(used) for used in sys.argv[3:]], every_s, processes)
+    first, *others = read_tracks(Path(sys.argv[1]))
+    began = time.monotonic()
     for each in others:
-        multiprocessing.Process(target=burn, args=(each, every_s), daemon=True).start()
-    burn(first, every_s)
+        multiprocessing.Process(target=burn, args=(each, began), daemon=True).start()
+    burn(first, began)
 
 
 if __name__ == "__main__":

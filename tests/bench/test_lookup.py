@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,24 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from bench.answers import READERS
-from bench.lookup.beside import EVERY_S, cpu_followed
-from bench.lookup.burner import shares
+from bench.lookup.burner import read_tracks, write_tracks
 from bench.lookup.claims import AIMS, BARE, LMDB, LOOKUP, claims, servers_table, turns_table
+from bench.lookup.followed import cpu_s, rests, threads_of, tracks_of
 from bench.lookup.work import KEY, make_work, write_rows
 from bench.openload import Load as OpenLoad
 from bench.questions import Body, http_requests, read_bodies, write_bodies
 from bench.report import filled
-from bench.servers import BenchmarkFailed
+from bench.servers import ROOT, BenchmarkFailed
 
 from bench import results
+from tidemill.foundation.processes import family
 
 BURN = """
-import time
+import threading, time
+def rest():
+    for _ in range(50): time.sleep(0.005)
 while time.process_time() < 0.35: sum(range(1000))
+threading.Thread(target=rest).start()
 time.sleep(0.35)
 """
 
@@ -56,24 +61,44 @@ def test_everybody_is_asked_for_the_same_keys(tmp_path: Path) -> None:
     assert READERS["v1"](b'{"predictions":[[0.5]]}', 0) == {"y": [0.5]}
 
 
-def test_a_burner_uses_what_a_build_did_and_when(tmp_path: Path) -> None:
-    """All CPU of a command is told, in the moments it was used; processes share it out whole."""
-    used = cpu_followed([sys.executable, "-c", BURN], log=tmp_path / "log")
-    assert sum(used) == pytest.approx(0.37, abs=0.1)
-    assert sum(used[-3:-1]) < 0.05  # it slept
-    for processes in (1, 2, 3):
-        each = shares([0.25, 0.0, 0.07, 0.13], EVERY_S, processes)
-        assert len(each) == processes
-        at_once = [math.fsum(moment) for moment in zip(*each, strict=True)]
-        assert at_once == pytest.approx([0.25, 0.0, 0.07, 0.13])
-        assert all(share <= EVERY_S for one in each[:-1] for share in one)
-        assert all(share >= 0.0 for one in each for share in one)
+def test_a_build_is_followed_thread_by_thread(tmp_path: Path) -> None:
+    """All its CPU is told, when it was used, and who rested how often; a file keeps it."""
+    tracks = tracks_of([sys.executable, "-c", BURN], log=tmp_path / "log")
+    assert sum(map(cpu_s, tracks)) == pytest.approx(0.37, abs=0.1)
+    busy = tracks[0]
+    assert sum(used for used, _ in busy[-3:-1]) < 0.05  # it slept
+    other = max(tracks[1:], key=rests)
+    assert 45 <= rests(other) <= 80
+    assert cpu_s(other) < 0.1
+    assert read_tracks(write_tracks(tmp_path / "tracks", tracks)) == tracks
+
+
+def test_a_burner_uses_as_much_and_rests_as_often(tmp_path: Path) -> None:
+    """A process for each thread, though it began late: no second and no rest is left out."""
+    tracks = [[(0.03, 20)] * 10 + [(0.0, 3)], [(0.0, 0)] * 10 + [(0.3, 5)]]
+    path = write_tracks(tmp_path / "tracks", tracks)
+    burner = subprocess.Popen(
+        [sys.executable, "-m", "bench.lookup.burner", str(path)], cwd=ROOT, start_new_session=True
+    )
+    try:
+        deadline, used, before = time.monotonic() + 60.0, (0.0,), (-1.0,)
+        while len(used) < 2 or used != before:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+            before = used
+            used, rested = zip(*threads_of(family(burner.pid)).values(), strict=True)
+    finally:
+        burner.kill()
+        burner.wait()
+    assert [0.3 <= each < 0.8 for each in used] == [True, True]
+    assert 200 <= max(rested) <= 250
+    assert 5 <= min(rested) <= 50
 
 
 def test_a_build_that_fails_says_why(tmp_path: Path) -> None:
     """What it wrote last is told."""
     with pytest.raises(BenchmarkFailed, match="no such thing"):
-        cpu_followed([sys.executable, "-c", "exit('no such thing')"], log=tmp_path / "log")
+        tracks_of([sys.executable, "-c", "exit('no such thing')"], log=tmp_path / "log")
 
 
 def spread(value: float) -> dict[str, float]:
