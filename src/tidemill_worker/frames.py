@@ -2,7 +2,8 @@
 
 A frame is a header, a description of the columns and the tensors' bytes:
 
-    header   body length u32, description length u32, request id u64, kind u8, flags u8, 6 spare
+    header   body length u32, description length u32, request id u64, kind u8, flags u8, 2 spare,
+             microseconds u32 that the model took; 0 where that is not known
     body     description (msgpack), padded to 16 bytes; then each column, padded to 16 bytes
 
 A description lists ``[name, dtype, shape, bytes]`` per column. Numbers travel as they lie in
@@ -39,12 +40,13 @@ Batch = dict[str, npt.NDArray[Any]]
 Buffer = bytes | bytearray | memoryview
 _Words = TypeVar("_Words")
 
-_HEADER = struct.Struct("<IIQBB6x")
+_HEADER = struct.Struct("<IIQBB2xI")
 _ALIGN = 16
 _STRINGS = "str"
 _NUMBERS = "biufmM"
 _COPY_BELOW_BYTES = 16 << 10
 _RECEIVE_BYTES = 64 << 10
+_MOST_US = 0xFFFFFFFF
 
 _Columns = list[tuple[str, str, tuple[int, ...], int]]
 _encode = msgspec.msgpack.Encoder().encode
@@ -80,6 +82,7 @@ class Frame(NamedTuple):
     description: bytes
     columns: Buffer | memory.Mapped
     start: int
+    took_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ def encode_batch(
     request_id: int,
     batch: Batch,
     *,
+    took_us: int = 0,
     in_memory_above_bytes: int = IN_MEMORY_ABOVE_BYTES,
 ) -> Outgoing:
     """Makes a frame of arrays (n, …); numbers keep their dtype, everything textual becomes str.
@@ -122,9 +126,9 @@ def encode_batch(
         raise ValueError(f"a batch of {size} bytes is over the limit of {MAX_BODY_BYTES}")
     description = _encode(columns)
     if size > in_memory_above_bytes and memory.AVAILABLE:
-        head = _head(kind, request_id, description, size=0, flags=IN_MEMORY)
+        head = _head(kind, request_id, description, size=0, flags=IN_MEMORY, took_us=took_us)
         return Outgoing([head], memory.share(parts))
-    parts.insert(0, _head(kind, request_id, description, size=size, flags=0))
+    parts.insert(0, _head(kind, request_id, description, size=size, flags=0, took_us=took_us))
     return Outgoing(parts)
 
 
@@ -220,7 +224,7 @@ class FrameReader:
         self._filled = 0
         self._body: bytearray | None = None  # of the one frame that is only partly here
         self._body_filled = 0
-        self._header = (0, 0, 0, 0, 0)
+        self._header = (0, 0, 0, 0, 0, 0)
         self._files: deque[int] = deque()
 
     def space(self) -> memoryview:
@@ -269,8 +273,8 @@ class FrameReader:
             self._buffer[: self._filled] = self._buffer[start:end]
         return frames
 
-    def _check(self, header: tuple[int, int, int, int, int]) -> int:
-        size, described, _, kind, flags = header
+    def _check(self, header: tuple[int, int, int, int, int, int]) -> int:
+        size, described, _, kind, flags, _ = header
         if not PREDICT <= kind <= HELLO or flags & ~IN_MEMORY or described > size:
             raise ProtocolError(f"the bytes are no frame: kind {kind}, flags {flags}")
         if size > self._max_body_bytes:
@@ -278,7 +282,7 @@ class FrameReader:
         return size
 
     def _frame(self, body: bytearray) -> Frame:
-        _, described, request_id, kind, flags = self._header
+        _, described, request_id, kind, flags, took_us = self._header
         description = bytes(memoryview(body)[:described])
         if flags & IN_MEMORY:
             if not self._files:
@@ -287,14 +291,16 @@ class FrameReader:
                 mapped = memory.mapped(self._files.popleft(), self._max_body_bytes)
             except (OSError, ValueError) as error:
                 raise ProtocolError(f"a memory file cannot be used: {error}") from error
-            return Frame(kind, request_id, description, mapped, 0)
-        return Frame(kind, request_id, description, body, _aligned(described))
+            return Frame(kind, request_id, description, mapped, 0, took_us)
+        return Frame(kind, request_id, description, body, _aligned(described), took_us)
 
 
-def _head(kind: int, request_id: int, description: bytes, *, size: int, flags: int) -> bytes:
+def _head(
+    kind: int, request_id: int, description: bytes, *, size: int, flags: int, took_us: int = 0
+) -> bytes:
     described = len(description)
     padded = _aligned(described)
-    header = _HEADER.pack(padded + size, described, request_id, kind, flags)
+    header = _HEADER.pack(padded + size, described, request_id, kind, flags, min(took_us, _MOST_US))
     return header + description + bytes(padded - described)
 
 

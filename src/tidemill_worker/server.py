@@ -97,10 +97,11 @@ class Server:
             connection.watch(selector)
 
     def _answer(self, frame: Frame) -> Outgoing:
+        began = time.monotonic()
         try:
-            batch = decode_batch(frame)
-            answers = self._watched(batch)
-            return encode_batch(ANSWER, frame.request_id, answers)
+            answers = self._watched(decode_batch(frame))
+            took_us = int(1e6 * (time.monotonic() - began))
+            return encode_batch(ANSWER, frame.request_id, answers, took_us=took_us)
         except Exception as error:  # noqa: BLE001 - a model may raise anything; the caller is told
             return encode_failure(frame.request_id, error)
 

@@ -68,7 +68,7 @@ def test_what_a_cost_does_has_a_number(replicas: int, figures: tuple[float, ...]
         slo_s=0.01, rng=np.random.default_rng(0),
     ).simulated  # fmt: skip
     found = (served.mean_ms, served.p99_ms, served.cpu_us, served.batch_rows)
-    assert (LAW, found) == (3, pytest.approx(figures, rel=1e-6))
+    assert (LAW, found) == (4, pytest.approx(figures, rel=1e-6))
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])

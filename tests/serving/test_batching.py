@@ -535,6 +535,7 @@ def test_a_batch_ends_before_the_earliest_deadline_in_it(
     queued=st.integers(0, 200),
     rows=st.integers(1, 64),
     replicas=st.integers(1, 4),
+    out=st.integers(1, 2),
     law=st.builds(
         ServiceTime,
         a_s=st.floats(0.0, 0.1),
@@ -543,18 +544,20 @@ def test_a_batch_ends_before_the_earliest_deadline_in_it(
         weight=st.just(1.0),
     ),
 )
-def test_ample_time_is_enough(queued: int, rows: int, replicas: int, law: ServiceTime) -> None:
+def test_ample_time_is_enough(
+    queued: int, rows: int, replicas: int, out: int, law: ServiceTime
+) -> None:
     """What is admitted by the short way would be admitted by the long one."""
     at = answered_at(
         rows,
         now=0.0,
         queued_rows=min(queued, 64 - rows),
-        busy_s=replicas * remaining_s(law, 64, 0.0),
+        busy_s=out * replicas * remaining_s(law, 64, 0.0),
         replicas=replicas,
         law=law,
         max_batch=64,
     )
-    assert at <= ample_s(law, 64) + 1e-9
+    assert at <= ample_s(law, 64, out) + 1e-9
 
 
 def test_who_cannot_be_admitted_need_not_be_read() -> None:

@@ -9,14 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.serving.batching import (
+    HANDED_S,
+    HELD_FROM_S,
     LONGEST_ON_LOOP_S,
     ServiceTime,
     Slowdown,
     answered_at,
     cut,
+    fewest_rows,
+    fills,
     held_until,
     most_rows,
     remaining_s,
+    rows_at_once,
     worth_sending,
 )
 
@@ -171,11 +176,36 @@ def test_a_slowdown_is_learned_and_forgotten() -> None:
     assert slowdown.factor == 1.0
 
 
-def test_a_busy_replica_gets_full_batches_only() -> None:
-    """An idle replica takes what there is; a busy one only a batch that cannot grow."""
-    assert worth_sending(1, 0, 64)
-    assert not worth_sending(63, 1, 64)
-    assert worth_sending(64, 1, 64)
+def test_a_busy_replica_gets_what_need_not_grow() -> None:
+    """An idle replica takes what there is; a busy one only rows whose time is mostly their own."""
+    assert worth_sending(1, 0, 20)
+    assert not worth_sending(19, 1, 20)
+    assert worth_sending(20, 1, 20)
+
+
+@given(a_s=st.floats(0.0, 0.002), b_s=st.floats(0.0, 0.001), max_batch=st.integers(1, 256))
+def test_a_batch_that_is_sent_ahead_is_mostly_rows(a_s: float, b_s: float, max_batch: int) -> None:
+    """Unless it is full: its fixed part and its handing over take half as long as its rows."""
+    fewest = fewest_rows(ServiceTime(a_s=a_s, b_s=b_s, weight=10.0), max_batch)
+    assert 1 <= fewest <= max_batch
+    if fewest < max_batch:
+        assert a_s < HELD_FROM_S
+        assert a_s + HANDED_S <= 0.5 * b_s * fewest * (1.0 + 1e-9)
+    assert fills(fewest, fewest, max_batch)
+    assert not fills(min(fewest, max_batch // 2) - 1, fewest, max_batch)
+
+
+@given(queued=st.integers(1, 200), out=st.integers(0, 1), fewest=st.integers(1, 64))
+def test_what_an_idle_replica_gets_leaves_as_much_to_follow(
+    queued: int, out: int, fewest: int
+) -> None:
+    """Half of it goes first, where both halves may go one after the other; else all that fits."""
+    rows = rows_at_once(queued, out, fewest, 64)
+    if rows == 64:
+        assert out or queued > 64 or queued < max(2 * fewest, 1) or (queued, fewest) == (64, 32)
+    else:
+        assert out == 0
+        assert fewest <= queued - rows <= rows <= queued - rows + 1
 
 
 TIMES = st.floats(0.0, 1.0)
@@ -209,6 +239,7 @@ def test_a_batch_is_held_for_a_moment_and_never_too_long(
     """A quarter of the fixed part at most, while rows come; what is held can still be in time."""
     until = held_until(
         law=law,
+        fixed_s=law.a_s,
         rate_rps=rate_rps,
         queued_rows=queued_rows,
         max_batch=max_batch,

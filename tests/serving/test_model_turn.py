@@ -34,6 +34,7 @@ from tidemill.serving import templates
 from tidemill.serving.batcher import Batcher
 from tidemill.serving.batching import SLICE_S, ServiceTime
 from tidemill.serving.connection import MAX_PIPELINE
+from tidemill.serving.replicas.replica import Done
 from tidemill.serving.templates import InferReader, read_rows
 
 SIGNATURE = Signature(
@@ -69,6 +70,23 @@ class Model(Replica):
         return {"y": y[1:] if (x == ODD).any() else y, "word": words}
 
 
+class Beside(Model):
+    """Computes beside the loop: what it is given comes back in another turn."""
+
+    on_loop = False
+    capacity = 2
+
+    def submit(self, batch: Batch, done: Done) -> None:
+        result = self._answer(batch)
+        self.in_flight += 1
+
+        def land() -> None:
+            self.in_flight -= 1
+            done(result)
+
+        asyncio.get_running_loop().call_soon(land)
+
+
 @pytest.fixture(autouse=True)
 def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long batches took, which no two runs agree on, decides nothing here."""
@@ -84,8 +102,11 @@ class Slow(FakeClock):
         return self.at
 
 
-def model_kind(signature: Signature = SIGNATURE, slo_ms: float = 100.0) -> Kind:
-    return Kind(signature=signature, model=True, replicas=[Model()], slo_ms=slo_ms)
+def model_kind(
+    signature: Signature = SIGNATURE, slo_ms: float = 100.0, *, beside: bool = False
+) -> Kind:
+    model = Beside() if beside else Model()
+    return Kind(signature=signature, model=True, replicas=[model], slo_ms=slo_ms)
 
 
 def infer(data: str, *, more: str = "", tensor: str = "", shape: str = "[1,3]") -> bytes:
@@ -153,14 +174,20 @@ async def asked(world: World, requests: Sequence[bytes]) -> list[Any]:
 
 
 def both(
-    path: Path, requests: Sequence[bytes], default: Any = None, *, slow: bool = False
+    path: Path,
+    requests: Sequence[bytes],
+    default: Any = None,
+    *,
+    slow: bool = False,
+    beside: bool = False,
 ) -> tuple[Any, list[int]]:
     """Returns what is answered together, once it was seen to be what is answered alone."""
     found: list[Any] = []
     sizes: list[list[int]] = []
 
     async def main(folder: Path, watch: Any) -> None:
-        kind, clock = model_kind(slo_ms=1e6 if slow else 100.0), Slow() if slow else None
+        kind = model_kind(slo_ms=1e6 if slow else 100.0, beside=beside)
+        clock = Slow() if slow else None
         sizes.append(kind.replicas[0].sizes)
         async with gateway(folder, watch, default, kind=kind, clock=clock) as world:
             said = await asked(world, requests)
@@ -215,6 +242,13 @@ def test_a_row_that_the_model_fails_on_costs_only_itself(
     if value != UNTOLD:
         assert statuses[:3] == statuses[4:] == [[200, 200]] * 3
         assert (200 in statuses[3]) == (value == WORSE and default is not None)
+
+
+@pytest.mark.parametrize("value", [1.0, BAD, WORSE, ODD, UNTOLD])
+def test_rows_that_a_worker_answers_end_alike(tmp_path: Path, value: float) -> None:
+    """The same batches, answers, counts and records, though they wait until it is free."""
+    _, sizes = both(tmp_path, [*GOOD[:3], row(value, 0, 0), *GOOD[3:6], *OTHER[:2]], beside=True)
+    assert max(sizes) > 1
 
 
 @pytest.mark.parametrize("value", [BAD, WORSE, ODD, UNTOLD])

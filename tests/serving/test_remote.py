@@ -144,7 +144,7 @@ async def started(
 async def asked(replica: RemoteReplica, *x: int) -> Batch | TidemillError:
     """What becomes of a batch; fails if it ends twice."""
     future: asyncio.Future[Batch | TidemillError] = asyncio.get_running_loop().create_future()
-    replica.submit({"x": np.array(x)}, future.set_result)
+    replica.submit({"x": np.array(x)}, lambda result, _=0.0: future.set_result(result))
     return await asyncio.wait_for(future, 20)
 
 

@@ -36,6 +36,7 @@ from tidemill.serving.replicas import Replica
 from tidemill.serving.replicas.address import RemoteModel
 from tidemill.serving.replicas.inline import InlineReplica
 from tidemill.serving.replicas.remote import RemoteReplica
+from tidemill.serving.replicas.replica import Done
 from tidemill.serving.replicas.worker import WorkerReplica
 
 Opened = Callable[[], AbstractAsyncContextManager[Replica]]
@@ -150,10 +151,15 @@ def opened(request: pytest.FixtureRequest, model: Path, socket: Path, far: Remot
     return _opened
 
 
+def ending(future: asyncio.Future[Batch | TidemillError]) -> Done:
+    """Returns what ends a future with what became of a batch; it fails if that ends twice."""
+    return lambda result, _=0.0: future.set_result(result)
+
+
 async def asked(replica: Replica, batch: Batch) -> Batch | TidemillError:
     """Returns what the replica made of a batch; fails if it ends twice."""
     future: asyncio.Future[Batch | TidemillError] = asyncio.get_running_loop().create_future()
-    replica.submit(batch, future.set_result)
+    replica.submit(batch, ending(future))
     return await asyncio.wait_for(future, 10)
 
 
@@ -197,7 +203,7 @@ def test_every_batch_ends_once(opened: Opened) -> None:
             futures = []
             for i in range(200):
                 futures.append(loop.create_future())
-                replica.submit({"x": np.array([[i % 10, 0]])}, futures[-1].set_result)
+                replica.submit({"x": np.array([[i % 10, 0]])}, ending(futures[-1]))
                 replica.collect()
             for i, answers in enumerate(await asyncio.gather(*futures)):
                 assert answers["y"].tolist() == [[100.0 * (i % 10), 0.0]]
@@ -224,13 +230,13 @@ def test_what_a_worker_has_sent_is_collected_without_a_turn_of_the_loop(
                 replica.collect()
                 time.sleep(0.001)
 
-        replica.submit({"x": np.array([0.02])}, said.append)
+        replica.submit({"x": np.array([0.02])}, lambda result, _=0.0: said.append(result))
         replica.collect()
         assert not said
         busy_until(1)
         assert isinstance(said[0], dict)
         assert replica.in_flight == 0
-        replica.submit({"x": np.array([30.0])}, said.append)
+        replica.submit({"x": np.array([30.0])}, lambda result, _=0.0: said.append(result))
         process.send_signal(signal.SIGKILL)
         busy_until(2)
         assert isinstance(said[1], WorkerLost)
@@ -283,7 +289,7 @@ def test_a_killed_worker_ends_every_batch_at_once(
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in range(3)]
         for future in futures:
-            replica.submit({"x": np.array([30.0])}, future.set_result)
+            replica.submit({"x": np.array([30.0])}, ending(future))
         assert replica.in_flight == 3
         await asyncio.sleep(0.05)
         began = loop.time()
@@ -322,7 +328,7 @@ def test_closing_waits_for_what_is_out(slow: tuple[subprocess.Popen[bytes], Path
         replica = WorkerReplica(slow[1])
         await replica.start()
         ends: list[Batch | TidemillError] = []
-        replica.submit({"x": np.array([0.2])}, ends.append)
+        replica.submit({"x": np.array([0.2])}, lambda result, _=0.0: ends.append(result))
         await replica.aclose()
         assert isinstance(ends[0], dict)
 
@@ -343,7 +349,7 @@ def test_a_large_batch_does_not_block_the_loop(
         for future in futures:
             batch = {"x": np.zeros(25_000)}
             batch["x"][0] = 0.01
-            replica.submit(batch, future.set_result)
+            replica.submit(batch, ending(future))
         assert loop.time() - began < 0.1
         for answers in await asyncio.gather(*futures):
             assert answers["y"].shape == (25_000,)

@@ -22,13 +22,16 @@ from tidemill.serving.batching import (
     HELD_FROM_S,
     Arrivals,
     cut,
+    fewest_rows,
+    fills,
     held_until,
     most_rows,
+    rows_at_once,
     worth_sending,
 )
 
 TABLE, CACHE, MODEL = 0, 1, 2
-LAW = 3
+LAW = 4
 """Costs are fitted so that this simulation, with ``cold``, comes out at what was measured. Whatever
 changes what a cost does in it raises this number: costs that were fitted to another mean other
 things."""
@@ -241,6 +244,7 @@ class _Run:
         self._followers: dict[int, list[int]] = {}
         on_loop = costs.on_loop
         self._most = most_rows(self._law, max_batch) if on_loop else max_batch
+        self._fewest = fewest_rows(self._law, max_batch)
         self._free_at = [0.0] * replicas
         self._out: list[list[tuple[float, list[int]]]] = [[] for _ in range(replicas)]
         self._queue: list[int] = []
@@ -340,14 +344,19 @@ class _Run:
             replica = self._idle()
             if replica is None or (may_hold and self._holds(now, replica)):
                 break
-            head = self._queue[: self._most]
+            most = self._rows_for(replica)
+            head = self._queue[:most]
             decision = cut(
                 [self._arrivals[each] + self._slo_s for each in head],
                 [1] * len(head),
-                now=now,
+                now=max(now, self._free_at[replica]) if self._out[replica] else now,
                 law=self._law,
-                max_batch=self._most,
+                max_batch=most,
             )
+            if self._out[replica] and (
+                decision.late or not fills(decision.take, self._fewest, self._most)
+            ):
+                break
             for each in self._queue[: decision.late]:
                 self.late += [each, *self._followers.get(each, ())]
                 self._answer(each, now)
@@ -357,13 +366,19 @@ class _Run:
                 now = self._send(now, replica, batch)
         return now
 
+    def _rows_for(self, replica: int) -> int:
+        """Returns how many rows may go to a replica at once."""
+        if self._costs.on_loop:
+            return self._most
+        return rows_at_once(len(self._queue), len(self._out[replica]), self._fewest, self._most)
+
     def _idle(self) -> int | None:
         """Returns a replica that takes a batch now."""
         if self._costs.on_loop:
             return 0
         best = min(range(len(self._out)), key=lambda each: len(self._out[each]))
         out = len(self._out[best])
-        if out < WORKER_CAPACITY and worth_sending(len(self._queue), out, self._most):
+        if out < WORKER_CAPACITY and worth_sending(len(self._queue), out, self._fewest):
             return best
         return None
 
@@ -373,6 +388,7 @@ class _Run:
         first, last = self._arrivals[self._queue[0]], self._arrivals[self._queue[-1]]
         until = held_until(
             law=self._law,
+            fixed_s=self._law.a_s,
             rate_rps=self._pace.rate_rps,
             queued_rows=len(self._queue),
             max_batch=self._most,

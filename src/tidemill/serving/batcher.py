@@ -31,13 +31,14 @@ from tidemill.serving.batching import (
     answered_at,
     cut,
     doubt_after_s,
+    fewest_rows,
+    fills,
     held_until,
     most_rows,
-    overdue_s,
-    remaining_s,
-    worth_sending,
+    rows_at_once,
 )
-from tidemill.serving.flight import BatchObserver, Flight, Together
+from tidemill.serving.crew import Crew
+from tidemill.serving.flight import BatchObserver, Flight, Gathering
 from tidemill.serving.joining import join, together, wrong_rows
 from tidemill.serving.query import DEFAULT_PRIORITY, Answers, Query
 from tidemill.serving.replicas.replica import Replica
@@ -87,26 +88,23 @@ class Batcher:
         self._telling = Telling()
         self._untold_since = 0.0
         self._queue = Waiting()
-        self._out: list[Flight] = []
-        self._replicas: tuple[Replica, ...] = ()
-        self._freed_at: dict[int, float] = {}
+        self._crew = Crew()
         self._learned_at = 0.0
         self._scheduled = False
         self._due: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._emptied: asyncio.Event | None = None
-        self._on_loop = False
         self._grown = 1
-        self._doubted: set[int] = set()  # replicas with a batch that is overdue
         self._hedged = False  # the queue may hold queries that are with a doubted replica, too
-        self._pressed = False
         self._slowdown = Slowdown()
         self._arrivals = Arrivals()
         self._sent_at = 0.0
         self._held_until = float("inf")
         self.closed_until = 0.0
         self.closed_for_s = 0.0
+        self._model = ServiceTime()
+        self._fewest = max_batch
         self._know(ServiceTime())
 
     @property
@@ -122,23 +120,28 @@ class Batcher:
     @property
     def batches_out(self) -> int:
         """How many batches are with replicas."""
-        return len(self._out)
+        return len(self._crew.out)
+
+    @property
+    def _fixed_s(self) -> float:
+        """How long a batch takes whatever its rows, as far as that can be told.
+
+        The time until it is back knows less of that: a gateway that has much to do sees it late.
+        """
+        return self._model.a_s if self._model.weight else self.law.a_s
 
     @property
     def _is_empty(self) -> bool:
-        return not (self._queue.queries or self._out) and self._queue.joined is None
+        return not (self._queue.queries or self._crew.out) and self._queue.joined is None
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
         """The replicas that take this version's batches."""
-        return self._replicas
+        return self._crew.replicas
 
     def set_replicas(self, replicas: Sequence[Replica]) -> None:
         """Changes who takes batches; what is out stays where it is."""
-        self._replicas = tuple(replicas)
-        self._on_loop = any(replica.on_loop for replica in replicas)
-        self._freed_at.clear()
-        self._doubted &= {id(replica) for replica in replicas}
+        self._crew.change(replicas)
         self._know(self.law)
         self.wake()
 
@@ -155,7 +158,7 @@ class Batcher:
         if (
             queue.rows + query.n <= self._ample_rows
             and queue.nbytes + query.nbytes <= self._max_queue_bytes
-            and len(self._out) <= len(self._replicas)
+            and self._crew.usual
             and query.deadline - query.arrived - query.unseen_s >= self._ample_s
             and query.priority == DEFAULT_PRIORITY
             and not queue.ranked
@@ -169,37 +172,39 @@ class Batcher:
         queue.put(query)
         self.wake()
 
-    def offer_row(
-        self, take: Callable[[], Together], nbytes: int, deadline: float, allowed_s: float
-    ) -> bool:
-        """Counts one more row among those of this turn that go together; says whether it may.
+    def offer_row(self, rows: Gathering, nbytes: int, deadline: float, allowed_s: float) -> bool:
+        """Counts one more row among those that go together; says whether it may.
 
-        It may in the usual state of a queue to a model that answers at once: if not, ``offer`` it.
+        It may in the usual state of a queue: if not, ``offer`` it.
 
         Args:
-            take: called at the end of the turn at the latest, gives those that were counted.
+            rows: those that were counted, and are taken once they go, or each goes its own way.
             nbytes: of the row's request.
             deadline: no earlier than that of the row before.
             allowed_s: how long it may still take.
         """
         queue = self._queue
-        if (
-            queue.rows >= self._ample_rows
-            or queue.nbytes + nbytes > self._max_queue_bytes
-            or allowed_s < self._ample_s
-        ):
+        if queue.queries or queue.nbytes + nbytes > self._max_queue_bytes:
+            return False
+        usual = queue.rows < self._ample_rows and self._crew.usual and allowed_s >= self._ample_s
+        if not usual and (self._crew.on_loop or not self._admits_row(deadline, allowed_s)):
             return False
         if queue.joined is None:
-            if queue.queries or self._out or not (self._on_loop and self._replicas):
+            if not self._crew.replicas or (self._crew.on_loop and self._crew.out):
                 return False
-            queue.joined = take
-            self.wake()
-        elif queue.joined is not take or queue.queries or deadline < queue.joined_until:
+        elif queue.joined is not rows or deadline < queue.joined_until:
             return False
-        queue.joined_until = deadline
-        queue.rows += 1
-        queue.nbytes += nbytes
+        queue.join(rows, nbytes, deadline)
+        if not self._scheduled:
+            self.wake()
         return True
+
+    def _admits_row(self, deadline: float, allowed_s: float) -> bool:
+        """Says whether one more row may wait behind more than a batch; see ``_admit``."""
+        if self._queue.rows >= self._max_queue:
+            return False
+        ends = self._answered_at(1, deadline - allowed_s, self._queue.rows)
+        return ends <= deadline - self._telling.takes_s(allowed_s)
 
     def _admit(self, query: Query) -> None:
         if self._queue.rows + query.n > self._max_queue and self._queue.rows:
@@ -237,30 +242,25 @@ class Batcher:
 
     def _late_s(self, query: Query) -> float:
         """Returns how long after its deadline a query would be answered."""
+        queued_rows, now = self._queue.rows_before(query.priority), query.arrived + query.unseen_s
+        return self._answered_at(query.n, now, queued_rows) - self._due_at(query)
+
+    def _answered_at(self, rows: int, now: float, queued_rows: int) -> float:
+        """Returns when rows that come now will probably be answered, behind so many that wait."""
         return answered_at(
-            query.n,
-            now=query.arrived + query.unseen_s,
-            queued_rows=self._queue.rows_before(query.priority),
-            busy_s=self._busy_s(),
-            replicas=len(self._replicas) - len(self._doubted),
+            rows,
+            now=now,
+            queued_rows=queued_rows,
+            busy_s=self._crew.busy_s(self.law, self._clock.monotonic()),
+            replicas=self._crew.trusted,
             law=self.law,
             max_batch=self._most,
             slowdown=self._slowdown.factor,
-        ) - self._due_at(query)
+        )
 
     def _due_at(self, query: Query) -> float:
         """Returns when a query's batch must be back, so that its client is told in time."""
         return query.deadline - self._telling.takes_s(query.deadline - query.arrived)
-
-    def _busy_s(self) -> float:
-        """Returns how long what is out keeps the replicas still, all of them together."""
-        now, begun, busy_s = self._clock.monotonic(), set(), 0.0
-        for flight in self._out:
-            replica = id(flight.replica)
-            since = max(flight.started, self._freed_at.get(replica, 0.0))
-            busy_s += remaining_s(self.law, flight.rows, 0.0 if replica in begun else now - since)
-            begun.add(replica)
-        return busy_s
 
     def _doubt(self) -> bool:
         """Forgets a law that is about to refuse a query and is out of date; says whether.
@@ -276,15 +276,18 @@ class Batcher:
 
     def doubtful(self, now: float) -> bool:
         """Says whether what was learned is too old to refuse anybody for: it has to be tried."""
-        return not self._out and now - self._learned_at >= doubt_after_s(self.law)
+        return not self._crew.out and now - self._learned_at >= doubt_after_s(self.law)
 
     def _know(self, law: ServiceTime) -> None:
         self.law = law
         self._most = self._max_batch
-        if self._on_loop:
+        if self._crew.on_loop:
             self._most = most_rows(law, min(self._grown, self._max_batch))
         self._ample_rows = min(self._most, self._max_queue)
-        self._ample_s = self._slowdown.factor * ample_s(law, self._most) + self._telling.most_s
+        self._ample_s = (
+            self._slowdown.factor * ample_s(law, self._most, self._crew.usual_out)
+            + self._telling.most_s
+        )
 
     def wake(self) -> None:
         """Looks at the queue at the end of this turn: something may go out now."""
@@ -294,7 +297,7 @@ class Batcher:
 
     def catch_up(self) -> None:
         """Takes what has come back by now, and has the turn that is due at once."""
-        for replica in self._replicas:
+        for replica in self._crew.replicas:
             if replica.in_flight:
                 replica.collect()
         if self._scheduled and self._due is not None:
@@ -303,16 +306,16 @@ class Batcher:
 
     def _turn(self) -> None:
         self._scheduled = False
-        may_hold, self._held_until = self._held_until > 0.0, float("inf")
-        now = self._clock.monotonic()
+        may_hold = self._held_until > 0.0 and self._fixed_s >= HELD_FROM_S
+        self._held_until = float("inf")
+        began = now = self._clock.monotonic()
         if self._hedged:
             self._queue.drop_ended()
             self._hedged = bool(self._queue.queries)
-        began = now
         if self._queue.joined is not None:
-            self._turn_together(now)
+            self._turn_together(now, may_hold=may_hold)
             now = self._clock.monotonic()
-        if self._queue.queries:
+        if self._queue.joined is None:
             self._send_due(began, now, may_hold=may_hold)
         self._settle()
 
@@ -322,17 +325,22 @@ class Batcher:
             if now - began > SLICE_S:
                 self.wake()  # the others first
                 break
-            replica = self._free_replica()
-            if replica is None or (may_hold and self._holds(replica, now)):
+            replica = self._crew.free(self._queue.rows, self._fewest)
+            if replica is None or (may_hold and self._holds_queries(replica, now)):
                 break
-            head = self._queue.queries[: self._most]
+            busy = replica.in_flight > 0
+            most = rows_at_once(self._queue.rows, replica.in_flight, self._fewest, self._most)
+            head = self._queue.queries[:most]
             decision = cut(
                 [self._due_at(query) for query in head],
                 [query.n for query in head],
-                now=now,
+                now=self._crew.begins_at(replica, self.law, now) if busy else now,
                 law=self.law,
-                max_batch=self._most,
+                max_batch=most,
             )
+            rows = sum([query.n for query in head[: decision.take]])
+            if busy and (decision.late or not fills(rows, self._fewest, self._most)):
+                break  # nobody is given up for a batch that has to wait
             if decision.late and self._doubt():
                 continue
             for query in self._queue.take(decision.late):
@@ -345,85 +353,93 @@ class Batcher:
             if self._queue.queries:
                 now = self._clock.monotonic()
 
-    def _turn_together(self, now: float) -> None:
-        """Sends as one batch what is asked together, if all of it can go and is in time."""
-        replica, asked = self._free_replica(), self._queue.take_joined()
-        rows, inputs = len(asked.arrived), None
-        if replica is not None and replica.on_loop and rows <= self._most:
-            if now + self.law.predict(rows) <= asked.deadline:  # the usual case of ``cut``
-                inputs = asked.inputs()
-            if inputs is not None:
-                now = self._clock.monotonic()
-                waited_s = now * rows - sum(asked.arrived)
-                self._begin(Flight((), rows, replica, now, asked), waited_s, lambda: inputs)
+    def _turn_together(self, now: float, *, may_hold: bool) -> None:
+        """Sends what is asked together, as far as replicas are free and all of it is in time."""
+        queue = self._queue
+        while (joined := queue.joined) is not None:
+            replica = self._crew.free(self._queue.rows, self._fewest)
+            if replica is None:
+                if self._crew.on_loop:
+                    queue.part()
                 return
-        self._queue.part(asked)
+            due, begins_at = joined.earliest, self._crew.begins_at(replica, self.law, now)
+            due -= self._telling.takes_s(due - joined.first)
+            if may_hold and self._holds(replica, now, joined.arrived, due):
+                return
+            most = rows_at_once(queue.rows, replica.in_flight, self._fewest, self._most)
+            rows = min(queue.joined_rows, most)
+            late = begins_at + self.law.predict(rows) > due
+            if late or (self._crew.on_loop and rows < queue.joined_rows):
+                if not replica.in_flight:
+                    queue.part()  # not the usual case of ``cut``
+                return
+            asked = queue.take_joined(rows)
+            inputs = asked.inputs()
+            if inputs is None:
+                queue.part(asked)
+                return
+            now = self._clock.monotonic()
+            waited_s = now * rows - sum(asked.arrived)
+            flight = Flight((), rows, replica, now, asked)
+            flight.inputs = inputs
+            self._begin(flight, waited_s)
 
     def _due_turn(self) -> None:
         self._turn()
-        if self._on_loop and self._turned is not None:
+        if self._crew.on_loop and self._turned is not None:
             self._turned()
 
-    def _holds(self, replica: Replica, now: float) -> bool:
+    def _holds_queries(self, replica: Replica, now: float) -> bool:
+        queries = self._queue.queries
+        due = min([self._due_at(query) for query in queries])
+        return self._holds(replica, now, [query.arrived for query in queries], due)
+
+    def _holds(self, replica: Replica, now: float, arrived: Sequence[float], due: float) -> bool:
         """Says whether more rows may join those that wait before an idle replica gets them."""
-        if self.law.a_s < HELD_FROM_S or self._on_loop or replica.in_flight:
+        if self._crew.on_loop or replica.in_flight:
             return False
-        arrived = [query.arrived for query in self._queue.queries]
         until = held_until(
             law=self.law,
+            fixed_s=self._fixed_s,
             rate_rps=self._arrivals.rate_rps,
             queued_rows=self._queue.rows,
             max_batch=self._most,
             idle_since=max(self._learned_at, min(arrived)),
             newest=max(arrived),
-            deadline=min([self._due_at(query) for query in self._queue.queries]),
+            deadline=due,
         )
         if until <= now:
             return False
         self._held_until = until
         return True
 
-    def _free_replica(self) -> Replica | None:
-        best: Replica | None = None
-        for replica in self._replicas:
-            out = replica.in_flight
-            if (
-                replica.alive
-                and id(replica) not in self._doubted
-                and out < replica.capacity
-                and (best is None or out < best.in_flight)
-                and worth_sending(self._queue.rows, out, self._max_batch)
-            ):
-                best = replica
-        return best
-
     def _send(self, replica: Replica, queries: list[Query]) -> None:
         now = self._clock.monotonic()
         rows = sum([query.n for query in queries])
         waited_s = now * len(queries) - sum([query.arrived for query in queries])
-        self._begin(Flight(queries, rows, replica, now), waited_s, partial(join, queries))
+        self._begin(Flight(queries, rows, replica, now), waited_s)
 
-    def _begin(self, flight: Flight, waited_s: float, inputs: Callable[[], Batch]) -> None:
+    def _begin(self, flight: Flight, waited_s: float) -> None:
         now, rows = flight.started, flight.rows
         # A long silence says no more than a short one, and is sooner forgotten.
-        self._arrivals.update(rows, min(now - self._sent_at, 4.0 * self.law.a_s))
+        self._arrivals.update(rows, min(now - self._sent_at, 4.0 * self._fixed_s))
         self._sent_at = now
-        self._out.append(flight)
+        self._crew.out.append(flight)
         self._observer.sent(flight, waited_s)
         try:
-            flight.inputs = batch = inputs()
-            flight.replica.submit(batch, partial(self._landed, flight))
+            if flight.together is None:
+                flight.inputs = join(flight.queries)
+            flight.replica.submit(flight.inputs, partial(self._landed, flight))
         except Exception as error:
-            if flight not in self._out:
+            if flight not in self._crew.out:
                 raise
             # Nobody would ever end these queries, nor this flight.
             log("serving.batcher").exception("batch.not_sent", rows=rows)
             what = f"a batch could not be given to the model: {type(error).__name__}: {error}"
             self._landed(flight, NotReady(what, remedy="Retry in a moment."))
 
-    def _landed(self, flight: Flight, result: Batch | TidemillError) -> None:
-        self._out.remove(flight)
-        self._doubted.discard(id(flight.replica))
+    def _landed(self, flight: Flight, result: Batch | TidemillError, took_s: float = 0.0) -> None:
+        self._crew.landed(flight)
         if not flight.replica.on_loop:  # else this turn goes on
             self.wake()  # the replica need not wait until clients have been told
         if isinstance(result, TidemillError):
@@ -434,7 +450,7 @@ class Batcher:
         elif isinstance(result, TidemillError):
             self._apart(flight, result)
         else:
-            self._learn(flight)
+            self._learn(flight, took_s)
             wrong = wrong_rows(result, flight.rows)
             if wrong is None:
                 self._deal(flight, result)
@@ -448,35 +464,32 @@ class Batcher:
         self._telling.update(self._clock.monotonic() - self._untold_since)
         self._untold_since = 0.0
 
-    def _learn(self, flight: Flight) -> None:
+    def _learn(self, flight: Flight, took_s: float) -> None:
         now = self._clock.monotonic()
-        since = max(flight.started, self._freed_at.get(id(flight.replica), 0.0))
-        self._freed_at[id(flight.replica)] = now
-        if self._on_loop:
-            self._share_loop(now - since, now - self._learned_at)
+        since = self._crew.since(flight)
+        self._crew.freed(flight.replica, now)
+        if self._crew.on_loop:
+            waits = bool(self._queue.queries)
+            self._slowdown.follow(now - since, now - self._learned_at, waits=waits)
             if flight.rows >= self._grown:  # it is known now what so many take: dare twice that
                 self._grown = 2 * flight.rows
         self._learned_at = now
+        if took_s > 0.0:
+            self._model = self._model.update(flight.rows, took_s)
+            self._fewest = fewest_rows(self._model, self._max_batch)
         self._know(self.law.update(flight.rows, now - since))
         self._observer.landed(flight, now)
 
-    def _share_loop(self, computed_s: float, passed_s: float) -> None:
-        """Learns what the others' turns cost this queue, as long as it never runs empty."""
-        if self._pressed:
-            self._slowdown.update(computed_s, passed_s)
-        elif self._slowdown.passed_s:
-            self._slowdown.reset()
-        self._pressed = bool(self._queue.queries)
-
     def _deal(self, flight: Flight, outputs: Batch) -> None:
         answers, start, finish = Answers(flight.inputs, outputs), 0, self._finish
-        if flight.together is not None:
-            flight.together.answered(answers)
-            return
-        tells = None if self._on_loop or self._untold_since else self._tells
-        if tells is not None and not all(query.ended for query in flight.queries):
+        together, tells = flight.together, None if self._crew.on_loop else self._tells
+        awaited = together is not None or not all(query.ended for query in flight.queries)
+        if tells is not None and awaited and not self._untold_since:
             self._untold_since = self._learned_at
             tells(self)
+        if together is not None:
+            together.answered(answers)
+            return
         for query in flight.queries:
             if not query.ended:
                 query.answers, query.start = answers, start
@@ -485,6 +498,7 @@ class Batcher:
 
     def _again(self, flight: Flight, error: TidemillError) -> None:
         """Queues a lost batch's queries again, for another replica or the restarted one."""
+        self._queue.part()  # they have waited for longer than what may wait together
         for query in flight.queries:
             query.attempts += 1
             if query.ended or (query.hedged and self._has(query)):
@@ -496,40 +510,28 @@ class Batcher:
 
     def _has(self, query: Query) -> bool:
         """Says whether a query waits, or is out, once more."""
-        return query in self._queue.queries or any(query in flight.queries for flight in self._out)
-
-    def _oldest(self) -> list[Flight]:
-        """Returns the batch that each replica has had for longest, where another could help."""
-        if self._on_loop or len(self._replicas) < 2:
-            return []
-        oldest = {id(flight.replica): flight for flight in reversed(self._out)}
-        return [flight for flight in oldest.values() if not flight.overdue]
-
-    def _overdue_at(self, flight: Flight) -> float:
-        since = max(flight.started, self._freed_at.get(id(flight.replica), 0.0))
-        return since + overdue_s(self.law, flight.rows)
+        return query in self._queue.queries or any(
+            query in flight.queries for flight in self._crew.out
+        )
 
     def _doubt_overdue(self, now: float) -> None:
         """Asks another replica, too, where a batch is overdue; the first answer counts."""
-        for flight in self._oldest():
-            if self._overdue_at(flight) > now:
+        for flight in self._crew.oldest():
+            if self._crew.overdue_at(flight, self.law) > now:
                 continue
-            flight.overdue = True
-            replica = flight.replica
-            others = (each for each in self._replicas if each is not replica)
-            if not any(each.alive and id(each) not in self._doubted for each in others):
+            doubted = self._crew.doubt(flight)
+            if not doubted:
                 continue
-            self._doubted.add(id(replica))
-            log("serving.batcher").warning(
-                "replica.overdue", replica=replica.name, out_ms=ms(now - flight.started)
-            )
-            for each in self._out:
-                if each.replica is replica:
-                    self._hedge(each)
+            name, out_ms = flight.replica.name, ms(now - flight.started)
+            log("serving.batcher").warning("replica.overdue", replica=name, out_ms=out_ms)
+            for each in doubted:
+                self._hedge(each)
             self.wake()
 
     def _hedge(self, flight: Flight) -> None:
         """Queues what a batch asks once more, unless it is queued already."""
+        flight.part()
+        self._queue.part()
         again = [query for query in flight.queries if not query.ended and not query.hedged]
         for query in again:
             query.hedged = self._hedged = True
@@ -548,7 +550,7 @@ class Batcher:
 
     def _end_late(self, query: Query) -> None:
         waited_s = self._clock.monotonic() - query.arrived
-        if self._replicas and not any(replica.alive for replica in self._replicas):
+        if self._crew.replicas and not any(replica.alive for replica in self._crew.replicas):
             what = f"no replica was alive for {ms(waited_s)} ms"
             self._fail(query, NotReady(what, remedy="Retry in a moment."))
         else:
@@ -562,11 +564,10 @@ class Batcher:
     def _settle(self) -> None:
         """Arms the timer for the earliest deadline, or says that nothing is left."""
         earliest = min(self._queue.earliest, self._held_until)
-        for flight in self._out:
-            pending = [query.deadline for query in flight.queries if not query.ended]
-            earliest = min(earliest, *pending, float("inf"))
-        for flight in self._oldest():
-            earliest = min(earliest, self._overdue_at(flight))
+        for flight in self._crew.out:
+            earliest = min(earliest, flight.earliest)
+        for flight in self._crew.oldest():
+            earliest = min(earliest, self._crew.overdue_at(flight, self.law))
         if earliest < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -579,9 +580,13 @@ class Batcher:
     def _expire(self) -> None:
         self._timer, self._timer_at = None, float("inf")
         now = self._clock.monotonic() + 0.0005
+        if self._queue.earliest <= now:
+            self._queue.part()
         for query in self._queue.take_late(now):
             self._end_late(query)
-        for flight in self._out:
+        for flight in self._crew.out:
+            if flight.earliest <= now:
+                flight.part()
             for query in flight.queries:
                 if not query.ended and query.deadline <= now:
                     flight.note()

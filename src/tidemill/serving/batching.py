@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import ceil
 
 FORGET = 0.98
 """How much of the past each new batch leaves: about the last fifty batches count."""
@@ -53,6 +54,12 @@ TELLING_SHARE = 0.25
 
 _HELD_SHARE = 0.25
 """Of that fixed part, how much a batch may be held back at most."""
+
+HANDED_S = 0.0001
+"""What it costs to hand one more batch to a replica in another process, and to take it back."""
+
+_AHEAD_SHARE = 0.5
+"""Of the time that its rows take, the fixed part of a batch that is sent ahead may be so much."""
 
 _FIXED_SHARE = 0.2
 """Of a batch that is kept short for others' sake, at most this may be the fixed part."""
@@ -249,15 +256,15 @@ def remaining_s(law: ServiceTime, rows: int, out_s: float) -> float:
     return min(takes_s, abs(takes_s - out_s))
 
 
-def ample_s(law: ServiceTime, max_batch: int) -> float:
+def ample_s(law: ServiceTime, max_batch: int, out: int) -> float:
     """Returns within what time a query is sure to be answered, in the usual state of a queue.
 
-    That is: no more than a batch waits, this query included, and no more batches are out than
-    there are replicas.
+    That is: no more than a batch waits, this query included, and of each replica no more batches
+    are out than ``out``.
     """
     if law.weight == 0.0:
         return 0.0
-    return law.a_s + law.b_s * max_batch + law.predict(max_batch)
+    return out * law.expect(max_batch) + law.predict(max_batch)
 
 
 def most_rows(law: ServiceTime, max_batch: int) -> int:
@@ -348,6 +355,15 @@ class Slowdown:
     factor: float = 1.0
     computed_s: float = 0.0
     passed_s: float = 0.0
+    pressed: bool = False
+
+    def follow(self, computed_s: float, passed_s: float, *, waits: bool) -> None:
+        """Learns of one more batch, and whether something waits now, as it did before or not."""
+        if self.pressed:
+            self.update(computed_s, passed_s)
+        elif self.passed_s:
+            self.reset()
+        self.pressed = waits
 
     def update(self, computed_s: float, passed_s: float) -> None:
         """Learns that a batch took so long, and that so long has passed since the one before."""
@@ -413,6 +429,7 @@ class Arrivals:
 def held_until(
     *,
     law: ServiceTime,
+    fixed_s: float,
     rate_rps: float,
     queued_rows: int,
     max_batch: int,
@@ -429,6 +446,7 @@ def held_until(
 
     Args:
         law: the learned time of a batch.
+        fixed_s: how much of it the model takes whatever the number of rows.
         rate_rps: rows a second, of late.
         queued_rows: what waits.
         max_batch: what can go together.
@@ -436,17 +454,54 @@ def held_until(
         newest: when the last of them arrived.
         deadline: the earliest of theirs.
     """
-    window_s = _HELD_SHARE * law.a_s
-    if law.a_s < HELD_FROM_S or queued_rows >= max_batch or rate_rps * window_s < 1.0:
+    window_s = _HELD_SHARE * fixed_s
+    if fixed_s < HELD_FROM_S or queued_rows >= max_batch or rate_rps * window_s < 1.0:
         return idle_since
     in_time = deadline - law.predict(max_batch) - window_s
     last = max(newest, idle_since)
     return min(idle_since + window_s, last + 2.0 / rate_rps, in_time)
 
 
-def worth_sending(queued_rows: int, batches_out: int, max_batch: int) -> bool:
+def fewest_rows(model: ServiceTime, max_batch: int) -> int:
+    """Returns how many rows a batch must have to be sent while another one is out, or before it.
+
+    So many that the fixed part of its time, with what it takes to hand it over, is a small share.
+    As long as a batch has a long fixed part, or it is not known what a row takes, only full ones.
+
+    Args:
+        model: the learned time of the model alone, without what a busy gateway adds.
+        max_batch: how many it may have.
+    """
+    fixed_s, row_s = model.a_s + HANDED_S, _AHEAD_SHARE * model.b_s
+    if model.a_s >= HELD_FROM_S or fixed_s >= row_s * max_batch:
+        return max_batch
+    return ceil(fixed_s / row_s)
+
+
+def worth_sending(queued_rows: int, batches_out: int, fewest: int) -> bool:
     """Says whether a replica with so many batches out should get another one now.
 
-    An idle one always; a busy one only a full batch, since a smaller one would grow meanwhile.
+    An idle one always; a busy one only what ``fewest_rows`` allows: less would grow meanwhile.
     """
-    return batches_out == 0 or queued_rows >= max_batch
+    return batches_out == 0 or queued_rows >= fewest
+
+
+def fills(rows: int, fewest: int, max_batch: int) -> bool:
+    """Says whether a batch is as large as to be sent to a busy replica.
+
+    What ``fewest_rows`` asks for cannot always be had of queries of several rows: half of a full
+    batch is as good.
+    """
+    return rows >= min(fewest, (max_batch + 1) // 2)
+
+
+def rows_at_once(queued_rows: int, batches_out: int, fewest: int, max_batch: int) -> int:
+    """Returns how many rows the next batch of a replica in another process may have.
+
+    Of what could go as one batch to an idle replica, half goes first, if both halves may go one
+    after the other: while the second is computed, who was in the first is told, and asks again.
+    As one batch, replica and gateway would wait for each other in turns.
+    """
+    if batches_out == 0 and 2 * fewest <= queued_rows <= max_batch:
+        return (queued_rows + 1) // 2
+    return max_batch

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from tidemill.models.signature import Batch
 from tidemill.serving.query import Answers, Notes, Query
 from tidemill.serving.replicas.replica import Replica
 
 _numbers = itertools.count(1)
+_NEVER: Final = float("inf")
 
 
 class Together(Protocol):
     """Rows that clients have asked for in one turn, each by a query of its own, if one is made.
 
-    They go as one batch to a model that answers at once; else each goes its own way.
+    They go as one batch; where that could end otherwise than each alone, each goes its own way.
     """
 
     @property
@@ -27,6 +28,10 @@ class Together(Protocol):
     def deadline(self) -> float:
         """The earliest of theirs."""
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of their requests."""
+
     def inputs(self) -> Batch | None:
         """Returns all rows as one batch, in their order; None where each needs a closer look."""
 
@@ -35,6 +40,25 @@ class Together(Protocol):
 
     def answered(self, answers: Answers) -> None:
         """Takes the answers, one for each row."""
+
+
+class Gathering(Protocol):
+    """Rows that wait to go together, while more are added."""
+
+    @property
+    def arrived(self) -> Sequence[float]:
+        """When each arrived, on the monotonic clock."""
+
+    @property
+    def first(self) -> float:
+        """When the first of them arrived."""
+
+    @property
+    def earliest(self) -> float:
+        """The deadline of the first of them, which is the earliest."""
+
+    def take(self, rows: int) -> Together:
+        """Returns so many of them, from the first on, which wait no more."""
 
 
 class Flight:
@@ -72,6 +96,13 @@ class Flight:
         self.inputs: Batch = {}
         self.notes: Notes | None = None
         self.overdue = False
+
+    @property
+    def earliest(self) -> float:
+        """The earliest deadline of those that it has not ended for; infinity if of none."""
+        if self.together is not None:
+            return self.together.deadline
+        return min([each.deadline for each in self.queries if not each.ended], default=_NEVER)
 
     def part(self) -> None:
         """Makes a query of each row that went together with others."""

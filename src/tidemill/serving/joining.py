@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tidemill.foundation.errors import ModelFailed
@@ -9,7 +11,7 @@ from tidemill.models.signature import Batch
 from tidemill.serving.query import Packed, Query
 
 
-def join(queries: list[Query]) -> Batch:
+def join(queries: Sequence[Query]) -> Batch:
     """Returns the rows of all queries as one batch, in their order."""
     if len(queries) == 1:
         return queries[0].inputs

@@ -1,4 +1,4 @@
-"""Rows asked of a model in one turn of the loop: read, predicted, recorded and answered together.
+"""Rows asked of a model alone, one each: read, predicted, recorded and answered together.
 
 The queue of the model's version decides: rows go together where each would have gone at once in
 the same batch, and else each as a query of its own. So it is where one of them cannot be read
@@ -15,11 +15,12 @@ from tidemill.foundation.logs import log
 from tidemill.models.signature import Batch
 from tidemill.serving.application import Application
 from tidemill.serving.batcher import Batcher
+from tidemill.serving.flight import Together
 from tidemill.serving.query import Answers, Query
 from tidemill.serving.turn import Teller, Turn, Unrecorded
 
-Asked = tuple[Any, Any, bytes, float]
-"""Whom to answer, the form of its request, the numbers in that, and when it came."""
+Asked = tuple[Any, Any, bytes, float, int]
+"""Whom to answer, the form of its request, the numbers in that, when it came, and its bytes."""
 
 
 class RowAsker(Teller, Protocol):
@@ -65,7 +66,6 @@ class ModelTurn:
         "_elsewhere",
         "_log",
         "_slo_s",
-        "_take",
         "_turn",
     )
 
@@ -85,7 +85,6 @@ class ModelTurn:
         self._slo_s = turn.application.slo_s
         self._batcher: Batcher = turn.version.batcher
         self._log = log("serving.model_turn")
-        self._take = self.take  # looked up once: the queue knows it again
 
     def add(
         self,
@@ -110,14 +109,29 @@ class ModelTurn:
         slo_s, asked = self._slo_s, self._asked
         if asked and asked[-1][1] is not form and asked[0][1].binary is not form.binary:
             return False
-        if not self._batcher.offer_row(self._take, nbytes, arrived + slo_s, slo_s - unseen_s):
+        if not self._batcher.offer_row(self, nbytes, arrived + slo_s, slo_s - unseen_s):
             return False
-        asked.append((context, form, numbers, arrived))
+        asked.append((context, form, numbers, arrived, nbytes))
         return True
 
-    def take(self) -> _Rows:
-        """Gives those that were added; those that are added from now on are others."""
-        asked, self._asked = self._asked, []
+    @property
+    def arrived(self) -> Sequence[float]:
+        """When each of those that wait arrived."""
+        return [one[3] for one in self._asked]
+
+    @property
+    def first(self) -> float:
+        """When the first of them arrived."""
+        return self._asked[0][3]
+
+    @property
+    def earliest(self) -> float:
+        """The deadline of the first of them; see ``Gathering``."""
+        return self.first + self._slo_s
+
+    def take(self, rows: int) -> Together:
+        """Gives so many of those that were added, in their order."""
+        asked, self._asked = self._asked[:rows], self._asked[rows:]
         return _Rows(self, asked, self._slo_s)
 
     def end(self) -> None:
@@ -176,13 +190,14 @@ class ModelTurn:
 class _Rows:
     """Some rows of a turn; see ``Together``."""
 
-    __slots__ = ("_turn", "arrived", "asked", "deadline")
+    __slots__ = ("_turn", "arrived", "asked", "deadline", "nbytes")
 
     def __init__(self, turn: ModelTurn, asked: Sequence[Asked], slo_s: float) -> None:
         self._turn = turn
         self.asked = asked
         self.arrived = [one[3] for one in asked]
         self.deadline = min(self.arrived) + slo_s
+        self.nbytes = sum([one[4] for one in asked])
 
     def inputs(self) -> Batch | None:
         return self._turn.read(self.asked)

@@ -23,8 +23,8 @@ COMPILED = (
         f"tidemill.serving.{name}"
         for name in (
             *("answer_writer", "application", "batcher", "batching", "by_key", "cache"),
-            *("coalescing", "connection", "dataplane", "edge", "exchange", "flight", "form"),
-            *("gate", "guard", "joining", "keeping", "key_turn", "measures"),
+            *("coalescing", "connection", "crew", "dataplane", "edge", "exchange", "flight"),
+            *("form", "gate", "guard", "joining", "keeping", "key_turn", "measures"),
             *("model_turn", "pace", "processor", "query", "recording", "row", "same_get"),
             *("routes", "row_writer", "sampling", "sending", "shared"),
             *("templates", "turn", "unanswered", "waiting"),

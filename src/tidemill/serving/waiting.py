@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
 
-from tidemill.serving.flight import Together
+from tidemill.serving.flight import Gathering, Together
 from tidemill.serving.query import DEFAULT_PRIORITY, Query
 
 
@@ -22,11 +21,20 @@ class Waiting:
 
     ``queries`` are those that wait, in this order. ``rows`` and ``nbytes`` are of all that waits.
     ``ranked``: until the queue is empty again, not all have had one priority. ``ranks``: at some
-    time, not all had. ``joined``, if anything, gives rows that wait before all queries, to go
-    together; ``joined_until`` is their latest deadline.
+    time, not all had. ``joined``, if anything, are rows that wait before all queries, to go
+    together: so many as ``joined_rows``, with ``joined_until`` as their latest deadline.
     """
 
-    __slots__ = ("joined", "joined_until", "nbytes", "queries", "ranked", "ranks", "rows")
+    __slots__ = (
+        "joined",
+        "joined_rows",
+        "joined_until",
+        "nbytes",
+        "queries",
+        "ranked",
+        "ranks",
+        "rows",
+    )
 
     def __init__(self) -> None:
         self.queries: list[Query] = []
@@ -34,7 +42,8 @@ class Waiting:
         self.nbytes = 0
         self.ranked = False
         self.ranks = False
-        self.joined: Callable[[], Together] | None = None
+        self.joined: Gathering | None = None
+        self.joined_rows = 0
         self.joined_until = 0.0
 
     def append(self, query: Query) -> None:
@@ -68,17 +77,29 @@ class Waiting:
             or query.deadline < self.joined_until
         )
 
-    def take_joined(self) -> Together:
-        """Returns the rows that would go together, which wait no more."""
+    def join(self, rows: Gathering, nbytes: int, until: float) -> None:
+        """Counts one more row among those that go together."""
+        self.joined, self.joined_until = rows, until
+        self.joined_rows += 1
+        self.rows += 1
+        self.nbytes += nbytes
+
+    def take_joined(self, rows: int) -> Together:
+        """Returns so many of the rows that go together, which wait no more."""
         assert self.joined is not None
-        joined, self.joined = self.joined, None
-        self.rows = sum([query.n for query in self.queries])
-        self.nbytes = sum([query.nbytes for query in self.queries])
-        return joined()
+        taken = self.joined.take(rows)
+        count = len(taken.arrived)
+        self.joined_rows -= count
+        self.rows -= count
+        self.nbytes -= taken.nbytes
+        if not self.joined_rows:
+            self.joined = None
+        return taken
 
     def part(self, rows: Together | None = None) -> None:
         """Has each row wait as a query that would have gone together with others."""
-        for query in (rows or self.take_joined()).apart():
+        rest = () if self.joined is None else self.take_joined(self.joined_rows).apart()
+        for query in (*(() if rows is None else rows.apart()), *rest):
             self.put(query)
 
     def take(self, count: int) -> list[Query]:
@@ -118,6 +139,8 @@ class Waiting:
     @property
     def earliest(self) -> float:
         """The earliest deadline; infinity where nobody waits."""
+        if self.joined is not None:
+            return self.joined.earliest  # no query behind them has an earlier one
         if self.ranked:
             return min([query.deadline for query in self.queries])
         return self.queries[0].deadline if self.queries else float("inf")

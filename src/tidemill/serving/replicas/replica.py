@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from tidemill.foundation.errors import TidemillError
 from tidemill.models.signature import Batch
 
-Done = Callable[[Batch | TidemillError], None]
-"""Called exactly once per batch, on the event loop's thread: the answers, or what went wrong."""
+
+class Done(Protocol):
+    """Called exactly once per batch, on the event loop's thread."""
+
+    def __call__(self, result: Batch | TidemillError, took_s: float = 0.0, /) -> None:
+        """Takes the answers, or what went wrong.
+
+        Args:
+            result: the one or the other.
+            took_s: how long the model alone took, where the replica knows; else 0.
+        """
 
 
 class Replica(Protocol):

@@ -136,7 +136,7 @@ class WorkerReplica:
         done = self._outstanding.pop(frame.request_id, None)
         if done is None:
             raise frames.ProtocolError(f"an answer came to batch {frame.request_id}, never sent")
-        done(result)
+        done(result, frame.took_us / 1e6)
         self._settle()
 
     def _watch_writable(self) -> None:
