@@ -27,6 +27,9 @@ def test_the_verb_prints_shows_and_draws(cli: Any) -> None:
     assert cli("workload", "--json").json()["exit_code"] == 2
     assert cli("workload", "nobody", *trace, "--json").json()["exit_code"] == 2
     assert cli("workload", "nobody", "--json").json()["kind"] == "NotFound"
+    for key, told in (("<k>,<k>", "'<k>' is named twice"), ("<k>,", "without a name")):
+        wrong = cli("workload", *trace, "--key", key, "--json").json()
+        assert (wrong["exit_code"], told in wrong["error"]) == (2, True)
 
 
 def test_keys_are_counted_by_their_representation(cli: Any) -> None:

@@ -148,6 +148,7 @@ def test_versions_in_a_document_keep_their_tables(home: Home, tables: Tables) ->
         ("[applications.app]\nslo_ms = -1", r"slo_ms is -1"),
         ("[applications.app]\nslo_ms = nan", r"slo_ms is nan"),
         ("[applications.app]\nkey = ['z']", r"names 'z', which is no input"),
+        ("[applications.app]\nkey = ['x', 'x']", r"names 'x' twice"),
         ("[applications.app]\ndefault = { z = 1 }", r"default answer"),
         ("[applications.app]\nversions = [{ model = 'm' }]", r"has no number"),
         (

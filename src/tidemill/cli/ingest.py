@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tidemill.cli.key_option import key_columns
 from tidemill.cli.progress import bytes_progress
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, plain, session, table
 from tidemill.data.records import IngestResult
@@ -74,7 +75,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Take files through the data gate: good rows become a snapshot, bad ones are held."""
         options = IngestOptions(
-            key=tuple(part.strip() for part in key.split(",")) if key else None,
+            key=key_columns(key),
             time=time,
             lateness_s=lateness_s,
             delimiter=delimiter,

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from tidemill.cli.key_option import key_columns
 from tidemill.cli.progress import count_progress
 from tidemill.cli.session import Session, table
 from tidemill.control.deployments import get_deployment, profiled
@@ -64,7 +65,7 @@ def application_of(
         NotFound: nothing is live under that name.
     """
     deployment = get_deployment(on.home, name)
-    named = tuple(part.strip() for part in key.split(",")) if key else None
+    named = key_columns(key)
     columns, represented = profiled(deployment, named, represent)
     live = answering(deployment)
     return Application(

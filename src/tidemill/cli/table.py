@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from tidemill.cli.key_option import key_columns
 from tidemill.cli.progress import bytes_progress, count_progress
 from tidemill.cli.prune_tables import register_prune
 from tidemill.cli.report_table import register_show
@@ -120,7 +121,7 @@ def _register_build(group: typer.Typer) -> None:
 
         Keys whose inputs are those of the version's live table keep their answers.
         """
-        columns = tuple(part.strip() for part in key.split(",")) if key else None
+        columns = key_columns(key)
         given = {
             "--from": source,
             "--snapshot": snapshot,

@@ -11,6 +11,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from tidemill.cli.key_option import key_columns
 from tidemill.cli.progress import bytes_progress, count_progress
 from tidemill.cli.represent_option import RepresentOption
 from tidemill.cli.session import ConfigOption, HomeOption, JsonOption, Session, session, table
@@ -64,7 +65,7 @@ def register(app: typer.Typer) -> None:
         json: JsonOption = False,
     ) -> None:
         """Measure the workload: rate, bursts, keys, peakedness, what a cache would answer."""
-        columns = tuple(part.strip() for part in key.split(",")) if key else None
+        columns = key_columns(key)
         sources = [each for each in (application, trace, access_log) if each is not None]
         if len(sources) != 1:
             raise InvalidInput(

@@ -222,3 +222,8 @@ def _check_key(deployment: Deployment, signature: Signature) -> None:
                 f"the key of {deployment.application!r} names {name!r}, which is no input",
                 remedy=f"Inputs: {', '.join(known)}.",
             )
+        if deployment.key.count(name) > 1:
+            raise InvalidInput(
+                f"the key of {deployment.application!r} names {name!r} twice",
+                remedy="Name it once.",
+            )
