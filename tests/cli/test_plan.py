@@ -117,6 +117,14 @@ def test_people_get_reasons_a_table_and_a_page(cli: Any) -> None:
         ("[traffic]\nrate_rps = 1\ncardinality = 1\n", "how queries share their keys"),
         ("[traffic]\nrate = 1\n", "traffic.rate is unknown"),
         ("[trafic]\n", "'trafic' is unknown"),
+        ("rate_rps = 1\n", "Known: traffic, promise, model, prices, inputs."),
+        ("[traffic]\nrate_rps = inf\ncardinality = 9\nzipf_exponent = 1\n", "traffic.rate_rps"),
+        ("[traffic]\nrate_rps = 1\ncardinality = 9\ntop = [[1, 2.0]]\n", "traffic.top[0][1]"),
+        (
+            "[traffic]\nrate_rps = 1\ncardinality = 9\ntop = [[5, 0.5], [2, 0.4]]\n",
+            "traffic.top has [2, 0.4] after [5, 0.5]",
+        ),
+        ("[promise]\nslo_ms = inf\n[traffic]\nrate_rps = 1\ncardinality = 9\n", "promise.slo_ms"),
         ("not toml", "cannot be read"),
     ],
 )

@@ -60,6 +60,10 @@ class _Shape:
         return max(0.0, 1.0 - self.covered - self.cached)
 
 
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e10)]
+"""At most some three hundred years: what is never, is None."""
+
+
 class Promise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What must hold, whatever is chosen.
 
@@ -73,9 +77,9 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         noise: costs, or latencies, that differ by less than this share are taken as equal.
     """
 
-    slo_ms: Annotated[float, msgspec.Meta(gt=0)] = 100.0
-    max_age_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    refresh_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    slo_ms: Annotated[float, msgspec.Meta(gt=0, le=3.6e6)] = 100.0
+    max_age_s: Seconds | None = None
+    refresh_s: Seconds | None = None
     uncovered: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.001
     most_replicas: Annotated[int, msgspec.Meta(ge=1, le=MOST_REPLICAS)] = 8
     noise: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05

@@ -20,6 +20,7 @@ weather = "at query"
 from __future__ import annotations
 
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +34,8 @@ from tidemill.planning.latency import LatencyLaw
 from tidemill.planning.prices import Prices
 from tidemill.planning.traffic import Traffic, zipf_traffic
 
-Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=3.6e6)]
 
 
 class DeclaredTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,13 +51,13 @@ class DeclaredTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         new_keys: share of the queries whose key nobody has asked for before.
     """
 
-    rate_rps: Annotated[float, msgspec.Meta(gt=0)]
-    cardinality: Annotated[int, msgspec.Meta(ge=1)]
+    rate_rps: Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+    cardinality: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
     zipf_exponent: Annotated[float, msgspec.Meta(ge=0, le=10)] | None = None
-    top: tuple[tuple[int, float], ...] = ()
-    cv2: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    peak_to_mean: Annotated[float, msgspec.Meta(ge=1)] = 1.0
-    new_keys: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    top: tuple[tuple[Annotated[int, msgspec.Meta(ge=1)], Share], ...] = ()
+    cv2: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 1.0
+    peak_to_mean: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 1.0
+    new_keys: Share = 0.0
 
     def traffic(self) -> Traffic:
         """Returns it as the plan takes it."""
@@ -133,7 +135,18 @@ def read_requirements(path: Path) -> Requirements:
             f"{path} does not say how queries share their keys",
             remedy="Give traffic.zipf_exponent, or traffic.top.",
         )
+    _check_top(found.traffic.top, path)
     return found
+
+
+def _check_top(top: tuple[tuple[int, float], ...], path: Path) -> None:
+    """Refuses heads that do not grow: more keys cannot have less of the queries."""
+    for (k, share), (further, more) in pairwise(top):
+        if further <= k or more < share:
+            raise InvalidInput(
+                f"{path}: traffic.top has [{further}, {more}] after [{k}, {share}]",
+                remedy="Give pairs of k and the share of the k most frequent keys, with k rising.",
+            )
 
 
 def _check_names(tables: dict[str, Any], path: Path) -> None:
@@ -148,9 +161,7 @@ def _check_names(tables: dict[str, Any], path: Path) -> None:
         if name == "inputs":
             continue
         if name not in known:
-            raise InvalidInput(
-                f"{path}: {name!r} is unknown", remedy=nearest(name, (*known, "inputs"))
-            )
+            raise InvalidInput(f"{path}: {name!r} is unknown", remedy=nearest(name, known))
         for field in table if isinstance(table, dict) else ():
             if field not in known[name]:
                 raise InvalidInput(
