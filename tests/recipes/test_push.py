@@ -219,6 +219,19 @@ def test_a_sample_that_does_not_fit_is_told(
     assert not (tmp_path / "sprung").exists()
 
 
+def test_a_model_that_is_not_compiled_takes_a_sample_too(
+    home: Home, double: Path, tmp_path: Path
+) -> None:
+    """An ONNX file must take the rows as well: what was given is never passed over."""
+    for sample, said in (
+        (tmp_path / "nope.npy", "does not exist"),
+        (_array(tmp_path / "s.npy", np.zeros((3, 9, 9))), "does not answer the rows .* shape"),
+    ):
+        with pytest.raises((InvalidInput, NotFound), match=said):
+            push_model(home, double, "double", sample=sample)
+    assert Registry(home).list() == ()
+
+
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [

@@ -192,7 +192,7 @@ def write_served(
     original = folder / ORIGINAL if equal else folder
     original.mkdir(exist_ok=True)
     write_original(original)
-    sample = _sample(plain.signature, rows)
+    sample = measured_rows(plain.signature, rows)
     plain = _measured(original, write_model(original, plain), sample, clock)
     if report is None:
         return plain
@@ -238,6 +238,13 @@ def _median_s(runtime: Runtime, batches: list[Batch], clock: Clock) -> float:
     return statistics.median(seconds)
 
 
+def measured_rows(signature: Signature, rows: Batch | None) -> dict[str, Any]:
+    """Returns the 64 rows that a model is measured with: those given, in turn, or zeros."""
+    if rows is None:
+        return blank_rows(signature, 64)
+    return {name: np.resize(array, (64, *array.shape[1:])) for name, array in rows.items()}
+
+
 def _measured(folder: Path, manifest: ModelManifest, sample: Batch, clock: Clock) -> ModelManifest:
     # What is measured is what will be served: loaded again from its folder, with one thread.
     runtime = open_runtime(folder, trust_code=True)
@@ -246,9 +253,3 @@ def _measured(folder: Path, manifest: ModelManifest, sample: Batch, clock: Clock
     finally:
         runtime.close()
     return write_model(folder, msgspec.structs.replace(manifest, latency=latency))
-
-
-def _sample(signature: Signature, rows: Batch | None) -> dict[str, Any]:
-    if rows is None:
-        return blank_rows(signature, 64)
-    return {name: np.resize(array, (64, *array.shape[1:])) for name, array in rows.items()}

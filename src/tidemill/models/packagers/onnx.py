@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,22 @@ from tidemill.models.compilation import COMPILED
 from tidemill.models.format import ModelManifest, write_model
 from tidemill.models.packaging import (
     Given,
+    answering,
     blank,
-    blank_rows,
     made_with,
     measure_latency,
+    measured_rows,
     new_folder,
     read_file,
 )
 from tidemill.models.runtimes.onnx import OnnxRuntime, check_stands_alone, column_type, open_session
-from tidemill.models.signature import Column, Signature
+from tidemill.models.signature import Batch, Column, Signature, check_batch
 
 
 def package_onnx_file(path: Path, name: str, folder: Path, given: Given) -> ModelManifest:
     """Makes a model folder of an ONNX file, as ``package_onnx`` does."""
-    return package_onnx(path, name, folder, given.signature, clock=given.clock)
+    with answering(path, given):
+        return package_onnx(path, name, folder, given.signature, rows=given.rows, clock=given.clock)
 
 
 def package_onnx(
@@ -35,6 +37,7 @@ def package_onnx(
     folder: Path,
     signature: Signature | None = None,
     *,
+    rows: Callable[[Signature], Batch] | None = None,
     lineage: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     clock: Clock = SYSTEM_CLOCK,
@@ -47,12 +50,14 @@ def package_onnx(
         folder: a new folder, or an empty one.
         signature: its columns; inferred from the graph if not given, with an input (n, 1) as a
             scalar where there are several inputs.
+        rows: rows of a signature, which it must take and is measured with; zeros if None.
         lineage: what it comes from.
         metrics: how good it was found to be.
         clock: tells when, and how long a call takes.
 
     Raises:
         InvalidModel: it cannot be loaded, needs other files, or does not fit the signature.
+        InvalidInput: the rows do not fit the signature.
         Unavailable: ONNX Runtime is not installed.
     """
     check_name("model", name)
@@ -60,7 +65,8 @@ def package_onnx(
     check_stands_alone(data)
     session = open_session(data)
     runtime = OnnxRuntime(session, signature or infer_onnx_signature(session))
-    latency = measure_latency(runtime, blank_rows(runtime.signature, 64), clock)
+    sample = None if rows is None else check_batch(runtime.signature, rows(runtime.signature))
+    latency = measure_latency(runtime, measured_rows(runtime.signature, sample), clock)
     new_folder(folder)
     (folder / COMPILED).write_bytes(data)
     manifest = ModelManifest(
