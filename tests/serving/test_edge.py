@@ -170,6 +170,23 @@ def test_pipelined_answers_come_in_order_whatever_ends_first() -> None:
     run(main())
 
 
+def test_a_client_of_http_1_0_is_told_that_its_connection_stays() -> None:
+    """Else it waits for the end (``ab -k``); one that did not ask for it gets the end."""
+
+    async def main() -> None:
+        async with served() as (port, _, _edge):
+            asks = b"GET /%b HTTP/1.0\r\nconnection: keep-alive\r\n\r\n"
+            got = await talk(port, asks % b"now" * 2 + asks % b"nothing", wait_s=0.3)
+            assert got.count(b"connection: keep-alive\r\n") == got.count(b"HTTP/1.1 ") == 3
+            for last in (b"GET /now HTTP/1.0\r\n\r\n", post("/now", b"")):
+                got = await talk(port, asks % b"now" + last)
+                heads = [part.partition(b"\r\n\r\n")[0] for part in got.split(b"HTTP/1.1 ")[1:]]
+                said = [head.lower().count(b"connection: keep-alive") for head in heads]
+                assert (said, heads[1].count(b"connection: close")) == ([1, 0], 1)
+
+    run(main())
+
+
 def test_a_request_may_arrive_byte_by_byte() -> None:
     """Where the network cuts the bytes makes no difference."""
 

@@ -24,6 +24,7 @@ REQUESTS = (
     b"POST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n\r\n\r\n",
     b"POST /b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     b"GET /c HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET /c HTTP/1.0\r\nconnection: keep-alive\r\n\r\n",
     b"HEAD /c HTTP/1.1\r\nhost: x\r\n\r\n",
     *(
         b"%b /q%b HTTP/1.1\r\nhost: x\r\n\r\n" % (method, query)

@@ -303,11 +303,12 @@ class Connection(asyncio.Protocol):
             self._stop(400, "protocol upgrades are not supported. Ask for HTTP/1.1 only.")
         self._in_head = False
         self._fed_bytes = 0
-        if self._head.host is None and self._parser.get_http_version() != "1.0":
-            self._fault = self._fault or (400, "a request of HTTP/1.1 names its Host, and once.")
         cors, guard = self._edge.cors, self._edge.guard
         if cors is not None:
             cors.mark(self._head)
+        old = self._parser.get_http_version() == "1.0"
+        keeps = old and self._parser.should_keep_alive()
+        self._fault = self._fault or self._head.end(old=old, keeps=keeps)
         if self._fault is not None:
             self._stop(*self._fault)
         self._unread = guard is not None and not guard.knows(self._head)

@@ -94,6 +94,7 @@ _NOT_JUDGED = KeyTable()
 _OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 _PLAIN = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~%&=+"
 _LETTERS = bytes(ord("a") if byte in _PLAIN else 0 for byte in range(256))
+_KEPT = b"connection: keep-alive\r\n"
 _JSON = b"application/json"
 _OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _OK_HEADS: Final = [b""] * FOLD_FROM_BYTES
@@ -255,6 +256,17 @@ class Head:
             return 400, "Host was sent twice."
         self.host = host
         return None if is_host(host) else (400, "Host is no name or address of a server.")
+
+    def end(self, *, old: bool, keeps: bool) -> tuple[int, str] | None:
+        """Takes the end of the headers, ``old`` of HTTP/1.0; returns the refusal if one lacks.
+
+        A client of HTTP/1.0 that ``keeps`` its connection waits to be told that it stays.
+        """
+        if keeps:
+            self.answer_headers += _KEPT
+        if self.host is None and not old:
+            return 400, "a request of HTTP/1.1 names its Host, and once."
+        return None
 
     def carry(self, authorization: bytes) -> None:
         """Takes the key that the client sent; of two, nobody could say which one counts."""
@@ -421,7 +433,7 @@ class Exchange:
         head = self.head
         lines = _lines(headers) + head.answer_headers
         if self.closes:
-            lines += b"connection: close\r\n"
+            lines = lines.replace(_KEPT, b"") + b"connection: close\r\n"
         self.out = _response(status, body, content_type, lines, sent=head.method != b"HEAD")
         self._connection.flush()
 
