@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -266,6 +267,25 @@ def test_unknown_fields_are_ignored_and_parameters_read() -> None:
         request.parameters = {"timeout": wrong}
         with pytest.raises(InvalidInput, match=r"'timeout' is .*finite"):
             wire.parameter(request, "timeout")
+
+
+def test_milliseconds_are_not_taken_for_seconds() -> None:
+    """Of a query in both protocols, and of a label; any second of the years 1 to 9999 is taken."""
+    made = "0" * 32
+    for seconds, fits in ((-62135596800, True), (253402300799.5, True), (1.7672868e12, False)):
+        reads: tuple[Callable[[], object], ...] = (
+            lambda at=seconds: wire.decode_predict(b'{"instances":[1],"event_time":%r}' % at),
+            lambda at=seconds: wire.read_feedback(
+                b'{"prediction_id":"%b","label":1,"observed_at":%r}' % (made.encode(), at)
+            ),
+            lambda at=seconds: wire.moment("event_time", at),
+        )
+        for read in reads:
+            if fits:
+                read()
+                continue
+            with pytest.raises(InvalidInput, match=r"is 1767286800000\.0.*1 to 9999.*divide milli"):
+                read()
 
 
 # v1

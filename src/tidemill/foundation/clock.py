@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+FIRST_S, END_S = -62135596800.0, 253402300800.0
+"""When the years 1 to 9999 begin and end, in seconds since the epoch."""
+
 
 class Clock(Protocol):
     """Tells the time of day and measures durations."""

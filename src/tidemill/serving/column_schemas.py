@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tidemill.foundation.clock import END_S, FIRST_S
 from tidemill.models.signature import Column, Signature
 from tidemill.serving.classification import has_classes
 from tidemill.serving.tensors import (
@@ -23,6 +24,12 @@ Schema = dict[str, Any]
 _MAX_EXAMPLE_ELEMENTS = 64
 _ROWS = {"type": "integer", "minimum": 1, "maximum": MAX_ROWS}
 _NULLABLE_NUMBER = {"type": ["number", "null"]}
+_MOMENT = {
+    **_NULLABLE_NUMBER,
+    "minimum": FIRST_S,
+    "exclusiveMaximum": END_S,
+    "description": "The moment it is about, in seconds since the epoch.",
+}
 _TIMEOUT = {**_NULLABLE_NUMBER, "exclusiveMinimum": 0}
 
 
@@ -44,10 +51,7 @@ def infer_request(signature: Signature) -> Schema:
                 "properties": {
                     "timeout": {**_TIMEOUT, "description": "Microseconds."},
                     "priority": {"type": "integer", "minimum": 0, "maximum": (1 << 64) - 1},
-                    "event_time": {
-                        **_NULLABLE_NUMBER,
-                        "description": "The moment it is about, in seconds since the epoch.",
-                    },
+                    "event_time": _MOMENT,
                     "binary_data_output": {"type": "boolean"},
                 },
             },
@@ -113,7 +117,7 @@ def predict_request(signature: Signature) -> Schema:
                 "maxItems": MAX_ROWS,
                 "items": {"anyOf": [by_name, in_order]},
             },
-            "event_time": _NULLABLE_NUMBER,
+            "event_time": _MOMENT,
             "timeout_ms": _TIMEOUT,
         },
         **_with_example(

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from tidemill.foundation.clock import END_S, FIRST_S
 from tidemill.foundation.errors import InvalidInput, TooLarge
 from tidemill.models.signature import Batch, Column, Signature
 from tidemill.serving.classification import Classified, read_count
@@ -86,7 +87,7 @@ class Asked:
         if request.parameters:
             timeout_us = parameter(request, "timeout")
             self.timeout_s = None if timeout_us is None else timeout_us / 1e6
-            self.event_time = parameter(request, "event_time")
+            self.event_time = moment("event_time", parameter(request, "event_time"))
             self.priority = priority(request.parameters)
             refuse_sequences(request.parameters)
 
@@ -178,6 +179,8 @@ def decode_predict(body: bytes) -> PredictRequest:
         InvalidInput: it is not the JSON of a request.
     """
     request: PredictRequest = _decoded(_predict_decoder, body, "a prediction request")
+    if request.event_time is not None:
+        moment("event_time", request.event_time)
     return request
 
 
@@ -203,7 +206,7 @@ def read_feedback(body: bytes) -> list[Feedback]:
     """Reads labels: one object or a list of them.
 
     Raises:
-        InvalidInput: it is neither, or a field is missing or of a wrong type.
+        InvalidInput: it is neither, or a field is missing, of a wrong type or no time.
     """
     labels: list[Feedback] | Feedback = _decoded(
         _feedback_decoder,
@@ -225,6 +228,7 @@ def read_feedback(body: bytes) -> list[Feedback]:
                 f"prediction {label.prediction_id} has the label {show(label.label)}",
                 remedy="Send whole numbers of at most 64 bits, or text.",
             )
+        moment("observed_at", label.observed_at)
     return found
 
 
@@ -248,6 +252,20 @@ def parameter(request: InferRequest, name: str) -> float | None:
     if type(value) not in {int, float} or abs(value) > _MAX_NUMBER:
         raise InvalidInput(f"parameter {name!r} is {show(value)}", remedy="Send a finite number.")
     return float(value)
+
+
+def moment(name: str, seconds: float | None) -> float | None:
+    """Returns a time in seconds since the epoch, if it was sent; milliseconds are told by the year.
+
+    Raises:
+        InvalidInput: it is in none of the years 1 to 9999.
+    """
+    if seconds is not None and not FIRST_S <= seconds < END_S:
+        raise InvalidInput(
+            f"{name!r} is {show(seconds)}, which is in none of the years 1 to 9999",
+            remedy="Send seconds since the epoch: divide milliseconds by 1,000.",
+        )
+    return seconds
 
 
 def priority(parameters: dict[str, Any]) -> int:
