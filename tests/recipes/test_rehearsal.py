@@ -42,7 +42,7 @@ from tidemill.recipes.rehearsal.calibration import (
     paces_up_to,
     queries_at,
 )
-from tidemill.recipes.rehearsal.comparison import rehearse
+from tidemill.recipes.rehearsal.comparison import begins, rehearse
 from tidemill.recipes.rehearsal.kept import keep_costs, kept_costs, was_measured
 from tidemill.recipes.rehearsal.offering import Offered, offer
 from tidemill.recipes.rehearsal.questions import questions_of_trace
@@ -162,7 +162,7 @@ def test_a_plan_is_measured(subject: Subject, home: Home) -> None:
 def test_a_cache_has_heard_what_lies_between_the_repeats(subject: Subject) -> None:
     """It hits as one that was asked all along; one that nobody asked before does not."""
     at = np.arange(2000)
-    heard = (at >= 1500) & (at < 1700)  # the second of two repeats asks what came 300 before
+    heard = at >= 1000 + begins(1000, 200, 2)[1]  # the second repeat asks what came 300 before
     ids = np.where(heard, at - 300, at)
     rows = {"one": ids, "two": np.zeros_like(ids)}
     rows = {name: each.astype(subject.rows[name].dtype) for name, each in rows.items()}
@@ -175,6 +175,19 @@ def test_a_cache_has_heard_what_lies_between_the_repeats(subject: Subject) -> No
     )[0]  # fmt: skip
     assert [each.queries for each in found.measured] == [200, 200]
     assert [each.cached for each in found.measured] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(("repeats", "count"), [(3, 450), (4, 300), (5, 450), (5, 100)])
+def test_repeats_meet_more_than_one_hour(repeats: int, count: int) -> None:
+    """Where there are as many days as repeats, too: none asks what was asked a day before, or
+    twice, and all of them ask within what there is.
+    """
+    day = 900
+    starts = begins(repeats * day, count, repeats)
+    asked = np.concatenate([start + np.arange(count) for start in starts])
+    assert (np.diff(asked) > 0).all()
+    assert asked[-1] < repeats * day
+    assert len(np.unique(asked % day)) > 1.5 * count
 
 
 class Asked:

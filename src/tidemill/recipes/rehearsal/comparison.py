@@ -25,6 +25,7 @@ _FEWEST = 200
 _WARM = 80
 _WARM_RPS = 1000.0
 _WARMED_S = 8.0
+_UNEVEN = (5**0.5 - 1.0) / 2.0
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,10 +142,9 @@ def rehearse(
     with set_up(subject, arrangements, entry_bytes=costs.entry_bytes) as stage:
         for number, each in enumerate(alternatives):
             _warm(stage, number, each, traffic)
-        for repeat in range(repeats):
+        for repeat, (missed, at) in enumerate(_windows(subject, count, repeats)):
             rng = np.random.default_rng([seed, repeat])
             drawn = draw_queries(rng, count, rate_rps=traffic.rate_rps, cv2=traffic.cv2)
-            missed, at = _windows(subject, count, repeat, repeats)
             for number, each in enumerate(alternatives):
                 if each.cache_entries:  # it would have met what the repeats leave out
                     _hear(stage, number, missed, _fast_rps(traffic))
@@ -204,18 +204,36 @@ def predicted(alternative: Alternative, study: Study, keys: int, *, queries: int
     )
 
 
-def _windows(subject: Subject, count: int, repeat: int, repeats: int) -> tuple[Array, Array]:
-    """Returns the questions since the repeat before, and those of this one: stretches in order.
+def begins(questions: int, count: int, repeats: int) -> list[int]:
+    """Returns where the stretch of each repeat begins: spread over all, and not at even distances.
 
-    Stretches of the later half begin as far from each other as they can: what is asked changes with
-    the hour, and the plan is for all of that half.
+    What is asked changes with the hour, and a plan is for all hours. Stretches that are as far from
+    each other as a day is long would meet the same one each time.
+
+    Args:
+        questions: that there are.
+        count: of a stretch; stretches follow each other where there are no more questions.
+        repeats: how many stretches.
+
+    Example:
+        >>> begins(100, 10, 4), begins(30, 10, 4)
+        ([0, 34, 53, 87], [0, 10, 20, 30])
     """
+    apart = max(count, questions // repeats)
+    return [
+        repeat * apart + int(repeat * _UNEVEN % 1.0 * (apart - count)) for repeat in range(repeats)
+    ]
+
+
+def _windows(subject: Subject, count: int, repeats: int) -> list[tuple[Array, Array]]:
+    """Returns for each repeat the questions of the later half since the one before, and its own."""
     later = subject.count - subject.past or subject.count
-    apart = max(count, later // repeats)
-    begin = repeat * apart
-    missed = np.arange(begin - apart + count, begin) if repeat else np.arange(0)
-    stretch = np.arange(begin, begin + count)
-    return subject.count - later + missed % later, subject.count - later + stretch % later
+    first, found, ended = subject.count - later, [], 0
+    for begin in begins(later, count, repeats):
+        missed, stretch = np.arange(ended, begin), np.arange(begin, begin + count)
+        found.append((first + missed % later, first + stretch % later))
+        ended = begin + count
+    return found
 
 
 def _warm(stage: Stage, number: int, each: Alternative, traffic: Traffic) -> None:
