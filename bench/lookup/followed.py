@@ -35,10 +35,12 @@ def threads_of(pids: Iterable[int]) -> Counts:
 def tracks_of(command: list[str], *, log: Path) -> list[Track]:
     """Runs a command to its end; returns the track of each of its threads, the busiest first.
 
-    What none of them was seen to use is added to the end of the first.
+    What none of them was seen to use, since it ended between two looks, is shared out among what
+    all were seen to use.
 
     Raises:
-        BenchmarkFailed: it failed; with the end of what it wrote to the log.
+        BenchmarkFailed: it failed; with the end of what it wrote to the log. Or the kernel does
+            not tell what a thread uses.
     """
     before_s, looks = _children_s(), list[Counts]()
     with log.open("wb") as file:
@@ -55,15 +57,11 @@ def tracks_of(command: list[str], *, log: Path) -> list[Track]:
             looks.append(threads_of([process.pid]))
     if process.returncode != 0:
         raise BenchmarkFailed(f"the build failed: {log.read_text()[-500:]}")
-    tracks = sorted(
-        (_track(name, looks) for name in {n for look in looks for n in look}),
-        key=cpu_s,
-        reverse=True,
-    ) or [[(0.0, 0)]]
-    unseen_s = _children_s() - before_s - sum(map(cpu_s, tracks))
-    used_s, rested = tracks[0][-1]
-    tracks[0][-1] = max(0.0, used_s + unseen_s), rested
-    return tracks
+    names = {name for look in looks for name in look}
+    tracks = sorted((_track(name, looks) for name in names), key=cpu_s, reverse=True)
+    if not tracks:
+        raise BenchmarkFailed("the kernel does not tell what each thread uses (/proc/…/schedstat)")
+    return _scaled(tracks, _children_s() - before_s)
 
 
 def cpu_s(track: Track) -> float:
@@ -83,6 +81,13 @@ def _track(name: str, looks: Sequence[Counts]) -> Track:
         track.append((now[0] - before[0], now[1] - before[1]))
         before = now
     return track
+
+
+def _scaled(tracks: list[Track], used_s: float) -> list[Track]:
+    """Returns tracks of as much CPU in all."""
+    seen_s = sum(map(cpu_s, tracks))
+    share = used_s / seen_s if seen_s else 0.0
+    return [[(share * moment_s, rested) for moment_s, rested in track] for track in tracks]
 
 
 def _children_s() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from bench.answers import READERS
+from bench.lookup import followed
 from bench.lookup.burner import read_tracks, write_tracks
 from bench.lookup.claims import AIMS, BARE, LMDB, LOOKUP, claims, servers_table, turns_table
 from bench.lookup.followed import cpu_s, rests, threads_of, tracks_of
@@ -25,6 +27,9 @@ from bench.servers import ROOT, BenchmarkFailed
 from bench import results
 from tidemill.foundation.processes import family
 
+_TELLS = pytest.mark.skipif(
+    not threads_of([os.getpid()]), reason="the kernel does not tell what each thread uses"
+)
 BURN = """
 import threading, time
 def rest():
@@ -61,6 +66,7 @@ def test_everybody_is_asked_for_the_same_keys(tmp_path: Path) -> None:
     assert READERS["v1"](b'{"predictions":[[0.5]]}', 0) == {"y": [0.5]}
 
 
+@_TELLS
 def test_a_build_is_followed_thread_by_thread(tmp_path: Path) -> None:
     """All its CPU is told, when it was used, and who rested how often; a file keeps it."""
     tracks = tracks_of([sys.executable, "-c", BURN], log=tmp_path / "log")
@@ -73,6 +79,7 @@ def test_a_build_is_followed_thread_by_thread(tmp_path: Path) -> None:
     assert read_tracks(write_tracks(tmp_path / "tracks", tracks)) == tracks
 
 
+@_TELLS
 def test_a_burner_uses_as_much_and_rests_as_often(tmp_path: Path) -> None:
     """A process for each thread, though it began late: no second and no rest is left out."""
     tracks = [[(0.03, 20)] * 10 + [(0.0, 3)], [(0.0, 0)] * 10 + [(0.3, 5)]]
@@ -93,6 +100,21 @@ def test_a_burner_uses_as_much_and_rests_as_often(tmp_path: Path) -> None:
     assert [0.3 <= each < 0.8 for each in used] == [True, True]
     assert 200 <= max(rested) <= 250
     assert 5 <= min(rested) <= 50
+
+
+def test_what_ended_unseen_is_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In proportion to what was seen; where nothing can be seen, that is said."""
+    looks = iter([{"1": (0.1, 2), "2": (0.2, 0)}, {"1": (0.1, 2), "2": (0.5, 0)}])
+    monkeypatch.setattr(followed, "threads_of", lambda _: next(looks, {}))
+    children = iter([1.0, 2.2])
+    monkeypatch.setattr(followed, "_children_s", lambda: next(children))
+    sleeps = [sys.executable, "-c", "import time; time.sleep(0.1)"]
+    busiest, other = tracks_of(sleeps, log=tmp_path / "log")
+    assert [used for used, _ in busiest[:3]] == pytest.approx([0.4, 0.6, 0.0])
+    assert [used for used, _ in other[:3]] == pytest.approx([0.2, 0.0, 0.0])
+    with pytest.raises(BenchmarkFailed, match="does not tell what each thread uses"):
+        children = iter([1.0, 2.0])
+        tracks_of(sleeps, log=tmp_path / "log")
 
 
 def test_a_build_that_fails_says_why(tmp_path: Path) -> None:
