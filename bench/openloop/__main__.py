@@ -61,8 +61,8 @@ LEARNED = 256
 """No batch is larger; how large each is, is learned."""
 COMPILED, ORIGINAL = "rf", "rf not compiled"
 NEIGHBOURS = {"crowd": "nearest of 14,376", "knn": "nearest of 1,797"}
-"""Clipper's model took much longer than all that surrounds it, as the first of these does. Of the
-second, twice its capacity is half of what gateway and generator can do that share a processor."""
+"""Clipper's model took much longer than all that surrounds it, as the first of these does.
+Twice the second's capacity is enough to fill the processor that gateway and generator share."""
 OWN = "rf by scikit-learn's own method"
 WORKS = {OWN: "own", ORIGINAL: "rf", "bagged trees": "bags"}
 BATCHING = {name: (f"{work}-batches-of-one", f"{work}-learned") for name, work in WORKS.items()}

@@ -91,22 +91,6 @@ def command(pid: int) -> tuple[str, ...]:
     return tuple(each.decode(errors="replace") for each in words.split(b"\0") if each)
 
 
-def cpu_of_threads(pid: int) -> dict[str, float]:
-    """Returns the processor time of each thread that a process has now, to the tick of its core.
-
-    None where the kernel does not keep it, or the process cannot be looked at.
-
-    Example:
-        >>> sum(cpu_of_threads(os.getpid()).values()) >= 0.0
-        True
-    """
-    found: dict[str, float] = {}
-    for thread in (_PROC / str(pid) / "task").glob("*"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            found[thread.name] = int((thread / "schedstat").read_bytes().split()[0]) / 1e9
-    return found
-
-
 def cpu_seconds(pid: int) -> float:
     """Returns the processor time of a process's threads, to the microsecond where that is kept.
 
@@ -117,11 +101,14 @@ def cpu_seconds(pid: int) -> float:
         >>> cpu_seconds(os.getpid()) > 0.0
         True
     """
-    threads = cpu_of_threads(pid)
-    if threads:
-        return sum(threads.values())
-    used = usage(pid)
-    return used.cpu_s if used is not None else 0.0
+    nanoseconds = 0
+    try:
+        for thread in (_PROC / str(pid) / "task").iterdir():
+            nanoseconds += int((thread / "schedstat").read_bytes().split()[0])
+    except (OSError, ValueError, IndexError):
+        used = usage(pid)
+        return used.cpu_s if used is not None else 0.0
+    return nanoseconds / 1e9
 
 
 def usage(pid: int) -> Usage | None:
